@@ -1,0 +1,1 @@
+//! Liveness, roll-ups, alerts and fleet metrics.

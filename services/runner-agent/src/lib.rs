@@ -1,0 +1,1 @@
+//! One per host: accelerators, engines and the token pump.

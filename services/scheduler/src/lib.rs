@@ -1,0 +1,1 @@
+//! The leader: feeds bus events to the placement core and carries out its effects.

@@ -1,0 +1,1 @@
+//! Supervision on actix: restart with back-off, observable state, ordered drain.

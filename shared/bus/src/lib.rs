@@ -1,0 +1,1 @@
+//! Connect, declare, request, elect, and the output stream transport over NATS.

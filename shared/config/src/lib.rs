@@ -1,0 +1,1 @@
+//! The only place that reads configuration files and the environment.

@@ -1,0 +1,1 @@
+//! Tracing, metric names and error-chain logging.

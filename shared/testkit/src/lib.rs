@@ -1,0 +1,1 @@
+//! Real nats-server harness, fault proxy and the engine simulator.

@@ -1,0 +1,136 @@
+//! The catalog: which models there are and how an engine for each is run.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::codec::Message;
+use crate::id::ModelId;
+
+/// Which inference server an engine is; each has a template that configuration starts from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EngineKind {
+    /// llama.cpp's `llama-server`.
+    #[serde(rename = "llama.cpp")]
+    LlamaCpp,
+    /// vLLM's OpenAI server.
+    Vllm,
+    /// Berth's engine simulator: for demonstrations, load and faults; it says that it is simulated.
+    Sim,
+    /// Anything that speaks OpenAI's HTTP and has a health route.
+    Custom,
+}
+
+impl EngineKind {
+    /// The name in configuration.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::LlamaCpp => "llama.cpp",
+            Self::Vllm => "vllm",
+            Self::Sim => "sim",
+            Self::Custom => "custom",
+        }
+    }
+}
+
+/// What a host runs an engine with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Driver {
+    /// A Docker container.
+    Docker,
+    /// A process of its own process group.
+    Process,
+}
+
+impl Driver {
+    /// The name in configuration.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Docker => "docker",
+            Self::Process => "process",
+        }
+    }
+}
+
+/// How to run an engine: the template of its kind with the model's own fields over it.
+///
+/// `command`, `args` and `env` may hold `{port}`, `{host}`, `{id}`, `{memory}` (bytes), `{concurrency}` and
+/// `{context}`; the agent fills them in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EngineSpec {
+    /// Which server it is.
+    pub kind: EngineKind,
+    /// What runs it.
+    pub driver: Driver,
+    /// Docker image; needed by the Docker driver.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    /// Program and leading arguments; empty: the image's entry point.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub command: Vec<String>,
+    /// Arguments after `command`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub args: Vec<String>,
+    /// `NAME=value`, or `NAME` to hand on the agent's own variable (so that a secret stays on its host).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub env: Vec<String>,
+    /// `source:target[:ro]`, as in Compose.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<String>,
+    /// The port that the engine listens on inside its container; a process is given a free one.
+    pub port: u16,
+    /// Path that answers 2xx once the engine can serve.
+    pub health_path: String,
+    /// The model name that the engine itself answers to.
+    pub served_name: String,
+    /// How long a start may take before it counts as failed.
+    #[serde(rename = "start_timeout_ms", with = "crate::time::millis")]
+    pub start_timeout: Duration,
+    /// How long an engine may take to stop before it is killed.
+    #[serde(rename = "stop_grace_ms", with = "crate::time::millis")]
+    pub stop_grace: Duration,
+}
+
+/// One catalog entry, complete: nothing is left to defaults when it travels.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelSpec {
+    /// The name clients use.
+    pub id: ModelId,
+    /// Other names for it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub aliases: Vec<String>,
+    /// How to run it.
+    pub engine: EngineSpec,
+    /// Bytes it needs over all its accelerators together; `None`: the whole of each.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<u64>,
+    /// How many accelerators of one host it spans.
+    pub accelerators: u32,
+    /// Requests it serves at once: its slots.
+    pub concurrency: u32,
+    /// Context length in tokens, where known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub context: Option<u32>,
+    /// Stop an engine idle for so long; `None`: only when the room is needed.
+    #[serde(
+        rename = "idle_ttl_ms",
+        default,
+        skip_serializing_if = "Option::is_none",
+        with = "crate::time::option_millis"
+    )]
+    pub idle_ttl: Option<Duration>,
+    /// Keep one engine of it ready always; it is never evicted.
+    #[serde(default)]
+    pub pin: bool,
+    /// Labels that a host must have, each as in `gpu=a100`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub labels: Vec<String>,
+}
+
+impl Message for ModelSpec {
+    const SCHEMA: &'static str = "catalog.model/1";
+}

@@ -1,0 +1,84 @@
+//! The story of the fleet on `evt.<kind>.<id>`: JSON, one line a fact, without prompt content.
+
+use serde::{Deserialize, Serialize};
+
+use crate::codec::Message;
+use crate::id::{Attempt, EngineId, Epoch, HostId, JobId, ModelId};
+use crate::time::Timestamp;
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+#[expect(missing_docs, reason = "the field names are the documentation; they are what people read")]
+pub enum EventBody {
+    LeaderElected { instance: String, epoch: Epoch },
+    HostJoined { host: HostId, accelerators: u32, memory: u64 },
+    HostLost { host: HostId, reason: String },
+    HostLeft { host: HostId },
+    EngineStarting { engine: EngineId, host: HostId, model: ModelId, why: String },
+    EngineReady { engine: EngineId, host: HostId, model: ModelId, took_ms: Option<u64> },
+    EngineStopping { engine: EngineId, host: HostId, model: ModelId, why: String },
+    EngineStopped { engine: EngineId, host: HostId, model: ModelId },
+    EngineFailed { engine: EngineId, host: HostId, model: ModelId, message: String },
+    JobQueued { job: JobId, model: ModelId, why: String },
+    JobDispatched { job: JobId, attempt: Attempt, engine: EngineId, host: HostId, queue_ms: u64 },
+    JobRetried { job: JobId, why: String },
+    JobEnded { job: JobId, model: ModelId, outcome: String },
+    CatalogApplied { models: u32 },
+}
+
+impl EventBody {
+    /// The `<kind>` token of its subject.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::LeaderElected { .. } => "leader",
+            Self::HostJoined { .. } | Self::HostLost { .. } | Self::HostLeft { .. } => "host",
+            Self::EngineStarting { .. }
+            | Self::EngineReady { .. }
+            | Self::EngineStopping { .. }
+            | Self::EngineStopped { .. }
+            | Self::EngineFailed { .. } => "engine",
+            Self::JobQueued { .. }
+            | Self::JobDispatched { .. }
+            | Self::JobRetried { .. }
+            | Self::JobEnded { .. } => "job",
+            Self::CatalogApplied { .. } => "catalog",
+        }
+    }
+
+    /// The `<id>` token of its subject.
+    #[must_use]
+    pub fn id(&self) -> String {
+        match self {
+            Self::LeaderElected { epoch, .. } => epoch.to_string(),
+            Self::HostJoined { host, .. } | Self::HostLost { host, .. } | Self::HostLeft { host } => {
+                host.to_string()
+            }
+            Self::EngineStarting { engine, .. }
+            | Self::EngineReady { engine, .. }
+            | Self::EngineStopping { engine, .. }
+            | Self::EngineStopped { engine, .. }
+            | Self::EngineFailed { engine, .. } => engine.to_string(),
+            Self::JobQueued { job, .. }
+            | Self::JobDispatched { job, .. }
+            | Self::JobRetried { job, .. }
+            | Self::JobEnded { job, .. } => job.to_string(),
+            Self::CatalogApplied { .. } => "catalog".into(),
+        }
+    }
+}
+
+/// A fact with its time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// When the service knew of it.
+    pub at: Timestamp,
+    /// What.
+    #[serde(flatten)]
+    pub body: EventBody,
+}
+
+impl Message for Event {
+    const SCHEMA: &'static str = "event/1";
+}

@@ -1,0 +1,121 @@
+//! What hosts, engines and the leader publish about themselves in KV: JSON, for people as much as for services.
+
+use serde::{Deserialize, Serialize};
+
+use crate::catalog::{Driver, EngineKind};
+use crate::codec::Message;
+use crate::id::{AcceleratorId, EngineId, Epoch, HostId, ModelId};
+use crate::report::EngineState;
+use crate::time::Timestamp;
+
+/// What an accelerator is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AcceleratorKind {
+    /// An NVIDIA GPU, seen through NVML.
+    Nvidia,
+    /// The CPU and RAM of a host without a GPU.
+    Ram,
+}
+
+/// One accelerator of a host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Accelerator {
+    /// Its id on this host.
+    pub id: AcceleratorId,
+    /// What it is.
+    pub kind: AcceleratorKind,
+    /// The name people know it by.
+    pub name: String,
+    /// Bytes that engines may use of it in all.
+    pub memory: u64,
+    /// Bytes measured free just now, where they can be measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub free: Option<u64>,
+}
+
+/// Memory set aside on one accelerator.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reservation {
+    /// Where.
+    pub accelerator: AcceleratorId,
+    /// Bytes.
+    pub bytes: u64,
+}
+
+/// `berth_hosts/<host>`: the heartbeat, every 5 s; gone after 15 s of silence.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostBeat {
+    /// The host.
+    pub host: HostId,
+    /// Identifies this run of the agent; a new value means that it was restarted.
+    pub boot: String,
+    /// Berth's version there.
+    pub version: String,
+    /// When it was written, by the host's clock.
+    pub at: Timestamp,
+    /// Its accelerators.
+    pub accelerators: Vec<Accelerator>,
+    /// Drivers that work there.
+    pub drivers: Vec<Driver>,
+    /// Its labels.
+    #[serde(default)]
+    pub labels: Vec<String>,
+    /// Attempts running now.
+    pub running: u32,
+    /// It takes nothing new.
+    #[serde(default)]
+    pub draining: bool,
+}
+
+impl Message for HostBeat {
+    const SCHEMA: &'static str = "kv.host/1";
+}
+
+/// `berth_engines/<host>.<engine>`: one engine as its agent sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EngineRecord {
+    /// The engine.
+    pub engine: EngineId,
+    /// Its host.
+    pub host: HostId,
+    /// The model it serves.
+    pub model: ModelId,
+    /// Which server it is.
+    pub kind: EngineKind,
+    /// What runs it.
+    pub driver: Driver,
+    /// Its state.
+    pub state: EngineState,
+    /// Slots in use.
+    pub running: u32,
+    /// Slots there are.
+    pub concurrency: u32,
+    /// Memory set aside for it.
+    pub reservations: Vec<Reservation>,
+    /// Since when it is in this state.
+    pub since: Timestamp,
+    /// Progress or failure, for a person.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+}
+
+impl Message for EngineRecord {
+    const SCHEMA: &'static str = "kv.engine/1";
+}
+
+/// `berth_leader/leader`: who leads; its revision is the epoch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaderRecord {
+    /// The scheduler instance.
+    pub instance: String,
+    /// When this term began.
+    pub since: Timestamp,
+    /// The epoch of this term: the revision that its first write had. Zero in that first write.
+    #[serde(default)]
+    pub epoch: Epoch,
+}
+
+impl Message for LeaderRecord {
+    const SCHEMA: &'static str = "kv.leader/1";
+}

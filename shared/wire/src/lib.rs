@@ -1,0 +1,37 @@
+//! Everything that crosses a process boundary over NATS: ids, messages, subjects, headers and schema ids.
+//!
+//! What may enter: plain types with serde, the subject grammar, and the codecs. What may not: I/O, clocks,
+//! NATS clients, decisions. Byte snapshots in `tests/` pin every message; fields may be added (readers accept
+//! unknown ones), never renamed or given another meaning under the same schema id.
+
+mod catalog;
+mod codec;
+mod control;
+mod error;
+mod event;
+mod frame;
+mod header;
+mod host;
+mod id;
+mod job;
+mod report;
+pub mod slug;
+mod subject;
+mod time;
+
+pub use catalog::{Driver, EngineKind, EngineSpec, ModelSpec};
+pub use codec::{DecodeError, EncodeError, Message, decode, decode_json, encode, encode_json};
+pub use control::{CancelJob, Credit, DispatchHeaders, Reply, StartEngine, StatusRequest, StopEngine};
+pub use error::{ApiError, ErrorKind};
+pub use event::{Event, EventBody};
+pub use frame::{Begin, BeginReply, End, Finish, Frame, Head, Notice, Output, Stage};
+pub use header::{ATTEMPT, CONTENT_TYPE, ENGINE, EPOCH, FINAL, JOB, JSON, MSGPACK, SCHEMA, SEQ, TRACEPARENT};
+pub use host::{Accelerator, AcceleratorKind, EngineRecord, HostBeat, LeaderRecord, Reservation};
+pub use id::{AcceleratorId, Attempt, EngineId, Epoch, GatewayId, HostId, IdError, JobId, ModelId};
+pub use job::{Body, Job, Route};
+pub use report::{
+    Ended, EngineFailure, EngineReport, EngineState, Outcome, Report, ReportAck, ReportEntry, RunningAttempt,
+    Snapshot, Usage,
+};
+pub use subject::{Subjects, Verb};
+pub use time::{Timestamp, millis, option_millis};

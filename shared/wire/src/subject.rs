@@ -1,0 +1,199 @@
+//! The subject grammar and the names of streams and buckets, all under one root.
+
+use crate::id::{GatewayId, HostId, JobId, ModelId};
+use crate::slug;
+
+/// What a control subject asks of a host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Verb {
+    /// Run a job on an engine.
+    Dispatch,
+    /// Nobody waits for a job any more.
+    Cancel,
+    /// Send more of a job's output.
+    Credit,
+    /// Start an engine.
+    Start,
+    /// Stop an engine.
+    Stop,
+    /// Say all that is true.
+    Status,
+}
+
+impl Verb {
+    /// The subject token.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Dispatch => "dispatch",
+            Self::Cancel => "cancel",
+            Self::Credit => "credit",
+            Self::Start => "start",
+            Self::Stop => "stop",
+            Self::Status => "status",
+        }
+    }
+
+    /// The verb of a control subject's last token.
+    #[must_use]
+    pub fn of(subject: &str) -> Option<Self> {
+        let token = subject.rsplit('.').next()?;
+        [Self::Dispatch, Self::Cancel, Self::Credit, Self::Start, Self::Stop, Self::Status]
+            .into_iter()
+            .find(|verb| verb.as_str() == token)
+    }
+}
+
+/// Builds every subject; the root is configurable, so that several fleets share a server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subjects {
+    root: String,
+}
+
+impl Default for Subjects {
+    fn default() -> Self {
+        Self { root: "berth.v1".into() }
+    }
+}
+
+impl Subjects {
+    /// Subjects under `root`; `None` unless it is dot-separated tokens of `[A-Za-z0-9_-]`.
+    #[must_use]
+    pub fn new(root: &str) -> Option<Self> {
+        root.split('.').all(slug::is_token).then(|| Self { root: root.into() })
+    }
+
+    /// The root.
+    #[must_use]
+    pub fn root(&self) -> &str {
+        &self.root
+    }
+
+    /// Where a job of `model` is submitted.
+    #[must_use]
+    pub fn submit(&self, model: &ModelId) -> String {
+        format!("{}.job.submit.{}", self.root, slug::encode(model.as_str()))
+    }
+
+    /// Every submitted job.
+    #[must_use]
+    pub fn submit_all(&self) -> String {
+        format!("{}.job.submit.>", self.root)
+    }
+
+    /// Where a job is cancelled.
+    #[must_use]
+    pub fn cancel(&self, job: JobId) -> String {
+        format!("{}.job.cancel.{job}", self.root)
+    }
+
+    /// Every cancellation.
+    #[must_use]
+    pub fn cancel_all(&self) -> String {
+        format!("{}.job.cancel.*", self.root)
+    }
+
+    /// Where a gateway hears of a job.
+    #[must_use]
+    pub fn out(&self, gateway: &GatewayId, job: JobId) -> String {
+        format!("{}.out.{gateway}.{job}", self.root)
+    }
+
+    /// All that a gateway hears.
+    #[must_use]
+    pub fn out_all(&self, gateway: &GatewayId) -> String {
+        format!("{}.out.{gateway}.*", self.root)
+    }
+
+    /// The job of an output subject.
+    #[must_use]
+    pub fn job_of(subject: &str) -> Option<JobId> {
+        subject.rsplit('.').next()?.parse().ok()
+    }
+
+    /// A command for a host.
+    #[must_use]
+    pub fn ctl(&self, host: &HostId, verb: Verb) -> String {
+        format!("{}.ctl.{host}.{}", self.root, verb.as_str())
+    }
+
+    /// Every command for a host.
+    #[must_use]
+    pub fn ctl_all(&self, host: &HostId) -> String {
+        format!("{}.ctl.{host}.*", self.root)
+    }
+
+    /// Where agents report to the leader.
+    #[must_use]
+    pub fn report(&self) -> String {
+        format!("{}.sched.report", self.root)
+    }
+
+    /// Where the leader answers what it knows.
+    #[must_use]
+    pub fn scheduler_status(&self) -> String {
+        format!("{}.sched.status", self.root)
+    }
+
+    /// Where a fact is published.
+    #[must_use]
+    pub fn event(&self, kind: &str, id: &str) -> String {
+        format!("{}.evt.{kind}.{id}", self.root)
+    }
+
+    /// Every fact.
+    #[must_use]
+    pub fn event_all(&self) -> String {
+        format!("{}.evt.>", self.root)
+    }
+
+    /// The stream of outstanding jobs.
+    #[must_use]
+    pub fn jobs_stream(&self) -> String {
+        format!("{}_JOBS", self.asset_prefix().to_uppercase())
+    }
+
+    /// The stream of facts.
+    #[must_use]
+    pub fn events_stream(&self) -> String {
+        format!("{}_EVENTS", self.asset_prefix().to_uppercase())
+    }
+
+    /// A bucket, as in `berth_hosts` for `hosts`.
+    #[must_use]
+    pub fn bucket(&self, name: &str) -> String {
+        format!("{}_{name}", self.asset_prefix())
+    }
+
+    /// The first token of the default root; the whole of another root.
+    fn asset_prefix(&self) -> String {
+        if *self == Self::default() { "berth".into() } else { self.root.replace('.', "_") }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_id_is_one_token_of_its_submit_subject() {
+        let subjects = Subjects::default();
+        assert_eq!(subjects.submit(&"org/m:1.5".into()), "berth.v1.job.submit.org_2fm_3a1_2e5");
+    }
+
+    #[test]
+    fn another_root_has_assets_of_its_own() {
+        let subjects = Subjects::new("team-a.v1").unwrap();
+        assert_eq!(subjects.jobs_stream(), "TEAM-A_V1_JOBS");
+        assert_eq!(Subjects::default().bucket("hosts"), "berth_hosts");
+        assert!(Subjects::new("bad root").is_none());
+        assert!(Subjects::new("").is_none());
+    }
+
+    #[test]
+    fn an_output_subject_names_its_job() {
+        let job = JobId(42);
+        let subject = Subjects::default().out(&"gw".into(), job);
+        assert_eq!(Subjects::job_of(&subject), Some(job));
+    }
+}

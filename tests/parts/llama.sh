@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# llama.cpp's llama-server, built from the source that the llama-cpp-python sdist carries; prints its path.
+. "$(dirname "$0")/common.sh"
+dir="$BERTH_TEST_CACHE/llama-server-$LLAMA_CPP_PYTHON_VERSION"
+if [ ! -x "$dir/llama-server" ]; then
+  say "llama-server from llama-cpp-python $LLAMA_CPP_PYTHON_VERSION (6 to 10 min on two cores)"
+  tmp="$dir.tmp"
+  mkdir -p "$tmp"
+  python3 -m venv "$tmp/venv"
+  "$tmp/venv/bin/pip" install -q --disable-pip-version-check 'cmake<4' ninja scikit-build-core >&2
+  if [ ! -d "$tmp/src" ]; then
+    "$tmp/venv/bin/pip" download -q --disable-pip-version-check --no-deps --no-build-isolation \
+      --no-binary llama-cpp-python -d "$tmp" "llama-cpp-python==$LLAMA_CPP_PYTHON_VERSION" >&2
+    mkdir -p "$tmp/src.part"
+    tar -xzf "$tmp"/llama_cpp_python-*.tar.gz -C "$tmp/src.part" --strip-components=1
+    mv "$tmp/src.part" "$tmp/src"
+  fi
+  export PATH="$tmp/venv/bin:$PATH"
+  cmake -G Ninja -S "$tmp/src/vendor/llama.cpp" -B "$tmp/build" -DCMAKE_BUILD_TYPE=Release \
+    -DBUILD_SHARED_LIBS=OFF -DGGML_NATIVE=OFF -DLLAMA_CURL=OFF -DLLAMA_OPENSSL=OFF \
+    -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_UI=OFF >"$tmp/cmake.log" 2>&1 \
+    || { tail -n 30 "$tmp/cmake.log" >&2; die "configuring llama.cpp failed"; }
+  cmake --build "$tmp/build" --target llama-server >"$tmp/build.log" 2>&1 \
+    || { tail -n 30 "$tmp/build.log" >&2; die "building llama-server failed"; }
+  install -m 755 "$tmp/build/bin/llama-server" "$tmp/llama-server"
+  rm -rf "$tmp/src" "$tmp/build" "$tmp/venv" "$tmp"/*.tar.gz
+  finish "$tmp" "$dir"
+fi
+echo "$dir/llama-server"
