@@ -1,1 +1,29 @@
-//! Connect, declare, request, elect, and the output stream transport over NATS.
+//! NATS as Berth uses it: connect, declare, request, elect, keep views of KV, and carry output streams.
+//!
+//! What may enter: transport, and the limits and quirks of NATS. What may not: decisions, HTTP, what a message
+//! means. Every payload is checked against the server's limit before it is sent.
+
+mod assets;
+mod bodies;
+mod connect;
+mod consume;
+mod election;
+mod error;
+mod message;
+mod output;
+pub mod server;
+mod service;
+mod view;
+
+pub use assets::{AssetError, provision};
+pub use bodies::Bodies;
+pub use connect::{Bus, BusOptions};
+pub use consume::{Jobs, QueuedJob, Ticket};
+pub use election::{Election, Leadership};
+pub use error::BusError;
+pub use message::{Inbound, dispatch_headers, read, read_as, read_dispatch_headers};
+pub use output::{Delivery, NatsOutput, NatsOutputSource, OutputSink, OutputSource};
+pub use service::{Registered, register};
+pub use view::{Entries, View, put_json};
+
+pub use async_nats::{HeaderMap, Subscriber};

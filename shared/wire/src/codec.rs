@@ -35,8 +35,7 @@ pub struct EncodeError {
 /// # Errors
 /// When a value has no msgpack form.
 pub fn encode<M: Message>(message: &M) -> Result<Vec<u8>, EncodeError> {
-    rmp_serde::to_vec_named(message)
-        .map_err(|e| EncodeError { schema: M::SCHEMA, reason: e.to_string() })
+    rmp_serde::to_vec_named(message).map_err(|e| EncodeError { schema: M::SCHEMA, reason: e.to_string() })
 }
 
 /// Reads msgpack; unknown fields are accepted.

@@ -97,9 +97,7 @@ impl FromStr for JobId {
 }
 
 /// The leader's fencing token: the revision of its key in `berth_leader`. A host refuses commands of an older one.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Epoch(pub u64);
 

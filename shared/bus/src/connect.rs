@@ -1,0 +1,183 @@
+//! One connection to NATS, watched: what it drops, refuses or loses is counted and logged.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_nats::jetstream;
+use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event};
+use berth_telemetry::metric;
+use berth_wire::Subjects;
+use tracing::{info, warn};
+
+use crate::error::BusError;
+
+/// How to reach the bus. Cheap to clone; the same for every role of a process.
+#[derive(Clone)]
+pub struct BusOptions {
+    /// Servers to try.
+    pub urls: Vec<String>,
+    /// Root of all subjects.
+    pub root: String,
+    /// Token, if the server wants one.
+    pub token: Option<String>,
+    /// Seed of an nkey, if the server wants one.
+    pub nkey: Option<String>,
+    /// A credentials file, if the server wants one.
+    pub credentials: Option<PathBuf>,
+    /// How long to keep trying before the first connection is given up.
+    pub patience: Duration,
+}
+
+impl std::fmt::Debug for BusOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("BusOptions")
+            .field("urls", &self.urls)
+            .field("root", &self.root)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Default for BusOptions {
+    fn default() -> Self {
+        Self {
+            urls: vec!["nats://127.0.0.1:4222".into()],
+            root: Subjects::default().root().into(),
+            token: None,
+            nkey: None,
+            credentials: None,
+            patience: Duration::from_secs(10),
+        }
+    }
+}
+
+impl BusOptions {
+    /// What the configuration says.
+    #[must_use]
+    pub fn from_config(config: &berth_config::BusConfig) -> Self {
+        Self {
+            urls: config.urls.clone(),
+            root: config.root.clone(),
+            token: config.token.as_ref().map(|secret| secret.expose().to_owned()),
+            nkey: config.nkey.as_ref().map(|secret| secret.expose().to_owned()),
+            credentials: config.credentials.clone(),
+            ..Self::default()
+        }
+    }
+}
+
+/// A connection. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Bus {
+    /// The client, for what this crate does not wrap.
+    pub client: Client,
+    /// JetStream on it.
+    pub jetstream: jetstream::Context,
+    /// The subject grammar.
+    pub subjects: Arc<Subjects>,
+}
+
+impl Bus {
+    /// Connects; `name` shows in `nats server report connections`.
+    ///
+    /// # Errors
+    /// When no server answers within `patience`, it refuses us, or is older than 2.11.
+    pub async fn connect(options: &BusOptions, name: &str) -> Result<Self, BusError> {
+        let subjects = Subjects::new(&options.root).ok_or_else(|| BusError::Root(options.root.clone()))?;
+        let began = Instant::now();
+        let mut told = false;
+        let client = loop {
+            match connect_options(options, name).await?.connect(&options.urls[..]).await {
+                Ok(client) => break client,
+                Err(error) => {
+                    let urls = options.urls.join(", ");
+                    if matches!(
+                        error.kind(),
+                        ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation
+                    ) {
+                        return Err(BusError::Denied { urls, source: error });
+                    }
+                    if began.elapsed() >= options.patience {
+                        return Err(BusError::Unreachable { urls, source: error });
+                    }
+                    if !told {
+                        warn!(urls, %error, "no NATS server yet; trying on");
+                        told = true;
+                    }
+                    tokio::time::sleep(Duration::from_millis(250)).await;
+                }
+            }
+        };
+        if !client.is_server_compatible(2, 11, 0) {
+            return Err(BusError::TooOld { version: client.server_info().version });
+        }
+        let jetstream = jetstream::new(client.clone());
+        Ok(Self { client, jetstream, subjects: Arc::new(subjects) })
+    }
+
+    /// Fails unless `size` bytes fit into one message; an oversized publish would look like a time-out.
+    pub(crate) fn check_size(&self, subject: &str, size: usize) -> Result<(), BusError> {
+        let limit = self.client.max_payload();
+        if size > limit {
+            return Err(BusError::TooLarge { subject: subject.into(), size, limit });
+        }
+        Ok(())
+    }
+
+    /// Sends what is buffered and closes; for the end of a service.
+    pub async fn close(&self) {
+        let _ = self.client.flush().await;
+        let _ = self.client.drain().await;
+    }
+}
+
+async fn connect_options(options: &BusOptions, name: &str) -> Result<ConnectOptions, BusError> {
+    let label = name.to_owned();
+    let mut connect = ConnectOptions::new()
+        .name(name)
+        // Hosts behind NAT lose idle connections silently; the default would notice after two minutes.
+        .ping_interval(Duration::from_secs(10))
+        .connection_timeout(Duration::from_secs(5))
+        .event_callback(move |event| {
+            note(&label, &event);
+            std::future::ready(())
+        });
+    if let Some(token) = &options.token {
+        connect = connect.token(token.clone());
+    }
+    if let Some(seed) = &options.nkey {
+        connect = connect.nkey(seed.clone());
+    }
+    if let Some(path) = &options.credentials {
+        connect = connect
+            .credentials_file(path)
+            .await
+            .map_err(|source| BusError::Credentials { path: path.display().to_string(), source })?;
+    }
+    Ok(connect)
+}
+
+fn note(name: &str, event: &Event) {
+    match event {
+        Event::SlowConsumer(id) => {
+            metrics::counter!(metric::BUS_SLOW_CONSUMER).increment(1);
+            warn!(
+                connection = name,
+                subscription = id,
+                "messages were dropped: a subscription is read too slowly"
+            );
+        }
+        Event::Disconnected => {
+            metrics::counter!(metric::BUS_DISCONNECTS).increment(1);
+            warn!(connection = name, "lost the connection to NATS; reconnecting");
+        }
+        Event::ServerError(error) => {
+            metrics::counter!(metric::BUS_SERVER_ERRORS).increment(1);
+            warn!(connection = name, %error, "the NATS server reports an error");
+        }
+        Event::ClientError(error) => warn!(connection = name, %error, "NATS client error"),
+        Event::Connected => info!(connection = name, "connected to NATS"),
+        Event::LameDuckMode => warn!(connection = name, "the NATS server is shutting down"),
+        Event::Draining | Event::Closed => {}
+    }
+}

@@ -1,0 +1,111 @@
+//! What can go wrong on the bus.
+
+use berth_wire::{DecodeError, EncodeError};
+use thiserror::Error;
+
+/// A failed exchange with NATS.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum BusError {
+    /// No server could be reached.
+    #[error(
+        "no NATS server answers at {urls}: start one (`nats-server -js`), correct [bus] urls or --nats-url, \
+         or run `berth up`, which brings its own"
+    )]
+    Unreachable {
+        /// Where we looked.
+        urls: String,
+        /// What the last try said.
+        #[source]
+        source: async_nats::ConnectError,
+    },
+    /// The server refused our credentials.
+    #[error("the NATS server at {urls} refused our credentials: correct [bus] token, nkey or credentials")]
+    Denied {
+        /// Which server.
+        urls: String,
+        /// What it said.
+        #[source]
+        source: async_nats::ConnectError,
+    },
+    /// Credentials could not be read.
+    #[error("cannot read the NATS credentials file {path}")]
+    Credentials {
+        /// The file.
+        path: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The subject root is not made of tokens.
+    #[error("[bus] root `{0}` must be dot-separated tokens of letters, digits, `-` and `_`")]
+    Root(String),
+    /// The server is older than Berth needs.
+    #[error("the NATS server is version {version}; Berth needs 2.11 or newer")]
+    TooOld {
+        /// What it says it is.
+        version: String,
+    },
+    /// A payload above the server's limit.
+    #[error("a message of {size} bytes on {subject} exceeds the server's max_payload of {limit} bytes")]
+    TooLarge {
+        /// Where it was to go.
+        subject: String,
+        /// Its size.
+        size: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// Nobody listens there.
+    #[error("nobody answers on {subject}")]
+    NoResponders {
+        /// Where we asked.
+        subject: String,
+    },
+    /// Nobody answered in time.
+    #[error("no answer on {subject} in time")]
+    TimedOut {
+        /// Where we asked.
+        subject: String,
+    },
+    /// A stream is at its limit.
+    #[error("the queue is full: {0}")]
+    Full(String),
+    /// A stream or bucket is missing.
+    #[error("{asset} does not exist on the NATS server yet; a scheduler creates it when it starts")]
+    Missing {
+        /// Which.
+        asset: String,
+    },
+    /// Somebody else changed a key first.
+    #[error("the key {key} was changed by somebody else")]
+    Conflict {
+        /// Which key.
+        key: String,
+    },
+    /// A payload that is not what it should be.
+    #[error(transparent)]
+    Decode(#[from] DecodeError),
+    /// A message that cannot be written.
+    #[error(transparent)]
+    Encode(#[from] EncodeError),
+    /// Anything else that NATS reports.
+    #[error("NATS: cannot {what}")]
+    Nats {
+        /// What was being done.
+        what: String,
+        /// What NATS said.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+impl BusError {
+    /// Wraps an error of the client library.
+    pub(crate) fn nats(
+        what: impl Into<String>,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        Self::Nats { what: what.into(), source: source.into() }
+    }
+}

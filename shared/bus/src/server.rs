@@ -1,0 +1,1 @@
+//! The nats-server that Berth runs itself.

@@ -1,0 +1,159 @@
+//! A KV bucket as a map that keeps itself current: readers see levels, not edges.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::jetstream::kv::{Operation, Store};
+use berth_wire::{Message, decode_json, encode_json};
+use futures::StreamExt;
+use tokio::sync::watch;
+use tracing::{debug, warn};
+
+use crate::connect::Bus;
+use crate::error::BusError;
+
+/// Writes one key as JSON. Returns its revision.
+///
+/// # Errors
+/// When the bucket is missing or the write is not confirmed.
+pub async fn put_json<M: Message>(store: &Store, key: &str, message: &M) -> Result<u64, BusError> {
+    let value = encode_json(message)?;
+    store.put(key, value.into()).await.map_err(|e| BusError::nats(format!("write the key {key}"), e))
+}
+
+impl Bus {
+    /// Opens a bucket by its short name (`hosts` for `berth_hosts`).
+    ///
+    /// # Errors
+    /// [`BusError::Missing`] before a scheduler has made it.
+    pub async fn bucket(&self, name: &str) -> Result<Store, BusError> {
+        let name = self.subjects.bucket(name);
+        self.jetstream
+            .get_key_value(&name)
+            .await
+            .map_err(|_| BusError::Missing { asset: format!("the bucket {name}") })
+    }
+}
+
+/// The entries of a bucket by key; unreadable ones are left out (and logged).
+pub type Entries<M> = Arc<BTreeMap<String, Arc<M>>>;
+
+/// A bucket that is followed. Clones share; it ends when the last is dropped.
+#[derive(Debug)]
+pub struct View<M> {
+    current: watch::Receiver<Option<Entries<M>>>,
+}
+
+impl<M> Clone for View<M> {
+    fn clone(&self) -> Self {
+        Self { current: self.current.clone() }
+    }
+}
+
+impl<M: Message + Send + Sync + 'static> View<M> {
+    /// Follows a bucket by its short name; waits with back-off for one that does not exist yet, and takes the
+    /// watch up again after a server restart.
+    #[must_use]
+    pub fn follow(bus: &Bus, bucket: &str) -> Self {
+        let (publish, current) = watch::channel(None);
+        let (bus, bucket) = (bus.clone(), bucket.to_owned());
+        tokio::spawn(async move {
+            tokio::select! {
+                () = publish.closed() => {}
+                () = follow(&bus, &bucket, &publish) => {}
+            }
+        });
+        Self { current }
+    }
+
+    /// The entries as last known; empty before the bucket was first read.
+    #[must_use]
+    pub fn entries(&self) -> Entries<M> {
+        self.current.borrow().clone().unwrap_or_default()
+    }
+
+    /// Whether the bucket has been read whole at least once.
+    #[must_use]
+    pub fn is_synced(&self) -> bool {
+        self.current.borrow().is_some()
+    }
+
+    /// Waits until the bucket has been read whole.
+    pub async fn synced(&mut self) {
+        let _ = self.current.wait_for(Option::is_some).await;
+    }
+
+    /// Waits for a change and returns the entries; `None` when the view has ended.
+    pub async fn changed(&mut self) -> Option<Entries<M>> {
+        self.current.changed().await.ok()?;
+        Some(self.current.borrow_and_update().clone().unwrap_or_default())
+    }
+}
+
+/// A bucket whose last entry expired between its count and its delivery would never look current.
+const QUIET: Duration = Duration::from_secs(2);
+
+async fn follow<M: Message>(bus: &Bus, bucket: &str, publish: &watch::Sender<Option<Entries<M>>>) {
+    let mut delay = Duration::from_millis(100);
+    loop {
+        match follow_once(bus, bucket, publish).await {
+            Ok(()) => delay = Duration::from_millis(100),
+            Err(error) => {
+                debug!(bucket, %error, "cannot follow the bucket yet");
+                delay = (delay * 2).min(Duration::from_secs(5));
+            }
+        }
+        tokio::time::sleep(delay).await;
+    }
+}
+
+async fn follow_once<M: Message>(
+    bus: &Bus,
+    bucket: &str,
+    publish: &watch::Sender<Option<Entries<M>>>,
+) -> Result<(), BusError> {
+    let store = bus.bucket(bucket).await?;
+    let watching = |e| BusError::nats(format!("watch the bucket {bucket}"), e);
+    let mut watch = store.watch_with_history(">").await.map_err(|e| BusError::nats("watch a bucket", e))?;
+    let held = store.status().await.map_err(|e| BusError::nats("ask for a bucket", e))?.values();
+    let mut map: BTreeMap<String, Arc<M>> = BTreeMap::new();
+    let mut current = held == 0;
+    if current {
+        publish.send_replace(Some(Arc::default()));
+    }
+    loop {
+        let entry = if current {
+            watch.next().await
+        } else {
+            match tokio::time::timeout(QUIET, watch.next()).await {
+                Ok(entry) => entry,
+                Err(_) => {
+                    current = true;
+                    publish.send_replace(Some(Arc::new(map.clone())));
+                    continue;
+                }
+            }
+        };
+        let Some(entry) = entry else { return Ok(()) };
+        let entry = entry.map_err(watching)?;
+        match entry.operation {
+            Operation::Put => match decode_json::<M>(&entry.value) {
+                Ok(value) => {
+                    map.insert(entry.key, Arc::new(value));
+                }
+                Err(error) => {
+                    warn!(bucket, key = entry.key, %error, "left out an entry that cannot be read");
+                    map.remove(&entry.key);
+                }
+            },
+            Operation::Delete | Operation::Purge => {
+                map.remove(&entry.key);
+            }
+        }
+        current = current || entry.delta == 0;
+        if current {
+            publish.send_replace(Some(Arc::new(map.clone())));
+        }
+    }
+}

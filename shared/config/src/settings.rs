@@ -1,0 +1,160 @@
+//! What the services are given: complete, checked, with every default filled in.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use berth_wire::{Driver, HostId, ModelSpec};
+
+use crate::env;
+use crate::secret::Secret;
+
+/// One mebibyte.
+pub(crate) const MIB: u64 = 1024 * 1024;
+
+/// Everything that a configuration file says.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Config {
+    /// Where NATS is and how to be let in.
+    pub bus: BusConfig,
+    /// The HTTP endpoint.
+    pub gateway: GatewayConfig,
+    /// This machine.
+    pub host: HostConfig,
+    /// Queueing and placement.
+    pub scheduler: SchedulerConfig,
+    /// The watcher of the fleet.
+    pub health: HealthConfig,
+    /// The catalog, in the order of the file.
+    pub models: Vec<ModelSpec>,
+}
+
+/// `[bus]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BusConfig {
+    /// NATS servers, tried in turn.
+    pub urls: Vec<String>,
+    /// First tokens of every subject; fleets with different roots share a server without meeting.
+    pub root: String,
+    /// Token to be let in by.
+    pub token: Option<Secret>,
+    /// A NATS credentials file (`.creds`).
+    pub credentials: Option<PathBuf>,
+    /// An nkey seed (`SU...`).
+    pub nkey: Option<Secret>,
+}
+
+impl Default for BusConfig {
+    fn default() -> Self {
+        Self {
+            urls: vec!["nats://127.0.0.1:4222".into()],
+            root: "berth.v1".into(),
+            token: None,
+            credentials: None,
+            nkey: None,
+        }
+    }
+}
+
+/// `[gateway]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GatewayConfig {
+    /// Addresses to serve HTTP on.
+    pub listen: Vec<SocketAddr>,
+    /// HTTP worker threads; `None`: one per core.
+    pub workers: Option<usize>,
+    /// Largest request body taken, in bytes.
+    pub body_limit: u64,
+    /// Bodies larger than this travel through the object store (claim check).
+    pub inline_limit: u64,
+    /// Bytes of output granted to a job ahead of its client.
+    pub window: u64,
+    /// How long a streaming client's status line is held back for a real status.
+    pub grace: Duration,
+    /// Interval of heartbeats to a streaming client that waits.
+    pub heartbeat: Duration,
+    /// Longest wait of a client that does not stream.
+    pub wait_limit: Duration,
+    /// Longest wait of a streaming client for its first token.
+    pub stream_wait_limit: Duration,
+}
+
+impl Default for GatewayConfig {
+    fn default() -> Self {
+        Self {
+            listen: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 8421))],
+            workers: None,
+            body_limit: 32 * MIB,
+            inline_limit: 256 * 1024,
+            window: 256 * 1024,
+            grace: Duration::from_secs(10),
+            heartbeat: Duration::from_secs(10),
+            wait_limit: Duration::from_secs(240),
+            stream_wait_limit: Duration::from_secs(15 * 60),
+        }
+    }
+}
+
+/// `[host]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostConfig {
+    /// This machine's name in the fleet.
+    pub name: HostId,
+    /// Labels that models may ask for, as in `gpu=a100`.
+    pub labels: Vec<String>,
+    /// Budget of the RAM pseudo-device (`None`: 80% of RAM); on a machine with GPUs a cap on each (`None`: all of it).
+    pub memory: Option<u64>,
+    /// Drivers that may be used here; those that work are.
+    pub drivers: Vec<Driver>,
+    /// Docker network to put engines on, for an agent that is itself a container on it.
+    pub docker_network: Option<String>,
+    /// Where the agent keeps engine logs and its own state; `None`: a folder in the data directory.
+    pub state_dir: Option<PathBuf>,
+    /// How long an engine may take to stop before it is killed, unless its model says otherwise.
+    pub stop_grace: Duration,
+}
+
+impl Default for HostConfig {
+    fn default() -> Self {
+        Self {
+            name: env::host_name(),
+            labels: Vec::new(),
+            memory: None,
+            drivers: vec![Driver::Docker, Driver::Process],
+            docker_network: None,
+            state_dir: None,
+            stop_grace: Duration::from_secs(10),
+        }
+    }
+}
+
+/// `[scheduler]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SchedulerConfig {
+    /// Stop engines idle for so long, for models that do not say; `None`: only when the room is needed.
+    pub idle_ttl: Option<Duration>,
+    /// How long a waiting job lets a busy engine in its way go on taking new jobs.
+    pub max_wait: Duration,
+    /// A host silent for so long counts as lost.
+    pub host_timeout: Duration,
+    /// Jobs that may be outstanding in all.
+    pub queue_limit: u64,
+}
+
+impl Default for SchedulerConfig {
+    fn default() -> Self {
+        Self {
+            idle_ttl: None,
+            max_wait: Duration::from_secs(30),
+            host_timeout: Duration::from_secs(15),
+            queue_limit: 100_000,
+        }
+    }
+}
+
+/// `[health]`
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct HealthConfig {
+    /// Address to serve `/healthz` and `/metrics` on; `None`: not served.
+    pub listen: Option<SocketAddr>,
+}
