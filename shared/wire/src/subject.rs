@@ -135,6 +135,12 @@ impl Subjects {
         format!("{}.sched.status", self.root)
     }
 
+    /// Where one instance of a service answers how it is.
+    #[must_use]
+    pub fn status(&self, role: &str, instance: &str) -> String {
+        format!("{}.status.{role}.{instance}", self.root)
+    }
+
     /// Where a fact is published.
     #[must_use]
     pub fn event(&self, kind: &str, id: &str) -> String {

@@ -1,0 +1,73 @@
+//! The catalog: models come, change and go.
+
+use std::collections::BTreeMap;
+
+use berth_wire::{ApiError, ErrorKind, ModelId};
+
+use crate::books::{EnginePhase, Model};
+use crate::event::ModelNeeds;
+use crate::state::Step;
+
+impl Step<'_> {
+    pub(crate) fn catalog(&mut self, models: Vec<ModelNeeds>) {
+        let mut wanted: BTreeMap<ModelId, ModelNeeds> =
+            models.into_iter().map(|needs| (needs.id.clone(), needs)).collect();
+        let known: Vec<ModelId> = self.state.models.keys().cloned().collect();
+        for id in known {
+            match wanted.remove(&id) {
+                Some(needs) => self.change(&id, needs),
+                None => self.retire(&id),
+            }
+        }
+        for (id, needs) in wanted {
+            let mut model = Model::new(needs);
+            model.engines = self
+                .state
+                .engines
+                .iter()
+                .filter(|(_, engine)| engine.model == id)
+                .map(|(id, _)| *id)
+                .collect();
+            self.state.models.insert(id.clone(), model);
+            self.touch(&id);
+        }
+        self.room_changed();
+    }
+
+    fn change(&mut self, id: &ModelId, needs: ModelNeeds) {
+        let Some(model) = self.state.models.get_mut(id) else { return };
+        if model.needs == needs {
+            return;
+        }
+        model.needs = needs;
+        // What was wrong may have been put right.
+        model.blocked = None;
+        model.not_before = None;
+        model.start_failures = 0;
+        self.drop_plan(id);
+        self.touch(id);
+    }
+
+    fn retire(&mut self, id: &ModelId) {
+        let error = ApiError::new(
+            ErrorKind::ModelNotFound,
+            "model_not_found",
+            format!("the model `{id}` was taken out of the catalog"),
+        )
+        .param("model");
+        self.fail_queue(id, &error);
+        self.drop_plan(id);
+        let Some(model) = self.state.models.remove(id) else { return };
+        self.state.wanting.remove(id);
+        for engine in model.engines {
+            let idle = self
+                .state
+                .engines
+                .get(&engine)
+                .is_some_and(|engine| engine.running.is_empty() && engine.phase != EnginePhase::Stopping);
+            if idle {
+                self.stop(engine, format!("{id} was taken out of the catalog"));
+            }
+        }
+    }
+}

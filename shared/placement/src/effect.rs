@@ -1,0 +1,96 @@
+//! What the core wants done.
+
+use std::time::Duration;
+
+use berth_wire::{ApiError, Attempt, EngineId, EventBody, HostId, JobId, ModelId, Reservation, Stage};
+use serde::{Deserialize, Serialize};
+
+/// How a job ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Verdict {
+    /// Answered.
+    Completed,
+    /// Nobody waited for it any more.
+    Cancelled,
+    /// Failed; `told` if its client has heard of it from the agent already.
+    Failed {
+        /// What the client is to be told.
+        error: ApiError,
+        /// Whether it knows.
+        told: bool,
+    },
+}
+
+/// Something to be done. Effects of one step are carried out in order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Effect {
+    /// Have a host run a job.
+    Dispatch {
+        /// Which job.
+        job: JobId,
+        /// The attempt it is.
+        attempt: Attempt,
+        /// On which engine.
+        engine: EngineId,
+        /// Where.
+        host: HostId,
+    },
+    /// Have a host start an engine.
+    Start {
+        /// The new engine.
+        engine: EngineId,
+        /// What it serves.
+        model: ModelId,
+        /// Where.
+        host: HostId,
+        /// Memory set aside for it.
+        reservations: Vec<Reservation>,
+    },
+    /// Have a host stop an engine that runs nothing.
+    Stop {
+        /// Which engine.
+        engine: EngineId,
+        /// Where.
+        host: HostId,
+        /// Why.
+        reason: String,
+    },
+    /// Have a host abort an attempt.
+    CancelAttempt {
+        /// Which job.
+        job: JobId,
+        /// Which attempt.
+        attempt: Attempt,
+        /// Where.
+        host: HostId,
+    },
+    /// Tell a waiting job how far it is.
+    Tell {
+        /// Which job.
+        job: JobId,
+        /// How far.
+        stage: Stage,
+        /// Jobs of its model before it.
+        position: u32,
+        /// Expected wait.
+        eta: Option<Duration>,
+    },
+    /// Tell a job's gateway that an attempt is lost.
+    AttemptLost {
+        /// Which job.
+        job: JobId,
+        /// Which attempt.
+        attempt: Attempt,
+        /// What happened.
+        error: ApiError,
+    },
+    /// The job has ended: take it off the stream and tell its gateway what it does not know.
+    End {
+        /// Which job.
+        job: JobId,
+        /// How.
+        verdict: Verdict,
+    },
+    /// A fact for the decision log.
+    Record(EventBody),
+}

@@ -1,0 +1,287 @@
+//! Engines: ordered, ready, stopped, failed.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use berth_wire::{
+    ApiError, EngineFailure, EngineId, EngineState, ErrorKind, EventBody, HostId, ModelId, Reservation,
+};
+
+use crate::books::{Engine, EnginePhase};
+use crate::effect::Effect;
+use crate::event::EngineFacts;
+use crate::state::Step;
+use crate::timers::Due;
+
+impl Step<'_> {
+    /// Orders an engine for a model; its memory is taken from here on.
+    pub(crate) fn start(
+        &mut self,
+        model: &ModelId,
+        host: &HostId,
+        reservations: Vec<Reservation>,
+        why: String,
+    ) {
+        let id = self.state.make_engine_id();
+        let Some(entry) = self.state.models.get_mut(model) else { return };
+        entry.plan = None;
+        entry.engines.insert(id);
+        let concurrency = entry.needs.concurrency;
+        if let Some(host) = self.state.hosts.get_mut(host) {
+            host.engines.insert(id);
+            host.plans.remove(model);
+        }
+        self.state.engines.insert(
+            id,
+            Engine {
+                model: model.clone(),
+                host: host.clone(),
+                phase: EnginePhase::Ordered,
+                reservations: reservations.clone(),
+                concurrency,
+                running: BTreeMap::new(),
+                since: self.now,
+                last_used: self.now,
+                draining_for: None,
+                quota: 0,
+                held_until: None,
+            },
+        );
+        self.emit(Effect::Start { engine: id, model: model.clone(), host: host.clone(), reservations });
+        self.emit(Effect::Record(EventBody::EngineStarting {
+            engine: id,
+            host: host.clone(),
+            model: model.clone(),
+            why,
+        }));
+        self.tell_queue(model);
+        self.touch(model);
+    }
+
+    /// Stops an engine that runs nothing.
+    pub(crate) fn stop(&mut self, id: EngineId, reason: String) {
+        let Some(engine) = self.state.engines.get_mut(&id) else { return };
+        if engine.phase == EnginePhase::Stopping || !engine.running.is_empty() {
+            return;
+        }
+        engine.phase = EnginePhase::Stopping;
+        engine.since = self.now;
+        let (host, model) = (engine.host.clone(), engine.model.clone());
+        self.emit(Effect::Stop { engine: id, host: host.clone(), reason: reason.clone() });
+        self.emit(Effect::Record(EventBody::EngineStopping {
+            engine: id,
+            host,
+            model: model.clone(),
+            why: reason,
+        }));
+        self.touch(&model);
+    }
+
+    pub(crate) fn engine_changed(&mut self, host: &HostId, facts: EngineFacts) {
+        if !self.state.hosts.contains_key(host) {
+            return;
+        }
+        match facts.state {
+            EngineState::Stopped => self.engine_gone(host, &facts),
+            EngineState::Failed => self.engine_failed(host, &facts),
+            _ => self.engine_lives(host, facts),
+        }
+    }
+
+    /// Takes in an engine that is not gone, known or not.
+    pub(crate) fn engine_lives(&mut self, host: &HostId, facts: EngineFacts) {
+        let id = facts.id;
+        let phase = match facts.state {
+            EngineState::Ready => EnginePhase::Ready,
+            EngineState::Stopping | EngineState::Stopped | EngineState::Failed => EnginePhase::Stopping,
+            _ => EnginePhase::Starting,
+        };
+        if let Some(entry) = self.state.models.get_mut(&facts.model) {
+            entry.engines.insert(id);
+            if phase == EnginePhase::Ready && facts.start_took.is_some() {
+                entry.start_took = facts.start_took;
+            }
+        }
+        if let Some(entry) = self.state.hosts.get_mut(host) {
+            entry.engines.insert(id);
+        }
+        let queued = self.state.models.get(&facts.model).map_or(0, |model| model.queue.len());
+        let now = self.now;
+        let engine = self.state.engines.entry(id).or_insert_with(|| Engine {
+            model: facts.model.clone(),
+            host: host.clone(),
+            phase: EnginePhase::Ordered,
+            reservations: Vec::new(),
+            concurrency: facts.concurrency,
+            running: BTreeMap::new(),
+            since: now,
+            last_used: now,
+            draining_for: None,
+            quota: 0,
+            held_until: None,
+        });
+        engine.reservations = facts.reservations;
+        engine.concurrency = facts.concurrency.max(1);
+        // A stop that has been ordered is not undone by a report that crossed it.
+        if engine.phase == EnginePhase::Stopping && phase != EnginePhase::Stopping {
+            return;
+        }
+        if engine.phase != phase {
+            engine.phase = phase;
+            engine.since = now;
+            if phase == EnginePhase::Ready {
+                engine.last_used = now;
+                engine.quota = u32::try_from(queued).unwrap_or(u32::MAX);
+                self.emit(Effect::Record(EventBody::EngineReady {
+                    engine: id,
+                    host: host.clone(),
+                    model: facts.model.clone(),
+                    took_ms: facts.start_took.and_then(|d| u64::try_from(d.as_millis()).ok()),
+                }));
+                self.admit(&facts.model);
+                if self.state.engines.get(&id).is_some_and(|engine| engine.running.is_empty()) {
+                    self.engine_idle(id);
+                }
+            }
+        }
+        if !self.state.models.contains_key(&facts.model) {
+            self.stop(id, format!("{} is not in the catalog any more", facts.model));
+        }
+        self.touch(&facts.model);
+    }
+
+    fn engine_gone(&mut self, host: &HostId, facts: &EngineFacts) {
+        if self.state.engines.contains_key(&facts.id) {
+            self.emit(Effect::Record(EventBody::EngineStopped {
+                engine: facts.id,
+                host: host.clone(),
+                model: facts.model.clone(),
+            }));
+            self.forget_engine(facts.id, "the engine was stopped while it served this job");
+        }
+    }
+
+    /// Takes an engine out of the books. What ran on it is lost with it, whatever is still reported of it.
+    pub(crate) fn forget_engine(&mut self, id: EngineId, reason: &str) {
+        let Some(engine) = self.state.engines.remove(&id) else { return };
+        let error = ApiError::new(ErrorKind::EngineFailed, "engine_failed", reason);
+        for (job, attempt) in &engine.running {
+            self.attempt_lost(*job, *attempt, &error);
+        }
+        if let Some(model) = self.state.models.get_mut(&engine.model) {
+            model.engines.remove(&id);
+        }
+        let plans = match self.state.hosts.get_mut(&engine.host) {
+            Some(host) => {
+                host.engines.remove(&id);
+                host.plans.clone()
+            }
+            None => return,
+        };
+        for claimant in plans {
+            self.victim_gone(&claimant, id);
+        }
+        self.touch(&engine.model);
+        self.room_changed();
+    }
+
+    fn engine_failed(&mut self, host: &HostId, facts: &EngineFacts) {
+        let failure = facts.failure.clone().unwrap_or_else(|| EngineFailure {
+            message: "the engine failed; its host does not say why".into(),
+            permanent: false,
+            was_ready: false,
+        });
+        let stopping = match self.state.engines.get(&facts.id) {
+            Some(engine) => engine.phase == EnginePhase::Stopping,
+            None => return,
+        };
+        self.emit(Effect::Record(EventBody::EngineFailed {
+            engine: facts.id,
+            host: host.clone(),
+            model: facts.model.clone(),
+            message: failure.message.clone(),
+        }));
+        self.forget_engine(facts.id, &failure.message);
+        if !failure.was_ready && !stopping {
+            self.start_failed(&facts.model, &failure);
+        }
+    }
+
+    pub(crate) fn start_refused(&mut self, id: EngineId, failure: &EngineFailure) {
+        let Some(engine) = self.state.engines.get(&id) else { return };
+        if engine.phase != EnginePhase::Ordered {
+            return;
+        }
+        let (model, host) = (engine.model.clone(), engine.host.clone());
+        self.emit(Effect::Record(EventBody::EngineFailed {
+            engine: id,
+            host,
+            model: model.clone(),
+            message: failure.message.clone(),
+        }));
+        self.forget_engine(id, &failure.message);
+        self.start_failed(&model, failure);
+    }
+
+    /// Tries again after a delay, or gives the model up for a while and tells its jobs why.
+    fn start_failed(&mut self, id: &ModelId, failure: &EngineFailure) {
+        let policy = &self.state.policy;
+        let Some(model) = self.state.models.get_mut(id) else { return };
+        model.start_failures += 1;
+        let again = self.now.plus(doubled(policy.retry_delay, model.start_failures, policy.backoff_ceiling));
+        if !failure.permanent && model.start_failures < policy.max_start_failures {
+            model.not_before = Some(again);
+            self.state.timers.set(again, Due::Place(id.clone()));
+            self.touch(id);
+            return;
+        }
+        model.start_failures = 0;
+        model.given_up += 1;
+        let pause = doubled(policy.backoff_floor, model.given_up, policy.backoff_ceiling);
+        let until = self.now.plus(pause);
+        let error = ApiError::new(
+            ErrorKind::Unavailable,
+            "engine_start_failed",
+            format!("no engine for `{id}` could be started: {}", failure.message),
+        )
+        .retry_after(pause);
+        model.blocked = Some((until, error.clone()));
+        model.not_before = Some(until);
+        // A pinned model is tried again without being asked for.
+        self.state.timers.set(until, Due::Place(id.clone()));
+        self.fail_queue(id, &error);
+        self.touch(id);
+    }
+
+    pub(crate) fn set_idle_timer(&mut self, id: EngineId) {
+        let Some(engine) = self.state.engines.get(&id) else { return };
+        if let Some(ttl) = self.idle_ttl(engine) {
+            self.state.timers.set(engine.last_used.plus(ttl), Due::Idle(id));
+        }
+    }
+
+    fn idle_ttl(&self, engine: &Engine) -> Option<Duration> {
+        let needs = &self.state.models.get(&engine.model)?.needs;
+        if needs.pin { None } else { needs.idle_ttl.or(self.state.policy.idle_ttl) }
+    }
+
+    pub(crate) fn idle_due(&mut self, id: EngineId) {
+        let Some(engine) = self.state.engines.get(&id) else { return };
+        if engine.phase != EnginePhase::Ready || !engine.running.is_empty() {
+            return;
+        }
+        let Some(ttl) = self.idle_ttl(engine) else { return };
+        let idle = self.now.since(engine.last_used);
+        if idle >= ttl {
+            self.stop(id, format!("idle for {} s", idle.as_secs()));
+        } else {
+            self.set_idle_timer(id);
+        }
+    }
+}
+
+/// `first` doubled `times - 1` times, up to `ceiling`.
+fn doubled(first: Duration, times: u32, ceiling: Duration) -> Duration {
+    let factor = 1u32.checked_shl(times.saturating_sub(1)).unwrap_or(u32::MAX);
+    first.saturating_mul(factor).min(ceiling)
+}

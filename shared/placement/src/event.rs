@@ -1,0 +1,191 @@
+//! What the core is told. Everything is a plain value, so that a log of events can be kept and replayed.
+
+use std::time::Duration;
+
+use berth_wire::{
+    Accelerator, ApiError, Attempt, Driver, EngineFailure, EngineId, EngineState, HostId, JobId, ModelId,
+    ModelSpec, Reservation, Timestamp,
+};
+use serde::{Deserialize, Serialize};
+
+/// What placing a model takes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelNeeds {
+    /// Which model.
+    pub id: ModelId,
+    /// Bytes over all its accelerators; `None`: the whole of each.
+    pub memory: Option<u64>,
+    /// Accelerators of one host.
+    pub accelerators: u32,
+    /// Slots of one engine.
+    pub concurrency: u32,
+    /// What runs it.
+    pub driver: Driver,
+    /// Labels a host must have.
+    pub labels: Vec<String>,
+    /// Its own idle limit.
+    pub idle_ttl: Option<Duration>,
+    /// Keep one engine ready always.
+    pub pin: bool,
+}
+
+impl From<&ModelSpec> for ModelNeeds {
+    fn from(spec: &ModelSpec) -> Self {
+        Self {
+            id: spec.id.clone(),
+            memory: spec.memory,
+            accelerators: spec.accelerators.max(1),
+            concurrency: spec.concurrency.max(1),
+            driver: spec.engine.driver,
+            labels: spec.labels.clone(),
+            idle_ttl: spec.idle_ttl,
+            pin: spec.pin,
+        }
+    }
+}
+
+/// What a host offers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostFacts {
+    /// Which host.
+    pub id: HostId,
+    /// Which run of its agent.
+    pub boot: String,
+    /// Its accelerators.
+    pub accelerators: Vec<Accelerator>,
+    /// Drivers that work there.
+    pub drivers: Vec<Driver>,
+    /// Its labels.
+    pub labels: Vec<String>,
+    /// It takes nothing new.
+    pub draining: bool,
+}
+
+/// What an agent says of an engine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EngineFacts {
+    /// Which engine.
+    pub id: EngineId,
+    /// The model it serves.
+    pub model: ModelId,
+    /// Its state.
+    pub state: EngineState,
+    /// Memory set aside for it.
+    pub reservations: Vec<Reservation>,
+    /// Its slots.
+    pub concurrency: u32,
+    /// Why it failed.
+    pub failure: Option<EngineFailure>,
+    /// How long its start took.
+    pub start_took: Option<Duration>,
+}
+
+/// What a job needs of the core.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobFacts {
+    /// Which job.
+    pub id: JobId,
+    /// The model it asks for.
+    pub model: ModelId,
+    /// When the gateway took it.
+    pub arrival: Timestamp,
+    /// When it must have started.
+    pub deadline: Option<Timestamp>,
+}
+
+/// How an attempt ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AttemptEnd {
+    /// Answered.
+    Completed,
+    /// Cancelled on request, or nobody waits for it any more.
+    Cancelled,
+    /// The engine broke off.
+    Failed {
+        /// What happened.
+        error: ApiError,
+        /// The client has had output and has been told; it cannot be tried again.
+        output_sent: bool,
+    },
+}
+
+/// Why a host did not take a dispatch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Refusal {
+    /// Its slots are taken.
+    Busy,
+    /// It did not answer, or said no.
+    Failed(String),
+}
+
+/// Something that happened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Event {
+    /// The catalog, whole.
+    Catalog(Vec<ModelNeeds>),
+    /// All that is true at a host.
+    HostSnapshot {
+        /// What it offers.
+        host: HostFacts,
+        /// Its engines that are not gone.
+        engines: Vec<EngineFacts>,
+        /// What runs there.
+        running: Vec<(JobId, Attempt, EngineId)>,
+    },
+    /// A host is gone, with all that ran there.
+    HostLost {
+        /// Which.
+        host: HostId,
+        /// Why we think so.
+        reason: String,
+    },
+    /// An engine changed.
+    EngineChanged {
+        /// Where.
+        host: HostId,
+        /// How it is now.
+        engine: EngineFacts,
+    },
+    /// The host did not take a start command.
+    StartRefused {
+        /// Which engine.
+        engine: EngineId,
+        /// Why.
+        failure: EngineFailure,
+    },
+    /// A job was submitted; repeats are ignored.
+    JobSubmitted(JobFacts),
+    /// Nobody waits for a job any more.
+    JobCancelled(JobId),
+    /// A job started at a host without the core (express lane).
+    JobStarted {
+        /// Which job.
+        job: JobId,
+        /// Which attempt.
+        attempt: Attempt,
+        /// On which engine.
+        engine: EngineId,
+    },
+    /// An attempt ended.
+    AttemptEnded {
+        /// Which job.
+        job: JobId,
+        /// Which attempt.
+        attempt: Attempt,
+        /// On which engine.
+        engine: EngineId,
+        /// How.
+        end: AttemptEnd,
+    },
+    /// A host did not take a dispatch.
+    DispatchRefused {
+        /// Which job.
+        job: JobId,
+        /// Which attempt.
+        attempt: Attempt,
+        /// Why.
+        why: Refusal,
+    },
+    /// Time has passed: something is due.
+    Timer,
+}

@@ -1,0 +1,142 @@
+//! Hosts: joined, reporting anew, lost.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use berth_wire::{ApiError, Attempt, EngineId, ErrorKind, EventBody, HostId, JobId};
+
+use crate::books::{Device, EnginePhase, Host, JobPhase};
+use crate::effect::Effect;
+use crate::event::{EngineFacts, HostFacts};
+use crate::state::Step;
+
+impl Step<'_> {
+    pub(crate) fn host_snapshot(
+        &mut self,
+        facts: HostFacts,
+        engines: Vec<EngineFacts>,
+        running: Vec<(JobId, Attempt, EngineId)>,
+    ) {
+        let id = facts.id.clone();
+        match self.state.hosts.get(&id) {
+            Some(known) if known.boot != facts.boot => {
+                self.host_lost(&id, "its agent was restarted");
+                self.joined(&facts);
+            }
+            Some(_) => {}
+            None => self.joined(&facts),
+        }
+        let known = self.state.hosts.get(&id);
+        let host = Host {
+            boot: facts.boot,
+            devices: facts.accelerators.into_iter().map(|a| Device { id: a.id, memory: a.memory }).collect(),
+            drivers: facts.drivers,
+            labels: facts.labels,
+            draining: facts.draining,
+            engines: known.map(|host| host.engines.clone()).unwrap_or_default(),
+            plans: known.map(|host| host.plans.clone()).unwrap_or_default(),
+        };
+        let missing = self.missing(&host, &engines);
+        self.state.hosts.insert(id.clone(), host);
+        for engine in missing {
+            self.forget_engine(engine, "its host does not know the engine any more");
+        }
+        // What runs comes first, so that no engine looks idle that is not.
+        let mut at_engine: BTreeMap<EngineId, Vec<(JobId, Attempt)>> = BTreeMap::new();
+        for (job, attempt, engine) in running {
+            at_engine.entry(engine).or_default().push((job, attempt));
+        }
+        for facts in engines {
+            let (engine, model) = (facts.id, facts.model.clone());
+            self.adopt(&id, facts, at_engine.remove(&engine).unwrap_or_default());
+            self.touch(&model);
+        }
+        self.room_changed();
+    }
+
+    fn joined(&mut self, facts: &HostFacts) {
+        self.emit(Effect::Record(EventBody::HostJoined {
+            host: facts.id.clone(),
+            accelerators: u32::try_from(facts.accelerators.len()).unwrap_or(u32::MAX),
+            memory: facts.accelerators.iter().map(|a| a.memory).sum(),
+        }));
+    }
+
+    /// Engines in the books that the host no longer has. One that was only ordered may not have reached it yet.
+    fn missing(&self, host: &Host, engines: &[EngineFacts]) -> Vec<EngineId> {
+        let there: BTreeSet<EngineId> = engines.iter().map(|engine| engine.id).collect();
+        host.engines
+            .difference(&there)
+            .filter(|id| {
+                self.state.engines.get(id).is_some_and(|engine| engine.phase != EnginePhase::Ordered)
+            })
+            .copied()
+            .collect()
+    }
+
+    fn adopt(&mut self, host: &HostId, facts: EngineFacts, running: Vec<(JobId, Attempt)>) {
+        let id = facts.id;
+        let newly = !self.state.engines.contains_key(&id);
+        if newly {
+            // Enter it as starting first, so that its jobs stand before it is looked at as ready.
+            let state = facts.state;
+            let entered = EngineFacts { state: berth_wire::EngineState::Starting, ..facts.clone() };
+            self.engine_lives(host, entered);
+            self.enter_running(host, id, running);
+            if state != berth_wire::EngineState::Starting {
+                self.engine_lives(host, facts);
+            }
+        } else {
+            self.enter_running(host, id, running);
+            self.engine_lives(host, facts);
+        }
+    }
+
+    fn enter_running(&mut self, host: &HostId, engine: EngineId, running: Vec<(JobId, Attempt)>) {
+        for (job, attempt) in running {
+            let wanted = match self.state.jobs.get(&job).map(|job| (job.phase, job.attempts)) {
+                // Not in the books: the express lane's, or the stream has yet to deliver it.
+                None => !self.state.over.contains(job),
+                Some((JobPhase::Running { attempt: current, .. }, _)) => current == attempt,
+                // An earlier leader's attempt, of a job that this one has not tried yet.
+                Some((JobPhase::Queued, 0)) => true,
+                // Its gateway was told that the attempt is lost.
+                Some((JobPhase::Queued, _)) => false,
+            };
+            if wanted {
+                if let Some(engine) = self.state.engines.get_mut(&engine) {
+                    engine.running.insert(job, attempt);
+                }
+                self.mark_running(job, engine, attempt);
+            } else {
+                self.emit(Effect::CancelAttempt { job, attempt, host: host.clone() });
+            }
+        }
+    }
+
+    pub(crate) fn host_lost(&mut self, id: &HostId, reason: &str) {
+        let Some(host) = self.state.hosts.remove(id) else { return };
+        self.emit(Effect::Record(EventBody::HostLost { host: id.clone(), reason: reason.to_owned() }));
+        for model in &host.plans {
+            if let Some(model) = self.state.models.get_mut(model) {
+                model.plan = None;
+            }
+            self.touch(model);
+        }
+        let error = ApiError::new(
+            ErrorKind::EngineFailed,
+            "host_lost",
+            format!("the host {id} was lost while it served this job: {reason}"),
+        );
+        for engine_id in host.engines {
+            let Some(engine) = self.state.engines.remove(&engine_id) else { continue };
+            if let Some(model) = self.state.models.get_mut(&engine.model) {
+                model.engines.remove(&engine_id);
+            }
+            self.touch(&engine.model);
+            for (job, attempt) in engine.running {
+                self.attempt_lost(job, attempt, &error);
+            }
+        }
+        self.room_changed();
+    }
+}

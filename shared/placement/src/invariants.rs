@@ -1,0 +1,105 @@
+//! What must hold after every step. Tests check it; a release does not pay for it.
+
+use thiserror::Error;
+
+use crate::books::{EnginePhase, JobPhase};
+use crate::state::State;
+
+/// A rule that was broken: a bug of the core.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{0}")]
+pub struct Violation(String);
+
+impl State {
+    /// Checks the books.
+    ///
+    /// # Errors
+    /// Names the first rule that does not hold.
+    pub fn check(&self) -> Result<(), Violation> {
+        self.check_memory()?;
+        self.check_jobs()?;
+        self.check_engines()
+    }
+
+    fn check_memory(&self) -> Result<(), Violation> {
+        for (id, host) in &self.hosts {
+            for device in &host.devices {
+                let taken: u64 = host
+                    .engines
+                    .iter()
+                    .filter_map(|engine| self.engines.get(engine))
+                    .map(|engine| engine.bytes_on(&device.id))
+                    .sum();
+                if taken > device.memory {
+                    return Err(Violation(format!(
+                        "{taken} of {} bytes are reserved on {} of {id}",
+                        device.memory, device.id
+                    )));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn check_jobs(&self) -> Result<(), Violation> {
+        for (id, job) in &self.jobs {
+            let queued =
+                self.models.get(&job.model).is_some_and(|model| model.queue.contains(&(job.arrival, *id)));
+            match job.phase {
+                JobPhase::Queued if !queued => {
+                    return Err(Violation(format!("job {id} is queued but in no queue")));
+                }
+                JobPhase::Running { .. } if queued => {
+                    return Err(Violation(format!("job {id} runs and is queued as well")));
+                }
+                JobPhase::Running { engine, attempt } => {
+                    let there =
+                        self.engines.get(&engine).is_some_and(|e| e.running.get(id) == Some(&attempt));
+                    if !there {
+                        return Err(Violation(format!("job {id} runs on {engine}, which does not know it")));
+                    }
+                }
+                JobPhase::Queued => {}
+            }
+        }
+        let queued: usize = self.models.values().map(|model| model.queue.len()).sum();
+        let waiting = self.jobs.values().filter(|job| job.phase == JobPhase::Queued).count();
+        if queued != waiting {
+            return Err(Violation(format!("{queued} jobs are in queues, {waiting} wait")));
+        }
+        Ok(())
+    }
+
+    fn check_engines(&self) -> Result<(), Violation> {
+        for (id, engine) in &self.engines {
+            if engine.phase == EnginePhase::Stopping && !engine.running.is_empty() {
+                return Err(Violation(format!("engine {id} is stopped while it serves")));
+            }
+            let Some(host) = self.hosts.get(&engine.host) else {
+                return Err(Violation(format!("engine {id} is on a host that is gone")));
+            };
+            if !host.engines.contains(id) {
+                return Err(Violation(format!("engine {id} is not in its host's books")));
+            }
+        }
+        for (id, model) in &self.models {
+            if let Some(plan) = &model.plan
+                && plan.victims.is_empty()
+            {
+                return Err(Violation(format!("{id} waits for victims that are all gone")));
+            }
+            let idle = model.engines.iter().filter_map(|id| self.engines.get(id)).any(|engine| {
+                let takes = self.hosts.get(&engine.host).is_some_and(|host| !host.draining);
+                engine.phase == EnginePhase::Ready
+                    && engine.draining_for.is_none()
+                    && engine.free_slots() > 0
+                    && engine.held_until.is_none()
+                    && takes
+            });
+            if idle && !model.queue.is_empty() {
+                return Err(Violation(format!("{id} has a free slot and a job that waits")));
+            }
+        }
+        Ok(())
+    }
+}

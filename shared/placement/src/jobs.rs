@@ -1,0 +1,353 @@
+//! Jobs: submitted, cancelled, ended, and tried again.
+
+use std::time::Duration;
+
+use berth_wire::{ApiError, Attempt, EngineId, ErrorKind, EventBody, JobId, Stage};
+
+use crate::books::{EnginePhase, Job, JobPhase};
+use crate::effect::{Effect, Verdict};
+use crate::event::{AttemptEnd, JobFacts, Refusal};
+use crate::state::Step;
+use crate::timers::Due;
+
+impl Step<'_> {
+    pub(crate) fn job_submitted(&mut self, facts: &JobFacts) {
+        let id = facts.id;
+        if self.state.jobs.contains_key(&id) {
+            return;
+        }
+        if self.state.over.contains(id) {
+            // Delivered again after it ended: only its removal from the stream is missing.
+            self.emit(Effect::End { job: id, verdict: Verdict::Cancelled });
+            return;
+        }
+        let Some(model) = self.state.models.get_mut(&facts.model) else {
+            let error = ApiError::new(
+                ErrorKind::ModelNotFound,
+                "model_not_found",
+                format!("the model `{}` is not in the catalog any more", facts.model),
+            )
+            .param("model");
+            self.refuse(facts, error);
+            return;
+        };
+        if let Some((until, error)) = &model.blocked {
+            if *until > self.now {
+                let error = error.clone().retry_after(until.since(self.now));
+                self.refuse(facts, error);
+                return;
+            }
+            model.blocked = None;
+        }
+        if self.state.jobs.len() >= self.state.policy.queue_limit {
+            let limit = self.state.policy.queue_limit;
+            let error = ApiError::new(
+                ErrorKind::Overloaded,
+                "queue_full",
+                format!("{limit} jobs are outstanding already; try again shortly"),
+            )
+            .retry_after(Duration::from_secs(10));
+            self.refuse(facts, error);
+            return;
+        }
+        model.queue.insert((facts.arrival, id));
+        if let Some(deadline) = facts.deadline {
+            self.state.timers.set(deadline, Due::Deadline(id));
+        }
+        self.state.jobs.insert(
+            id,
+            Job {
+                model: facts.model.clone(),
+                arrival: facts.arrival,
+                deadline: facts.deadline,
+                attempts: 0,
+                phase: JobPhase::Queued,
+                started: self.now,
+                cancelled: false,
+            },
+        );
+        // After a change of leaders it may be running already: its host has said so.
+        if let Some((engine, attempt)) = self.found_running(id) {
+            self.mark_running(id, engine, attempt);
+            return;
+        }
+        self.admit(&facts.model);
+        if self.is_queued(id) {
+            self.tell(id);
+            let why = self.why_waiting(&facts.model);
+            self.emit(Effect::Record(EventBody::JobQueued { job: id, model: facts.model.clone(), why }));
+        }
+        self.touch(&facts.model);
+    }
+
+    /// Ends a job that never entered the books.
+    fn refuse(&mut self, facts: &JobFacts, error: ApiError) {
+        self.emit(Effect::Record(EventBody::JobEnded {
+            job: facts.id,
+            model: facts.model.clone(),
+            outcome: error.code.clone(),
+        }));
+        self.state.over.insert(facts.id);
+        self.emit(Effect::End { job: facts.id, verdict: Verdict::Failed { error, told: false } });
+    }
+
+    fn found_running(&self, id: JobId) -> Option<(EngineId, Attempt)> {
+        let model = self.state.model_of(id)?;
+        model.engines.iter().find_map(|engine| {
+            let attempt = self.state.engines.get(engine)?.running.get(&id)?;
+            Some((*engine, *attempt))
+        })
+    }
+
+    pub(crate) fn mark_running(&mut self, id: JobId, engine: EngineId, attempt: Attempt) {
+        let Some(job) = self.state.jobs.get_mut(&id) else { return };
+        if job.phase.is_running() {
+            return;
+        }
+        job.phase = JobPhase::Running { engine, attempt };
+        job.attempts = job.attempts.max(1);
+        job.started = self.now;
+        if let Some(model) = self.state.models.get_mut(&job.model) {
+            model.queue.remove(&(job.arrival, id));
+        }
+    }
+
+    fn is_queued(&self, id: JobId) -> bool {
+        self.state.jobs.get(&id).is_some_and(|job| job.phase == JobPhase::Queued)
+    }
+
+    pub(crate) fn job_cancelled(&mut self, id: JobId) {
+        let Some(job) = self.state.jobs.get_mut(&id) else {
+            // It may have been cancelled faster than the stream delivered it.
+            self.state.over.insert(id);
+            return;
+        };
+        match job.phase {
+            JobPhase::Queued => self.end(id, Verdict::Cancelled),
+            JobPhase::Running { engine, attempt } => {
+                job.cancelled = true;
+                if let Some(host) = self.state.engines.get(&engine).map(|engine| engine.host.clone()) {
+                    self.emit(Effect::CancelAttempt { job: id, attempt, host });
+                }
+            }
+        }
+    }
+
+    /// The express lane started a job: it takes a slot, whether or not it is in the books.
+    pub(crate) fn job_started(&mut self, id: JobId, attempt: Attempt, engine: EngineId) {
+        let Some(target) = self.state.engines.get_mut(&engine) else { return };
+        target.running.insert(id, attempt);
+        target.last_used = self.now;
+        if self.is_queued(id) {
+            self.mark_running(id, engine, attempt);
+        }
+    }
+
+    pub(crate) fn attempt_ended(&mut self, id: JobId, attempt: Attempt, engine: EngineId, end: AttemptEnd) {
+        self.free_slot(id, attempt, engine);
+        let Some(job) = self.state.jobs.get(&id) else {
+            // Ended before the stream delivered it to this leader; only a retry would still need it.
+            if !matches!(end, AttemptEnd::Failed { output_sent: false, .. }) {
+                self.state.over.insert(id);
+            }
+            return;
+        };
+        let current = matches!(job.phase, JobPhase::Running { attempt: a, .. } if a == attempt);
+        let cancelled = job.cancelled;
+        let took = self.now.since(job.started);
+        match end {
+            // Whatever attempt it was, the client has its answer.
+            AttemptEnd::Completed => {
+                self.learn_service(id, took);
+                self.end(id, Verdict::Completed);
+            }
+            AttemptEnd::Failed { error, output_sent: true } => {
+                self.end(id, Verdict::Failed { error, told: true });
+            }
+            _ if !current => {}
+            AttemptEnd::Cancelled => self.end(id, Verdict::Cancelled),
+            AttemptEnd::Failed { .. } if cancelled => self.end(id, Verdict::Cancelled),
+            AttemptEnd::Failed { error, .. } => self.retry(id, error),
+        }
+    }
+
+    fn learn_service(&mut self, id: JobId, took: Duration) {
+        let Some(job) = self.state.jobs.get(&id) else { return };
+        let Some(model) = self.state.models.get_mut(&job.model) else { return };
+        model.service = Some(match model.service {
+            None => took,
+            Some(mean) => (mean * 7 + took) / 8,
+        });
+        // It starts and it serves: whatever went wrong before is over.
+        model.start_failures = 0;
+        model.given_up = 0;
+    }
+
+    /// Gives a slot back.
+    fn free_slot(&mut self, id: JobId, attempt: Attempt, engine_id: EngineId) {
+        let Some(engine) = self.state.engines.get_mut(&engine_id) else { return };
+        if engine.running.get(&id) != Some(&attempt) {
+            return;
+        }
+        engine.running.remove(&id);
+        engine.last_used = self.now;
+        let model = engine.model.clone();
+        if engine.running.is_empty() {
+            self.engine_idle(engine_id);
+        }
+        self.touch(&model);
+    }
+
+    /// An attempt is gone with its engine or host. How much of it has reached the client only the gateway
+    /// knows: it ends the job if anything has, else it waits for the next attempt.
+    pub(crate) fn attempt_lost(&mut self, id: JobId, attempt: Attempt, error: &ApiError) {
+        let Some(job) = self.state.jobs.get(&id) else { return };
+        if !matches!(job.phase, JobPhase::Running { attempt: current, .. } if current == attempt) {
+            return;
+        }
+        if job.cancelled {
+            self.end(id, Verdict::Cancelled);
+            return;
+        }
+        self.emit(Effect::AttemptLost { job: id, attempt, error: error.clone() });
+        self.retry(id, error.clone());
+    }
+
+    /// Puts a job whose attempt came to nothing back into the queue, or ends it.
+    pub(crate) fn retry(&mut self, id: JobId, error: ApiError) {
+        let max = self.state.policy.max_attempts;
+        let Some(job) = self.state.jobs.get_mut(&id) else { return };
+        if job.attempts >= max {
+            self.end(id, Verdict::Failed { error, told: false });
+            return;
+        }
+        job.phase = JobPhase::Queued;
+        let (model, arrival) = (job.model.clone(), job.arrival);
+        if let Some(queue) = self.state.models.get_mut(&model) {
+            queue.queue.insert((arrival, id));
+            queue.stale_places = true;
+        }
+        self.emit(Effect::Record(EventBody::JobRetried { job: id, why: error.message }));
+        self.emit(Effect::Tell { job: id, stage: Stage::Queued, position: 0, eta: None });
+        self.touch(&model);
+    }
+
+    pub(crate) fn dispatch_refused(&mut self, id: JobId, attempt: Attempt, why: &Refusal) {
+        let Some(job) = self.state.jobs.get_mut(&id) else { return };
+        let JobPhase::Running { engine, attempt: current } = job.phase else { return };
+        if current != attempt {
+            return;
+        }
+        let cancelled = job.cancelled;
+        if *why == Refusal::Busy {
+            // The host's slots are taken by jobs we have not heard of yet: not the job's fault.
+            job.attempts = job.attempts.saturating_sub(1);
+        }
+        self.hold(engine, why);
+        if let Some(target) = self.state.engines.get_mut(&engine) {
+            target.running.remove(&id);
+            let (idle, host) = (target.running.is_empty(), target.host.clone());
+            if let Refusal::Failed(_) = why {
+                // It may have been taken all the same, its answer lost.
+                self.emit(Effect::CancelAttempt { job: id, attempt, host });
+            }
+            if idle {
+                self.engine_idle(engine);
+            }
+        }
+        if cancelled {
+            self.end(id, Verdict::Cancelled);
+            return;
+        }
+        let message = match why {
+            Refusal::Busy => "the engine's slots were taken".to_owned(),
+            Refusal::Failed(message) => message.clone(),
+        };
+        let error = ApiError::new(ErrorKind::Unavailable, "dispatch_failed", message)
+            .retry_after(Duration::from_secs(5));
+        self.retry(id, error);
+    }
+
+    /// Sends nothing to an engine for a moment: its books at the host differ from ours, or it does not answer.
+    fn hold(&mut self, id: EngineId, why: &Refusal) {
+        let pause = match why {
+            Refusal::Busy => Duration::from_millis(50),
+            Refusal::Failed(_) => Duration::from_secs(1),
+        };
+        let until = self.now.plus(pause);
+        if let Some(engine) = self.state.engines.get_mut(&id) {
+            engine.held_until = Some(until);
+            self.state.timers.set(until, Due::Held(id));
+        }
+    }
+
+    pub(crate) fn release_hold(&mut self, id: EngineId) {
+        let Some(engine) = self.state.engines.get_mut(&id) else { return };
+        if engine.held_until.is_some_and(|until| until <= self.now) {
+            engine.held_until = None;
+            let model = engine.model.clone();
+            self.touch(&model);
+        }
+    }
+
+    pub(crate) fn deadline_due(&mut self, id: JobId) {
+        let Some(job) = self.state.jobs.get(&id) else { return };
+        let late = job.deadline.is_some_and(|deadline| deadline <= self.now);
+        if job.phase == JobPhase::Queued && late {
+            let waited = self.now.since(job.arrival).as_secs();
+            let error = ApiError::new(
+                ErrorKind::Expired,
+                "deadline_exceeded",
+                format!("the job waited {waited} s and its deadline passed before it could start"),
+            );
+            self.end(id, Verdict::Failed { error, told: false });
+        }
+    }
+
+    /// Ends a job, once.
+    pub(crate) fn end(&mut self, id: JobId, verdict: Verdict) {
+        let Some(job) = self.state.jobs.remove(&id) else { return };
+        if let Some(model) = self.state.models.get_mut(&job.model) {
+            if model.queue.remove(&(job.arrival, id)) {
+                model.stale_places = true;
+            }
+            self.touch(&job.model);
+        }
+        let outcome = match &verdict {
+            Verdict::Completed => "completed".to_owned(),
+            Verdict::Cancelled => "cancelled".to_owned(),
+            Verdict::Failed { error, .. } => error.code.clone(),
+        };
+        self.state.over.insert(id);
+        self.emit(Effect::Record(EventBody::JobEnded { job: id, model: job.model, outcome }));
+        self.emit(Effect::End { job: id, verdict });
+    }
+
+    /// Ends every waiting job of a model with the same error.
+    pub(crate) fn fail_queue(&mut self, model: &berth_wire::ModelId, error: &ApiError) {
+        let Some(queue) = self.state.models.get(model).map(|model| model.queue.clone()) else { return };
+        for (_, job) in queue {
+            self.end(job, Verdict::Failed { error: error.clone(), told: false });
+        }
+    }
+
+    /// An engine runs nothing any more.
+    pub(crate) fn engine_idle(&mut self, id: EngineId) {
+        let Some(engine) = self.state.engines.get(&id) else { return };
+        if engine.phase != EnginePhase::Ready {
+            return;
+        }
+        if !self.state.models.contains_key(&engine.model) {
+            self.stop(id, "its model was taken out of the catalog".into());
+            return;
+        }
+        if let Some(claimant) = engine.draining_for.clone() {
+            self.stop(id, format!("drained: {claimant} has waited too long for its room"));
+            return;
+        }
+        if !self.state.wanting.is_empty() {
+            self.room_changed();
+        }
+        self.set_idle_timer(id);
+    }
+}

@@ -1,0 +1,288 @@
+//! The state and the step function.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+
+use berth_wire::{Attempt, EngineId, Epoch, HostId, JobId, ModelId, Timestamp};
+
+use crate::books::{Engine, Host, Job, JobPhase, JobView, Model, ModelView};
+use crate::effect::Effect;
+use crate::event::Event;
+use crate::policy::Policy;
+use crate::timers::{Due, Timers};
+
+/// Everything the core knows.
+#[derive(Debug, Clone)]
+pub struct State {
+    pub(crate) policy: Policy,
+    pub(crate) epoch: Epoch,
+    engines_made: u32,
+    attempts_made: u32,
+    pub(crate) models: BTreeMap<ModelId, Model>,
+    pub(crate) hosts: BTreeMap<HostId, Host>,
+    pub(crate) engines: BTreeMap<EngineId, Engine>,
+    pub(crate) jobs: HashMap<JobId, Job>,
+    /// Models that want an engine and have none that will serve them.
+    pub(crate) wanting: BTreeSet<ModelId>,
+    pub(crate) timers: Timers,
+    pub(crate) settled: bool,
+    /// Whether the `Tell` timer is running.
+    pub(crate) telling: bool,
+    /// Jobs that ended, or were cancelled before they were submitted; the stream may yet deliver them.
+    pub(crate) over: Recent,
+}
+
+/// A bounded memory of job ids.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Recent {
+    known: BTreeSet<JobId>,
+    order: VecDeque<JobId>,
+}
+
+impl Recent {
+    const KEPT: usize = 20_000;
+
+    pub(crate) fn insert(&mut self, job: JobId) {
+        if self.known.insert(job) {
+            self.order.push_back(job);
+            if self.order.len() > Self::KEPT
+                && let Some(oldest) = self.order.pop_front()
+            {
+                self.known.remove(&oldest);
+            }
+        }
+    }
+
+    pub(crate) fn contains(&self, job: JobId) -> bool {
+        self.known.contains(&job)
+    }
+}
+
+impl State {
+    /// The state of a leader that knows nothing yet.
+    #[must_use]
+    pub fn new(policy: Policy, epoch: Epoch, now: Timestamp) -> Self {
+        let mut timers = Timers::default();
+        timers.set(now.plus(policy.settle), Due::Settled);
+        Self {
+            policy,
+            epoch,
+            engines_made: 0,
+            attempts_made: 0,
+            models: BTreeMap::new(),
+            hosts: BTreeMap::new(),
+            engines: BTreeMap::new(),
+            jobs: HashMap::new(),
+            wanting: BTreeSet::new(),
+            timers,
+            settled: false,
+            telling: false,
+            over: Recent::default(),
+        }
+    }
+
+    /// When [`Event::Timer`] is due next.
+    #[must_use]
+    pub fn next_timer(&self) -> Option<Timestamp> {
+        self.timers.next()
+    }
+
+    /// The epoch it decides in.
+    #[must_use]
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// Jobs that have not ended.
+    #[must_use]
+    pub fn outstanding(&self) -> usize {
+        self.jobs.len()
+    }
+
+    /// Jobs that run.
+    #[must_use]
+    pub fn running(&self) -> usize {
+        self.engines.values().map(|engine| engine.running.len()).sum()
+    }
+
+    /// Whether the job is known and has not ended.
+    #[must_use]
+    pub fn knows(&self, job: JobId) -> bool {
+        self.jobs.contains_key(&job)
+    }
+
+    /// Up to `limit` outstanding jobs, oldest first.
+    #[must_use]
+    pub fn jobs(&self, limit: usize, now: Timestamp) -> Vec<JobView> {
+        let mut jobs: Vec<_> = self.jobs.iter().collect();
+        jobs.sort_by_key(|(id, job)| (job.arrival, **id));
+        jobs.into_iter()
+            .take(limit)
+            .map(|(id, job)| JobView {
+                job: *id,
+                model: job.model.clone(),
+                phase: job.phase,
+                age_ms: u64::try_from(now.since(job.arrival).as_millis()).unwrap_or(u64::MAX),
+            })
+            .collect()
+    }
+
+    /// Every model with its queue and engines.
+    #[must_use]
+    pub fn models(&self) -> Vec<ModelView> {
+        self.models
+            .values()
+            .map(|model| {
+                let engines = || model.engines.iter().filter_map(|id| Some((*id, self.engines.get(id)?)));
+                ModelView {
+                    model: model.needs.id.clone(),
+                    queued: model.queue.len(),
+                    running: engines().map(|(_, engine)| engine.running.len()).sum(),
+                    engines: engines().map(|(id, engine)| (id, engine.phase)).collect(),
+                    error: model.blocked.as_ref().map(|(_, error)| error.message.clone()),
+                }
+            })
+            .collect()
+    }
+
+    pub(crate) fn make_engine_id(&mut self) -> EngineId {
+        self.engines_made += 1;
+        EngineId::new(self.epoch, self.engines_made)
+    }
+
+    pub(crate) fn make_attempt(&mut self) -> Attempt {
+        self.attempts_made += 1;
+        Attempt::new(self.epoch, self.attempts_made)
+    }
+
+    pub(crate) fn model_of(&self, job: JobId) -> Option<&Model> {
+        self.models.get(&self.jobs.get(&job)?.model)
+    }
+}
+
+/// One step: the state, the time, and what it comes to.
+pub(crate) struct Step<'a> {
+    pub(crate) state: &'a mut State,
+    pub(crate) now: Timestamp,
+    pub(crate) effects: Vec<Effect>,
+    /// Models whose queue or engines changed.
+    touched: BTreeSet<ModelId>,
+    /// Memory may have become free, or may be freed.
+    room_changed: bool,
+}
+
+/// Takes in what happened at `now` and says what to do. `now` must not go backwards between steps.
+#[must_use]
+pub fn step(state: &mut State, event: Event, now: Timestamp) -> Vec<Effect> {
+    let mut step = Step { state, now, effects: Vec::new(), touched: BTreeSet::new(), room_changed: false };
+    step.take_in(event);
+    step.run_timers();
+    step.decide();
+    step.effects
+}
+
+impl Step<'_> {
+    fn take_in(&mut self, event: Event) {
+        match event {
+            Event::Catalog(models) => self.catalog(models),
+            Event::HostSnapshot { host, engines, running } => self.host_snapshot(host, engines, running),
+            Event::HostLost { host, reason } => self.host_lost(&host, &reason),
+            Event::EngineChanged { host, engine } => self.engine_changed(&host, engine),
+            Event::StartRefused { engine, failure } => self.start_refused(engine, &failure),
+            Event::JobSubmitted(job) => self.job_submitted(&job),
+            Event::JobCancelled(job) => self.job_cancelled(job),
+            Event::JobStarted { job, attempt, engine } => self.job_started(job, attempt, engine),
+            Event::AttemptEnded { job, attempt, engine, end } => {
+                self.attempt_ended(job, attempt, engine, end);
+            }
+            Event::DispatchRefused { job, attempt, why } => self.dispatch_refused(job, attempt, &why),
+            Event::Timer => {}
+        }
+    }
+
+    fn run_timers(&mut self) {
+        while let Some(due) = self.state.timers.take(self.now) {
+            match due {
+                Due::Idle(engine) => self.idle_due(engine),
+                Due::Deadline(job) => self.deadline_due(job),
+                Due::Place(model) => self.touch(&model),
+                Due::Held(engine) => self.release_hold(engine),
+                Due::Settled => {
+                    self.state.settled = true;
+                    self.room_changed = true;
+                }
+                Due::Tell => self.tell_due(),
+            }
+        }
+    }
+
+    /// Notes that a model's queue or engines changed.
+    pub(crate) fn touch(&mut self, model: &ModelId) {
+        if !self.touched.contains(model) {
+            self.touched.insert(model.clone());
+        }
+    }
+
+    /// Notes that memory may have become free.
+    pub(crate) fn room_changed(&mut self) {
+        self.room_changed = true;
+    }
+
+    pub(crate) fn emit(&mut self, effect: Effect) {
+        self.effects.push(effect);
+    }
+
+    /// Admits and places until nothing changes any more.
+    fn decide(&mut self) {
+        // Each round settles the models it touches; placing one may undrain or stop engines of another.
+        for _ in 0..=self.state.models.len() {
+            let touched = std::mem::take(&mut self.touched);
+            for model in &touched {
+                self.admit(model);
+                self.review(model);
+            }
+            let room = std::mem::take(&mut self.room_changed);
+            let mut turn: Vec<_> = self
+                .state
+                .wanting
+                .iter()
+                .filter(|model| room || touched.contains(*model))
+                .filter_map(|id| Some((self.state.models.get(id)?.oldest(), id.clone())))
+                .collect();
+            // Oldest waiting job first; a pin without jobs comes last.
+            turn.sort_by_key(|(oldest, id)| (oldest.is_none(), *oldest, id.clone()));
+            for (_, model) in turn {
+                self.place(&model);
+            }
+            if self.touched.is_empty() && !self.room_changed {
+                return;
+            }
+        }
+    }
+
+    /// Brings `wanting` and the plan of a model up to date.
+    fn review(&mut self, id: &ModelId) {
+        let Some(model) = self.state.models.get(id) else {
+            self.state.wanting.remove(id);
+            return;
+        };
+        let served =
+            model.engines.iter().filter_map(|engine| self.state.engines.get(engine)).any(Engine::serves);
+        let wanted = !model.queue.is_empty() || model.needs.pin;
+        if wanted && !served {
+            self.state.wanting.insert(id.clone());
+        } else {
+            self.state.wanting.remove(id);
+            if model.plan.is_some() {
+                self.drop_plan(id);
+            }
+        }
+    }
+}
+
+impl JobPhase {
+    /// Whether an engine has it.
+    #[must_use]
+    pub fn is_running(self) -> bool {
+        matches!(self, Self::Running { .. })
+    }
+}

@@ -1,0 +1,235 @@
+//! What the first policy promises, one promise a test.
+
+use std::time::Duration;
+
+use berth_placement::{AttemptEnd, Event, Policy, Verdict};
+use berth_wire::{EngineFailure, EngineState, JobId};
+
+use crate::world::{GIB, World, error, model};
+
+#[test]
+fn a_cold_model_is_started_once_for_all_who_wait() {
+    let mut world = World::new(&[(1, 8 * GIB)], vec![model("a", 4 * GIB, 4)]);
+    for n in 0..20 {
+        world.submit(n, "a");
+    }
+    world.run_out();
+    assert_eq!(world.started.len(), 1);
+    assert!(world.verdicts.values().all(|v| *v == Verdict::Completed));
+}
+
+#[test]
+fn two_models_that_do_not_fit_together_take_turns() {
+    let mut world = World::new(&[(1, 8 * GIB)], vec![model("a", 6 * GIB, 1), model("b", 6 * GIB, 1)]);
+    for n in 0..10 {
+        world.submit(n, if n % 2 == 0 { "a" } else { "b" });
+    }
+    world.run_out();
+    assert!(world.verdicts.values().all(|v| *v == Verdict::Completed));
+    assert_eq!(world.started.len(), 2, "each is loaded once: the queue of a loaded model is served first");
+}
+
+#[test]
+fn the_least_recently_used_idle_engine_is_evicted() {
+    let models = vec![model("a", 4 * GIB, 1), model("b", 4 * GIB, 1), model("c", 4 * GIB, 1)];
+    let mut world = World::new(&[(1, 8 * GIB)], models);
+    for (n, id) in ["a", "b", "a"].into_iter().enumerate() {
+        world.wait(Duration::from_secs(1));
+        world.submit(n as u128, id);
+        world.run_out();
+    }
+    world.submit(9, "c");
+    world.run_out();
+    assert!(world.engine_of("a").is_some(), "a was used after b");
+    assert!(world.engine_of("b").is_none());
+}
+
+#[test]
+fn no_more_engines_are_evicted_than_the_room_needs() {
+    let models = vec![model("small", 2 * GIB, 1), model("large", 6 * GIB, 1), model("c", 5 * GIB, 1)];
+    let mut world = World::new(&[(1, 8 * GIB)], models);
+    for (n, id) in ["small", "large"].into_iter().enumerate() {
+        world.wait(Duration::from_secs(1));
+        world.submit(n as u128, id);
+        world.run_out();
+    }
+    world.submit(9, "c");
+    world.run_out();
+    assert!(world.engine_of("small").is_some(), "evicting the large one alone makes enough room");
+}
+
+#[test]
+fn a_busy_engine_is_not_stopped_and_not_starved_for() {
+    let models = vec![model("a", 6 * GIB, 1), model("b", 6 * GIB, 1)];
+    let mut world = World::new(&[(1, 8 * GIB)], models);
+    world.submit(0, "a");
+    world.progress();
+    assert_eq!(world.running().len(), 1);
+    world.submit(1, "b");
+    // The model in the way stays busy for ever: a new job arrives before each one ends.
+    for n in 2..200 {
+        world.submit(n, "a");
+        world.wait(Duration::from_secs(1));
+        if let Some((job, attempt, engine)) = world.running().first() {
+            world.finish(*job, *attempt, *engine, AttemptEnd::Completed);
+        }
+        while !world.in_state(EngineState::Stopping).is_empty()
+            || !world.in_state(EngineState::Starting).is_empty()
+        {
+            world.progress();
+        }
+    }
+    assert!(world.verdicts.contains_key(&JobId(1)) || world.running().iter().any(|(j, ..)| *j == JobId(1)));
+}
+
+#[test]
+fn a_pinned_model_is_started_unasked_and_never_evicted() {
+    let mut pinned = model("p", 6 * GIB, 1);
+    pinned.pin = true;
+    let policy = Policy { idle_ttl: Some(Duration::from_secs(1)), ..Policy::default() };
+    let mut world = World::with(policy, &[(1, 8 * GIB)], vec![pinned, model("b", 6 * GIB, 1)]);
+    world.progress();
+    let engine = world.engine_of("p").expect("started without a job");
+    let job = world.submit(1, "b");
+    for _ in 0..100 {
+        world.wait(Duration::from_secs(10));
+        world.progress();
+    }
+    assert_eq!(world.engine_of("p"), Some(engine));
+    assert!(!world.verdicts.contains_key(&job), "it waits; the pin may be lifted");
+}
+
+#[test]
+fn an_idle_engine_is_stopped_after_its_idle_ttl() {
+    let mut short = model("a", GIB, 1);
+    short.idle_ttl = Some(Duration::from_secs(60));
+    let mut world = World::new(&[(1, 8 * GIB)], vec![short]);
+    world.submit(0, "a");
+    world.run_out();
+    world.wait(Duration::from_secs(59));
+    assert_eq!(world.in_state(EngineState::Ready).len(), 1);
+    world.wait(Duration::from_secs(1));
+    assert_eq!(world.in_state(EngineState::Stopping).len(), 1);
+}
+
+#[test]
+fn a_model_that_can_never_fit_is_refused_with_the_numbers() {
+    let mut world = World::new(&[(1, 8 * GIB)], vec![model("huge", 40 * GIB, 1)]);
+    world.wait(Duration::from_secs(6));
+    let job = world.submit(0, "huge");
+    let Some(Verdict::Failed { error, .. }) = world.verdicts.get(&job) else { panic!("not refused") };
+    assert_eq!(error.code, "model_cannot_fit");
+    assert!(error.message.contains("needs 40 GiB"), "{}", error.message);
+    assert!(error.message.contains("8192 MiB"), "{}", error.message);
+}
+
+#[test]
+fn jobs_wait_for_hosts_that_have_yet_to_join() {
+    let mut world = World::new(&[], vec![model("a", GIB, 1)]);
+    let job = world.submit(0, "a");
+    world.wait(Duration::from_secs(60));
+    assert!(world.state.knows(job));
+    world.hosts.insert("late".into(), (1, 8 * GIB));
+    world.join(&"late".into());
+    world.run_out();
+    assert_eq!(world.verdicts[&job], Verdict::Completed);
+}
+
+#[test]
+fn a_start_that_fails_for_good_is_told_with_its_reason_and_not_looped() {
+    let mut world = World::new(&[(1, 8 * GIB)], vec![model("a", GIB, 1)]);
+    let job = world.submit(0, "a");
+    let failure = EngineFailure { message: "image x is missing".into(), permanent: true, was_ready: false };
+    world.gone(world.in_state(EngineState::Starting)[0], Some(failure));
+    let Verdict::Failed { error, told: false } = &world.verdicts[&job] else { panic!("not told") };
+    assert!(error.message.contains("image x is missing"));
+    assert!(error.retry_after.is_some());
+    // Within the pause the answer comes at once; after it, the model is tried again.
+    let soon = world.submit(1, "a");
+    assert!(world.verdicts.contains_key(&soon));
+    assert!(world.engines.is_empty());
+    world.wait(Duration::from_secs(11));
+    let later = world.submit(2, "a");
+    world.run_out();
+    assert_eq!(world.verdicts[&later], Verdict::Completed);
+}
+
+#[test]
+fn a_start_that_fails_once_is_tried_again() {
+    let mut world = World::new(&[(1, 8 * GIB)], vec![model("a", GIB, 1)]);
+    let job = world.submit(0, "a");
+    let failure = EngineFailure { message: "exited".into(), permanent: false, was_ready: false };
+    world.gone(world.in_state(EngineState::Starting)[0], Some(failure));
+    world.run_out();
+    assert_eq!(world.verdicts[&job], Verdict::Completed);
+    assert_eq!(world.started.len(), 2);
+}
+
+#[test]
+fn a_job_whose_host_is_lost_before_output_runs_elsewhere() {
+    let mut world = World::new(&[(1, 8 * GIB), (1, 8 * GIB)], vec![model("a", GIB, 1)]);
+    let job = world.submit(0, "a");
+    world.progress();
+    let host = world.started[0].1.clone();
+    world.lose(&host);
+    world.run_out();
+    assert_eq!(world.verdicts[&job], Verdict::Completed);
+    assert_ne!(world.started[1].1, host);
+}
+
+#[test]
+fn a_job_that_breaks_off_after_output_is_not_tried_again() {
+    let mut world = World::new(&[(1, 8 * GIB)], vec![model("a", GIB, 1)]);
+    let job = world.submit(0, "a");
+    world.progress();
+    let (_, attempt, engine) = world.running()[0];
+    world.finish(job, attempt, engine, AttemptEnd::Failed { error: error("broke"), output_sent: true });
+    assert!(matches!(world.verdicts[&job], Verdict::Failed { told: true, .. }));
+}
+
+#[test]
+fn a_cancelled_waiter_gives_its_claim_up() {
+    let models = vec![model("a", 6 * GIB, 1), model("b", 6 * GIB, 1)];
+    let mut world = World::new(&[(1, 8 * GIB)], models);
+    world.submit(0, "a");
+    world.progress();
+    let waiter = world.submit(1, "b");
+    world.wait(Duration::from_secs(31));
+    world.submit(2, "a");
+    assert!(world.state.knows(JobId(2)));
+    world.cancel(waiter);
+    // The engine that was being drained serves on.
+    world.run_out();
+    assert_eq!(world.started.len(), 1);
+}
+
+#[test]
+fn a_new_leader_takes_running_jobs_over_without_running_them_twice() {
+    let mut world = World::new(&[(1, 8 * GIB)], vec![model("a", GIB, 2)]);
+    let job = world.submit(0, "a");
+    world.progress();
+    assert_eq!(world.running().len(), 1);
+    world.state = berth_placement::State::new(Policy::default(), berth_wire::Epoch(2), world.now);
+    world.tell(Event::Catalog(world.models.values().cloned().collect()));
+    world.snapshot(&"h0".into(), "boot1".into());
+    world.submit(0, "a");
+    assert_eq!(world.running().len(), 1);
+    world.run_out();
+    assert_eq!(world.verdicts[&job], Verdict::Completed);
+    assert_eq!(world.started.len(), 1);
+}
+
+#[test]
+fn a_new_leader_that_hears_of_the_job_before_the_host_takes_it_over_too() {
+    let mut world = World::new(&[(1, 8 * GIB)], vec![model("a", GIB, 2)]);
+    let job = world.submit(0, "a");
+    world.progress();
+    let running = world.running();
+    world.state = berth_placement::State::new(Policy::default(), berth_wire::Epoch(2), world.now);
+    world.tell(Event::Catalog(world.models.values().cloned().collect()));
+    world.submit(0, "a");
+    world.snapshot(&"h0".into(), "boot1".into());
+    assert_eq!(world.running(), running);
+    world.run_out();
+    assert_eq!(world.verdicts[&job], Verdict::Completed);
+}

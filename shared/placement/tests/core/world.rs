@@ -1,0 +1,313 @@
+//! A fleet that does what the core asks, one event at a time, and checks every effect against what is true.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use berth_placement::{
+    AttemptEnd, Effect, EngineFacts, Event, HostFacts, JobFacts, ModelNeeds, Policy, State, Verdict, step,
+};
+use berth_wire::{
+    Accelerator, AcceleratorKind, ApiError, Attempt, Driver, EngineFailure, EngineId, EngineState, Epoch,
+    ErrorKind, HostId, JobId, ModelId, Reservation, Timestamp,
+};
+
+pub const GIB: u64 = 1 << 30;
+
+#[derive(Debug, Clone)]
+pub struct Engine {
+    pub host: HostId,
+    pub model: ModelId,
+    pub state: EngineState,
+    pub reservations: Vec<Reservation>,
+    pub concurrency: u32,
+    pub running: BTreeMap<JobId, Attempt>,
+}
+
+pub struct World {
+    pub state: State,
+    pub now: Timestamp,
+    pub models: BTreeMap<ModelId, ModelNeeds>,
+    pub hosts: BTreeMap<HostId, (u32, u64)>,
+    pub down: BTreeSet<HostId>,
+    boots: u32,
+    pub engines: BTreeMap<EngineId, Engine>,
+    pub jobs: BTreeSet<JobId>,
+    pub verdicts: BTreeMap<JobId, Verdict>,
+    pub started: Vec<(ModelId, HostId)>,
+    pub told: usize,
+}
+
+pub fn model(id: &str, memory: u64, concurrency: u32) -> ModelNeeds {
+    ModelNeeds {
+        id: id.into(),
+        memory: Some(memory),
+        accelerators: 1,
+        concurrency,
+        driver: Driver::Process,
+        labels: Vec::new(),
+        idle_ttl: None,
+        pin: false,
+    }
+}
+
+pub fn error(message: &str) -> ApiError {
+    ApiError::new(ErrorKind::EngineFailed, "engine_failed", message)
+}
+
+impl World {
+    /// Hosts of `(accelerators, bytes each)`, all joined, with these models.
+    pub fn new(hosts: &[(u32, u64)], models: Vec<ModelNeeds>) -> Self {
+        Self::with(Policy::default(), hosts, models)
+    }
+
+    pub fn with(policy: Policy, hosts: &[(u32, u64)], models: Vec<ModelNeeds>) -> Self {
+        let now = Timestamp(1_000_000);
+        let mut world = Self {
+            state: State::new(policy, Epoch(1), now),
+            now,
+            models: models.iter().map(|m| (m.id.clone(), m.clone())).collect(),
+            hosts: hosts
+                .iter()
+                .enumerate()
+                .map(|(n, shape)| (HostId::from(format!("h{n}")), *shape))
+                .collect(),
+            down: BTreeSet::new(),
+            boots: 0,
+            engines: BTreeMap::new(),
+            jobs: BTreeSet::new(),
+            verdicts: BTreeMap::new(),
+            started: Vec::new(),
+            told: 0,
+        };
+        world.tell(Event::Catalog(models));
+        for host in world.hosts.keys().cloned().collect::<Vec<_>>() {
+            world.join(&host);
+        }
+        world
+    }
+
+    pub fn join(&mut self, host: &HostId) {
+        self.boots += 1;
+        self.down.remove(host);
+        let boot = format!("boot{}", self.boots);
+        self.snapshot(host, boot);
+    }
+
+    pub fn snapshot(&mut self, host: &HostId, boot: String) {
+        let (count, memory) = self.hosts[host];
+        let facts = HostFacts {
+            id: host.clone(),
+            boot,
+            accelerators: (0..count)
+                .map(|n| Accelerator {
+                    id: format!("gpu{n}").into(),
+                    kind: AcceleratorKind::Ram,
+                    name: "test".into(),
+                    memory,
+                    free: None,
+                })
+                .collect(),
+            drivers: vec![Driver::Process],
+            labels: Vec::new(),
+            draining: false,
+        };
+        let mine: Vec<_> = self.engines.iter().filter(|(_, e)| e.host == *host).collect();
+        let engines = mine.iter().map(|(id, engine)| facts_of(**id, engine, None)).collect();
+        let running = mine
+            .iter()
+            .flat_map(|(id, engine)| engine.running.iter().map(|(job, attempt)| (*job, *attempt, **id)))
+            .collect();
+        self.tell(Event::HostSnapshot { host: facts, engines, running });
+    }
+
+    pub fn lose(&mut self, host: &HostId) {
+        self.down.insert(host.clone());
+        self.engines.retain(|_, engine| engine.host != *host);
+        self.tell(Event::HostLost { host: host.clone(), reason: "test".into() });
+    }
+
+    pub fn submit(&mut self, n: u128, model: &str) -> JobId {
+        let id = JobId(n);
+        self.jobs.insert(id);
+        self.tell(Event::JobSubmitted(JobFacts {
+            id,
+            model: model.into(),
+            arrival: self.now,
+            deadline: None,
+        }));
+        id
+    }
+
+    pub fn cancel(&mut self, job: JobId) {
+        self.tell(Event::JobCancelled(job));
+    }
+
+    pub fn wait(&mut self, time: Duration) {
+        self.now = self.now.plus(time);
+        self.tell(Event::Timer);
+    }
+
+    pub fn in_state(&self, state: EngineState) -> Vec<EngineId> {
+        self.engines.iter().filter(|(_, e)| e.state == state).map(|(id, _)| *id).collect()
+    }
+
+    pub fn engine_of(&self, model: &str) -> Option<EngineId> {
+        self.engines.iter().find(|(_, e)| e.model.as_str() == model).map(|(id, _)| *id)
+    }
+
+    pub fn running(&self) -> Vec<(JobId, Attempt, EngineId)> {
+        self.engines
+            .iter()
+            .flat_map(|(id, engine)| engine.running.iter().map(|(job, attempt)| (*job, *attempt, *id)))
+            .collect()
+    }
+
+    pub fn ready(&mut self, id: EngineId) {
+        let Some(engine) = self.engines.get_mut(&id) else { return };
+        engine.state = EngineState::Ready;
+        let (host, facts) = (engine.host.clone(), facts_of(id, engine, None));
+        self.tell(Event::EngineChanged { host, engine: facts });
+    }
+
+    /// The engine ends: stopped as asked, or failed.
+    pub fn gone(&mut self, id: EngineId, failure: Option<EngineFailure>) {
+        let Some(mut engine) = self.engines.remove(&id) else { return };
+        let running = std::mem::take(&mut engine.running);
+        engine.state = if failure.is_some() { EngineState::Failed } else { EngineState::Stopped };
+        let (host, facts) = (engine.host.clone(), facts_of(id, &engine, failure));
+        self.tell(Event::EngineChanged { host, engine: facts });
+        for (job, attempt) in running {
+            let end = AttemptEnd::Failed { error: error("died"), output_sent: false };
+            self.tell(Event::AttemptEnded { job, attempt, engine: id, end });
+        }
+    }
+
+    pub fn finish(&mut self, job: JobId, attempt: Attempt, engine: EngineId, end: AttemptEnd) {
+        if let Some(there) = self.engines.get_mut(&engine)
+            && there.running.remove(&job).is_some()
+        {
+            self.tell(Event::AttemptEnded { job, attempt, engine, end });
+        }
+    }
+
+    /// Does the next thing that is under way, if any: a start or stop completes, a job is answered.
+    pub fn progress(&mut self) -> bool {
+        if let Some(id) = self.in_state(EngineState::Stopping).first() {
+            self.gone(*id, None);
+        } else if let Some(id) = self.in_state(EngineState::Starting).first() {
+            self.ready(*id);
+        } else if let Some((job, attempt, engine)) = self.running().first() {
+            self.finish(*job, *attempt, *engine, AttemptEnd::Completed);
+        } else {
+            return false;
+        }
+        true
+    }
+
+    /// Lets everything run to its end; time passes where nothing else can happen.
+    pub fn run_out(&mut self) {
+        for _ in 0..10_000 {
+            if !self.progress() {
+                if self.verdicts.len() == self.jobs.len() {
+                    return;
+                }
+                self.wait(Duration::from_secs(10));
+            }
+        }
+        panic!(
+            "{} of {} jobs never ended; the rest: {:?}",
+            self.jobs.len() - self.verdicts.len(),
+            self.jobs.len(),
+            self.state.jobs(5, self.now)
+        );
+    }
+
+    pub fn tell(&mut self, event: Event) {
+        let effects = step(&mut self.state, event.clone(), self.now);
+        let mut cancels = Vec::new();
+        for effect in effects {
+            self.carry_out(effect, &mut cancels);
+        }
+        if let Err(violation) = self.state.check() {
+            panic!("{violation} after {event:?}");
+        }
+        for (job, attempt, engine) in cancels {
+            self.finish(job, attempt, engine, AttemptEnd::Cancelled);
+        }
+    }
+
+    fn carry_out(&mut self, effect: Effect, cancels: &mut Vec<(JobId, Attempt, EngineId)>) {
+        match effect {
+            Effect::Dispatch { job, attempt, engine, host } => {
+                let there = self.engines.get_mut(&engine).expect("dispatched to an engine that is gone");
+                assert_eq!(there.host, host);
+                assert_eq!(there.state, EngineState::Ready, "dispatched to an engine that is not ready");
+                assert!((there.running.len() as u32) < there.concurrency, "dispatched without a free slot");
+                assert!(!self.verdicts.contains_key(&job), "dispatched a job that has ended");
+                there.running.insert(job, attempt);
+            }
+            Effect::Start { engine, model, host, reservations } => {
+                assert!(!self.down.contains(&host), "started on a host that is lost");
+                let (count, memory) = self.hosts[&host];
+                let spans: BTreeSet<_> = reservations.iter().map(|r| &r.accelerator).collect();
+                assert_eq!(spans.len() as u32, self.models[&model].accelerators);
+                for n in 0..count {
+                    let id = format!("gpu{n}").into();
+                    let taken: u64 = self
+                        .engines
+                        .values()
+                        .filter(|e| e.host == host)
+                        .flat_map(|e| &e.reservations)
+                        .chain(&reservations)
+                        .filter(|r| r.accelerator == id)
+                        .map(|r| r.bytes)
+                        .sum();
+                    assert!(taken <= memory, "{taken} of {memory} bytes taken on {id} of {host}");
+                }
+                let concurrency = self.models[&model].concurrency;
+                self.started.push((model.clone(), host.clone()));
+                self.engines.insert(
+                    engine,
+                    Engine {
+                        host,
+                        model,
+                        state: EngineState::Starting,
+                        reservations,
+                        concurrency,
+                        running: BTreeMap::new(),
+                    },
+                );
+            }
+            Effect::Stop { engine, .. } => {
+                let there = self.engines.get_mut(&engine).expect("stopped an engine that is gone");
+                assert!(there.running.is_empty(), "stopped an engine that serves");
+                assert!(there.state != EngineState::Stopping, "stopped an engine twice");
+                there.state = EngineState::Stopping;
+            }
+            Effect::CancelAttempt { job, attempt, .. } => {
+                let on = self.running().into_iter().find(|(j, a, _)| *j == job && *a == attempt);
+                cancels.extend(on);
+            }
+            Effect::End { job, verdict } => {
+                assert!(self.verdicts.insert(job, verdict).is_none(), "job {job} ended twice");
+            }
+            Effect::Tell { job, .. } => {
+                assert!(!self.verdicts.contains_key(&job), "told a job that has ended");
+                self.told += 1;
+            }
+            Effect::AttemptLost { .. } | Effect::Record(_) => {}
+        }
+    }
+}
+
+fn facts_of(id: EngineId, engine: &Engine, failure: Option<EngineFailure>) -> EngineFacts {
+    EngineFacts {
+        id,
+        model: engine.model.clone(),
+        state: engine.state,
+        reservations: engine.reservations.clone(),
+        concurrency: engine.concurrency,
+        failure,
+        start_took: (engine.state == EngineState::Ready).then_some(Duration::from_secs(3)),
+    }
+}
