@@ -1,1 +1,18 @@
-//! The leader: feeds bus events to the placement core and carries out its effects.
+//! The scheduler: campaigns for leadership and, while it leads, feeds what happens on the bus to
+//! `shared/placement` and carries out what that decides.
+//!
+//! What may enter: translation between bus and core, and the books of what only this service needs (payloads,
+//! stream tickets, who wants to be told). What may not: decisions; they belong to the core.
+
+mod catalog;
+mod effects;
+mod entry;
+mod error;
+mod hosts;
+mod intake;
+mod leader;
+mod run;
+mod translate;
+
+pub use error::SchedulerError;
+pub use run::run;

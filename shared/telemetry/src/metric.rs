@@ -22,8 +22,8 @@ pub const RUNNING: &str = "berth_jobs_running";
 pub const JOBS_ENDED: &str = "berth_jobs_ended_total";
 /// Seconds an engine took from the start command to ready. Labels: `model`.
 pub const ENGINE_START_SECONDS: &str = "berth_engine_start_seconds";
-/// Engines stopped to make room.
-pub const EVICTIONS: &str = "berth_evictions_total";
+/// Engines ordered to stop: to make room, idle, or out of the catalog.
+pub const ENGINE_STOPS: &str = "berth_engine_stops_total";
 /// Engines that failed, by `model`.
 pub const ENGINE_FAILURES: &str = "berth_engine_failures_total";
 /// Microseconds-scale seconds of one decision of the core.
@@ -74,7 +74,7 @@ fn describe() {
     describe_gauge!(RUNNING, "jobs that run");
     describe_counter!(JOBS_ENDED, "jobs ended, by outcome");
     describe_histogram!(ENGINE_START_SECONDS, Unit::Seconds, "engine start command to ready");
-    describe_counter!(EVICTIONS, "engines stopped to make room");
+    describe_counter!(ENGINE_STOPS, "engines ordered to stop");
     describe_counter!(ENGINE_FAILURES, "engines that failed");
     describe_histogram!(DECISION_SECONDS, Unit::Seconds, "time of one scheduling decision");
     describe_counter!(BUS_SLOW_CONSUMER, "subscriptions that dropped messages");

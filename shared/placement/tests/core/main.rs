@@ -1,5 +1,13 @@
 //! The core against a fleet that does what it says.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "test code"
+)]
+
 mod first_policy;
 mod invariants;
 mod world;

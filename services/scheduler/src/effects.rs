@@ -1,0 +1,154 @@
+//! Carrying out what the core decides: commands to hosts, notices to gateways, facts for the log.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use berth_bus::{Bus, BusError, Jobs, NatsOutput, OutputSink, dispatch_headers};
+use berth_placement::Refusal;
+use berth_wire::{
+    Attempt, CancelJob, DispatchHeaders, EngineFailure, EngineId, Epoch, Event as Fact, EventBody, GatewayId,
+    HostId, JobId, ModelSpec, Notice, Reply, Reservation, Snapshot, StartEngine, StatusRequest, StopEngine,
+    Timestamp, Verb,
+};
+use tokio::sync::OnceCell;
+use tracing::{debug, warn};
+
+use crate::entry::Payload;
+
+/// Commands are acknowledged at once, so an agent that is silent for so long does not have it.
+const COMMAND_LIMIT: Duration = Duration::from_secs(5);
+const STOP_TRIES: u32 = 20;
+
+/// Publishes a fact; a bus that is away loses it, which the log line outlives.
+pub(crate) async fn record(bus: &Bus, body: EventBody) {
+    let subject = bus.subjects.event(body.kind(), &body.id());
+    let fact = Fact { at: Timestamp::from(SystemTime::now()), body };
+    if let Err(error) = bus.publish_json(subject, &fact).await {
+        debug!(%error, "could not publish an event");
+    }
+}
+
+/// Speaks for the leader of one epoch.
+#[derive(Clone)]
+pub(crate) struct Carrier {
+    pub(crate) bus: Bus,
+    pub(crate) epoch: Epoch,
+    output: NatsOutput,
+    /// The job stream of this term, once it has been taken over.
+    pub(crate) jobs: Arc<OnceCell<Jobs>>,
+}
+
+/// What came of a command.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    Taken,
+    Refused(Refusal),
+    /// The host obeys a later leader.
+    Stale,
+}
+
+impl Carrier {
+    pub(crate) fn new(bus: Bus, epoch: Epoch) -> Self {
+        Self { output: NatsOutput::new(bus.clone()), bus, epoch, jobs: Arc::new(OnceCell::new()) }
+    }
+
+    /// Sends a dispatch with the payload as it came.
+    pub(crate) async fn dispatch(
+        &self,
+        host: &HostId,
+        engine: EngineId,
+        attempt: Attempt,
+        payload: Payload,
+    ) -> Answer {
+        let payload = match payload {
+            Payload::Here(bytes) => Ok(bytes),
+            Payload::InStream(sequence) => match self.jobs.get() {
+                Some(jobs) => jobs.payload(sequence).await,
+                None => Err(BusError::Missing { asset: "the job stream".into() }),
+            },
+        };
+        let payload = match payload {
+            Ok(payload) => payload,
+            Err(error) => return Answer::Refused(Refusal::Failed(error.to_string())),
+        };
+        let headers = dispatch_headers(&DispatchHeaders { epoch: self.epoch, engine, attempt });
+        let subject = self.bus.subjects.ctl(host, Verb::Dispatch);
+        answer(self.bus.request_raw(subject, headers, payload, COMMAND_LIMIT).await, host)
+    }
+
+    pub(crate) async fn start(
+        &self,
+        host: &HostId,
+        engine: EngineId,
+        model: ModelSpec,
+        reservations: Vec<Reservation>,
+    ) -> Result<(), EngineFailure> {
+        let command = StartEngine { epoch: self.epoch, engine, model, reservations };
+        let subject = self.bus.subjects.ctl(host, Verb::Start);
+        match answer(self.bus.request(subject, &command, COMMAND_LIMIT).await, host) {
+            Answer::Taken | Answer::Stale => Ok(()),
+            Answer::Refused(why) => {
+                let message = match why {
+                    Refusal::Busy => format!("the host {host} is busy"),
+                    Refusal::Failed(message) => message,
+                };
+                Err(EngineFailure { message, permanent: false, was_ready: false })
+            }
+        }
+    }
+
+    /// Has an engine stopped; asks again while the host does not answer, since its memory stays taken.
+    pub(crate) async fn stop(&self, host: &HostId, engine: EngineId, reason: String) {
+        let command = StopEngine { epoch: self.epoch, engine, reason, force: false };
+        for _ in 0..STOP_TRIES {
+            let subject = self.bus.subjects.ctl(host, Verb::Stop);
+            match answer(self.bus.request(subject, &command, COMMAND_LIMIT).await, host) {
+                Answer::Taken | Answer::Stale => return,
+                Answer::Refused(why) => {
+                    warn!(%host, %engine, ?why, "a stop was not taken; asking again");
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+            }
+        }
+    }
+
+    pub(crate) async fn cancel(&self, host: &HostId, job: JobId, attempt: Attempt) {
+        let command = CancelJob { job, attempt: Some(attempt) };
+        if let Err(error) = self.bus.publish(self.bus.subjects.ctl(host, Verb::Cancel), &command).await {
+            debug!(%error, "could not send a cancel");
+        }
+    }
+
+    pub(crate) async fn ask_snapshot(&self, host: &HostId) -> Option<Snapshot> {
+        let subject = self.bus.subjects.ctl(host, Verb::Status);
+        match self.bus.request(subject, &StatusRequest { epoch: self.epoch }, COMMAND_LIMIT).await {
+            Ok(snapshot) => Some(snapshot),
+            Err(error) => {
+                debug!(%host, %error, "no snapshot yet");
+                None
+            }
+        }
+    }
+
+    pub(crate) async fn notify(&self, gateway: &GatewayId, job: JobId, notice: Notice) {
+        if let Err(error) = self.output.notify(gateway, job, self.epoch, notice).await {
+            debug!(%error, "could not send a notice");
+        }
+    }
+}
+
+fn answer(reply: Result<Reply, BusError>, host: &HostId) -> Answer {
+    match reply {
+        Ok(Reply::Ok) => Answer::Taken,
+        Ok(Reply::Busy { .. }) => Answer::Refused(Refusal::Busy),
+        Ok(Reply::Refused { message }) => Answer::Refused(Refusal::Failed(message)),
+        Ok(Reply::Stale { epoch }) => {
+            warn!(%host, %epoch, "the host obeys a later leader");
+            Answer::Stale
+        }
+        Err(BusError::NoResponders { .. } | BusError::TimedOut { .. }) => {
+            Answer::Refused(Refusal::Failed(format!("the host {host} does not answer")))
+        }
+        Err(error) => Answer::Refused(Refusal::Failed(error.to_string())),
+    }
+}

@@ -1,0 +1,178 @@
+//! Which hosts are alive, and how far each has reported.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use berth_bus::Entries;
+use berth_wire::{HostBeat, HostId, Timestamp};
+
+/// One host as this term knows it.
+#[derive(Debug)]
+struct Seen {
+    boot: String,
+    at: Timestamp,
+    beat: Instant,
+    /// Its snapshot is in the books.
+    synced: bool,
+    /// Number of the next report entry.
+    next: u64,
+    /// It said goodbye.
+    left: bool,
+    asked: Option<Instant>,
+}
+
+/// What is to be done about hosts.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Todo {
+    /// Ask for a snapshot.
+    Ask(HostId),
+    /// Take it out of the books.
+    Lost(HostId, String),
+}
+
+/// How a report is to be taken.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Taken {
+    /// Its entries from this index on are news.
+    From(usize),
+    /// A snapshot is needed first.
+    WantSnapshot,
+}
+
+/// All hosts of this term.
+#[derive(Debug)]
+pub(crate) struct Hosts {
+    seen: BTreeMap<HostId, Seen>,
+    timeout: Duration,
+}
+
+const ASK_AGAIN: Duration = Duration::from_secs(3);
+
+impl Hosts {
+    pub(crate) fn new(timeout: Duration) -> Self {
+        Self { seen: BTreeMap::new(), timeout }
+    }
+
+    fn host(&mut self, host: &HostId, boot: &str, now: Instant) -> &mut Seen {
+        let fresh = || Seen {
+            boot: boot.to_owned(),
+            at: Timestamp::default(),
+            beat: now,
+            synced: false,
+            next: 0,
+            left: false,
+            asked: None,
+        };
+        let seen = self.seen.entry(host.clone()).or_insert_with(fresh);
+        if seen.boot != boot {
+            *seen = fresh();
+        }
+        seen
+    }
+
+    /// Compares with the heartbeats there are.
+    pub(crate) fn review(&mut self, beats: &Entries<HostBeat>, now: Instant) -> Vec<Todo> {
+        let mut todo = Vec::new();
+        for beat in beats.values() {
+            let seen = self.host(&beat.host, &beat.boot, now);
+            if seen.at != beat.at {
+                seen.at = beat.at;
+                seen.beat = now;
+            }
+            let due = seen.asked.is_none_or(|asked| now.duration_since(asked) >= ASK_AGAIN);
+            let silent = now.duration_since(seen.beat);
+            if !seen.synced && !seen.left && due && silent < ASK_AGAIN * 3 {
+                seen.asked = Some(now);
+                todo.push(Todo::Ask(beat.host.clone()));
+            }
+        }
+        let timeout = self.timeout;
+        let lost: Vec<(HostId, String)> = self
+            .seen
+            .iter()
+            .filter(|(_, seen)| seen.synced)
+            .filter_map(|(id, seen)| {
+                let silent = now.duration_since(seen.beat);
+                (silent >= timeout).then(|| (id.clone(), format!("no heartbeat for {} s", silent.as_secs())))
+            })
+            .collect();
+        for (id, reason) in lost {
+            self.seen.remove(&id);
+            todo.push(Todo::Lost(id, reason));
+        }
+        todo
+    }
+
+    /// A snapshot that was asked for has come.
+    pub(crate) fn synced(&mut self, host: &HostId, boot: &str, now: Instant) {
+        let seen = self.host(host, boot, now);
+        seen.synced = true;
+        seen.left = false;
+        seen.beat = now;
+    }
+
+    /// What of a report is news. Whoever reports is alive.
+    pub(crate) fn take(
+        &mut self,
+        host: &HostId,
+        boot: &str,
+        first: u64,
+        entries: usize,
+        starts_with_snapshot: bool,
+        now: Instant,
+    ) -> Taken {
+        let seen = self.host(host, boot, now);
+        seen.beat = now;
+        if !seen.synced && !starts_with_snapshot {
+            return Taken::WantSnapshot;
+        }
+        if starts_with_snapshot && !seen.synced {
+            seen.synced = true;
+            seen.left = false;
+        }
+        let known = usize::try_from(seen.next.saturating_sub(first)).unwrap_or(usize::MAX).min(entries);
+        seen.next = seen.next.max(first.saturating_add(entries as u64));
+        Taken::From(known)
+    }
+
+    pub(crate) fn left(&mut self, host: &HostId) {
+        if let Some(seen) = self.seen.get_mut(host) {
+            seen.left = true;
+            seen.synced = false;
+        }
+    }
+
+    pub(crate) fn alive(&self) -> usize {
+        self.seen.values().filter(|seen| seen.synced).count()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_is_taken_once_however_often_it_is_sent() {
+        let now = Instant::now();
+        let mut hosts = Hosts::new(Duration::from_secs(15));
+        let host: HostId = "h".into();
+        assert_eq!(hosts.take(&host, "b", 5, 2, false, now), Taken::WantSnapshot);
+        assert_eq!(hosts.take(&host, "b", 5, 3, true, now), Taken::From(0));
+        assert_eq!(hosts.take(&host, "b", 5, 3, true, now), Taken::From(3));
+        assert_eq!(hosts.take(&host, "b", 7, 2, false, now), Taken::From(1));
+        // A restarted agent counts anew and must say where it stands.
+        assert_eq!(hosts.take(&host, "b2", 1, 1, false, now), Taken::WantSnapshot);
+    }
+
+    #[test]
+    fn a_host_that_falls_silent_is_lost_once() {
+        let start = Instant::now();
+        let mut hosts = Hosts::new(Duration::from_secs(15));
+        hosts.synced(&"h".into(), "b", start);
+        let beats = Entries::default();
+        assert!(hosts.review(&beats, start + Duration::from_secs(14)).is_empty());
+        let later = hosts.review(&beats, start + Duration::from_secs(16));
+        assert!(matches!(later.as_slice(), [Todo::Lost(..)]));
+        assert!(hosts.review(&beats, start + Duration::from_secs(40)).is_empty());
+    }
+}

@@ -1,0 +1,124 @@
+//! What the leader hears: reports, cancellations, heartbeats, the catalog, and the job stream.
+
+use std::time::Duration;
+
+use actix::Addr;
+use berth_actors::Supervised;
+use berth_bus::{Bus, BusError, Jobs, Subscriber, View, read};
+use berth_wire::{CancelJob, Epoch, HostBeat, ModelSpec, Report};
+use futures::{FutureExt, StreamExt};
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use crate::leader::{Arrived, Beats, Cancelled, Catalog, Leader, Reported, StatusAsked};
+
+/// A new leader waits so long for hosts to say what runs before it reads jobs.
+const HOSTS_FIRST: Duration = Duration::from_secs(2);
+
+/// Feeds the leader until the term is over; ends early when the job stream can no longer be read.
+pub(crate) async fn start(bus: &Bus, epoch: Epoch, leader: &Supervised<Leader>, over: &CancellationToken) {
+    let Ok(addr) = leader.addr() else { return };
+    let feeds = async {
+        let reports = bus.subscribe(bus.subjects.report()).await?;
+        let cancels = bus.subscribe(bus.subjects.cancel_all()).await?;
+        let asks = bus.subscribe(bus.subjects.scheduler_status()).await?;
+        let hosts = View::<HostBeat>::follow(bus, "hosts");
+        let mut catalog = View::<ModelSpec>::follow(bus, "catalog");
+        catalog.synced().await;
+        let _ = addr.send(Catalog(catalog.entries())).await;
+        let reading = async {
+            heard_of_hosts(&addr, hosts.clone()).await;
+            feed_jobs(bus, epoch, &addr).await
+        };
+        futures::select! {
+            result = reading.fuse() => result,
+            () = feed_reports(bus, reports, &addr).fuse() => Ok(()),
+            () = feed_cancels(cancels, &addr).fuse() => Ok(()),
+            () = feed_status(bus, asks, &addr).fuse() => Ok(()),
+            () = feed_hosts(hosts.clone(), &addr).fuse() => Ok(()),
+            () = feed_catalog(catalog, &addr).fuse() => Ok::<(), BusError>(()),
+        }
+    };
+    // Boxed: it holds every feed's state, and callers hold it.
+    if let Some(Err(error)) = over.run_until_cancelled(Box::pin(feeds)).await {
+        warn!(%error, "a feed of the leader ended");
+        // Not at once again: the server may be restarting.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+/// Waits until the hosts that are alive have said what they run, for a bounded time.
+async fn heard_of_hosts(addr: &Addr<Leader>, mut hosts: View<HostBeat>) {
+    let heard = async {
+        hosts.synced().await;
+        let expected = hosts.entries().len();
+        while let Ok(alive) = addr.send(Beats(hosts.entries())).await {
+            if alive >= expected {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let _ = tokio::time::timeout(HOSTS_FIRST, heard).await;
+}
+
+async fn feed_jobs(bus: &Bus, epoch: Epoch, addr: &Addr<Leader>) -> Result<(), BusError> {
+    let jobs = Jobs::take_over(bus, epoch).await?;
+    let mut messages = Box::pin(jobs.messages().await?);
+    let _ = addr.send(crate::leader::StreamTaken(jobs)).await;
+    while let Some(job) = messages.next().await {
+        // Waiting for room in the mailbox is what holds the stream back.
+        if addr.send(Arrived(job)).await.is_err() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+async fn feed_reports(bus: &Bus, mut reports: Subscriber, addr: &Addr<Leader>) {
+    while let Some(message) = reports.next().await {
+        let Some(report) = read::<Report>(&message) else { continue };
+        let Ok(ack) = addr.send(Reported(report)).await else { return };
+        if let Err(error) = bus.reply(message.reply, &ack).await {
+            warn!(%error, "could not acknowledge a report; it will come again");
+        }
+    }
+}
+
+async fn feed_cancels(mut cancels: Subscriber, addr: &Addr<Leader>) {
+    while let Some(message) = cancels.next().await {
+        let Some(cancel) = read::<CancelJob>(&message) else { continue };
+        if addr.send(Cancelled(cancel.job)).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn feed_status(bus: &Bus, mut asks: Subscriber, addr: &Addr<Leader>) {
+    while let Some(message) = asks.next().await {
+        let Some(reply) = message.reply else { continue };
+        let Ok(status) = addr.send(StatusAsked).await else { return };
+        let body = serde_json::to_vec(&status).unwrap_or_default();
+        if let Err(error) = bus.client.publish(reply, body.into()).await {
+            warn!(%error, "could not answer a status request");
+        }
+    }
+}
+
+async fn feed_hosts(mut hosts: View<HostBeat>, addr: &Addr<Leader>) {
+    loop {
+        if addr.send(Beats(hosts.entries())).await.is_err() {
+            return;
+        }
+        // A host also falls silent without any change to see.
+        let _ = tokio::time::timeout(Duration::from_secs(1), hosts.changed()).await;
+    }
+}
+
+async fn feed_catalog(mut catalog: View<ModelSpec>, addr: &Addr<Leader>) {
+    while let Some(models) = catalog.changed().await {
+        if addr.send(Catalog(models)).await.is_err() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,391 @@
+//! The leading actor: owns the core's state for one term.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use actix::{
+    Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Message, MessageResult, SpawnHandle,
+    WrapFuture,
+};
+use berth_actors::{Drain, Life, Vital};
+use berth_bus::{Entries as Kv, Jobs, QueuedJob};
+use berth_placement::{Effect, Event, ModelNeeds, Policy, State, Verdict, step};
+use berth_telemetry::metric;
+use berth_wire::{
+    EventBody, HostBeat, JobId, ModelId, ModelSpec, Notice, Report, ReportAck, ReportEntry, Snapshot,
+    Timestamp,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info};
+
+use crate::effects::{Answer, Carrier, record};
+use crate::entry::Entries;
+use crate::hosts::{Hosts, Taken, Todo};
+use crate::translate;
+
+/// What outlives a term: whether this instance leads.
+#[derive(Clone, Default)]
+pub(crate) struct Shared(Arc<Mutex<bool>>);
+
+impl Shared {
+    pub(crate) fn leads(&self) -> bool {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn clear(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = false;
+    }
+
+    fn set(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
+    }
+}
+
+/// The actor.
+pub(crate) struct Leader {
+    life: Life,
+    carrier: Carrier,
+    state: State,
+    catalog: BTreeMap<ModelId, Arc<ModelSpec>>,
+    entries: Entries,
+    hosts: Hosts,
+    timer: Option<(Timestamp, SpawnHandle)>,
+    over: CancellationToken,
+}
+
+impl Leader {
+    pub(crate) fn new(
+        life: Life,
+        carrier: Carrier,
+        policy: Policy,
+        host_timeout: Duration,
+        shared: &Shared,
+        over: CancellationToken,
+    ) -> Self {
+        shared.set();
+        let state = State::new(policy, carrier.epoch, now());
+        Self {
+            life,
+            carrier,
+            state,
+            catalog: BTreeMap::new(),
+            entries: Entries::default(),
+            hosts: Hosts::new(host_timeout),
+            timer: None,
+            over,
+        }
+    }
+
+    /// One event through the core, and its effects on their way.
+    fn feed(&mut self, event: Event, ctx: &mut Context<Self>) {
+        let began = Instant::now();
+        let effects = step(&mut self.state, event, now());
+        metrics::histogram!(metric::DECISION_SECONDS).record(began.elapsed().as_secs_f64());
+        for effect in effects {
+            self.carry_out(effect, ctx);
+        }
+        self.set_timer(ctx);
+    }
+
+    fn set_timer(&mut self, ctx: &mut Context<Self>) {
+        let due = self.state.next_timer();
+        match (&self.timer, due) {
+            (Some((set, _)), Some(due)) if *set <= due => return,
+            (_, None) => return,
+            _ => {}
+        }
+        if let Some((_, handle)) = self.timer.take() {
+            ctx.cancel_future(handle);
+        }
+        if let Some(due) = due {
+            let handle = ctx.run_later(due.since(now()), |leader, ctx| {
+                leader.timer = None;
+                leader.feed(Event::Timer, ctx);
+            });
+            self.timer = Some((due, handle));
+        }
+    }
+
+    fn carry_out(&mut self, effect: Effect, ctx: &mut Context<Self>) {
+        let carrier = self.carrier.clone();
+        match effect {
+            Effect::Dispatch { job, attempt, engine, host } => {
+                let Some(entry) = self.entries.get(job) else {
+                    debug!(%job, "dispatched a job without an entry");
+                    return;
+                };
+                let payload = entry.payload.clone();
+                let sent = async move { carrier.dispatch(&host, engine, attempt, payload).await };
+                ctx.spawn(sent.into_actor(self).map(move |answer, leader, ctx| match answer {
+                    Answer::Taken => {}
+                    Answer::Refused(why) => {
+                        leader.feed(Event::DispatchRefused { job, attempt, why }, ctx);
+                    }
+                    Answer::Stale => leader.over.cancel(),
+                }));
+            }
+            Effect::Start { engine, model, host, reservations } => {
+                let Some(spec) = self.catalog.get(&model) else { return };
+                let spec = ModelSpec::clone(spec);
+                let sent = async move { carrier.start(&host, engine, spec, reservations).await };
+                ctx.spawn(sent.into_actor(self).map(move |result, leader, ctx| {
+                    if let Err(failure) = result {
+                        leader.feed(Event::StartRefused { engine, failure }, ctx);
+                    }
+                }));
+            }
+            Effect::Stop { engine, host, reason } => {
+                metrics::counter!(metric::ENGINE_STOPS).increment(1);
+                ctx.spawn(async move { carrier.stop(&host, engine, reason).await }.into_actor(self));
+            }
+            Effect::CancelAttempt { job, attempt, host } => {
+                ctx.spawn(async move { carrier.cancel(&host, job, attempt).await }.into_actor(self));
+            }
+            Effect::Tell { job, stage, position, eta } => {
+                self.notify(job, Notice::Waiting { stage, position, eta }, ctx);
+            }
+            Effect::AttemptLost { job, attempt, error } => {
+                self.notify(job, Notice::AttemptLost { attempt, error }, ctx);
+            }
+            Effect::End { job, verdict } => self.end(job, verdict, ctx),
+            Effect::Record(body) => {
+                log(&body);
+                ctx.spawn(async move { record(&carrier.bus, body).await }.into_actor(self));
+            }
+        }
+    }
+
+    fn notify(&self, job: JobId, notice: Notice, ctx: &mut Context<Self>) {
+        let Some(entry) = self.entries.get(job) else { return };
+        let (carrier, gateway) = (self.carrier.clone(), entry.gateway.clone());
+        ctx.spawn(async move { carrier.notify(&gateway, job, notice).await }.into_actor(self));
+    }
+
+    fn end(&mut self, job: JobId, verdict: Verdict, ctx: &mut Context<Self>) {
+        let outcome = match &verdict {
+            Verdict::Completed => "completed",
+            Verdict::Cancelled => "cancelled",
+            Verdict::Failed { .. } => "failed",
+        };
+        metrics::counter!(metric::JOBS_ENDED, "outcome" => outcome).increment(1);
+        if let Verdict::Failed { error, told: false } = verdict {
+            self.notify(job, Notice::Failed(error), ctx);
+        }
+        if let Some(entry) = self.entries.remove(job) {
+            // Outlives the actor: the job must leave the stream.
+            actix_rt::spawn(entry.ticket.remove());
+        }
+    }
+
+    fn take_snapshot(&mut self, snapshot: Snapshot, ctx: &mut Context<Self>) {
+        for event in translate::snapshot(snapshot) {
+            self.feed(event, ctx);
+        }
+    }
+
+    fn take_entry(&mut self, host: &berth_wire::HostId, entry: ReportEntry, ctx: &mut Context<Self>) {
+        match entry {
+            ReportEntry::Snapshot(snapshot) => self.take_snapshot(*snapshot, ctx),
+            ReportEntry::Engine(report) => {
+                if let Some(took) = report.start_took {
+                    metrics::histogram!(metric::ENGINE_START_SECONDS, "model" => report.model.to_string())
+                        .record(took.as_secs_f64());
+                }
+                let engine = translate::engine(report);
+                self.feed(Event::EngineChanged { host: host.clone(), engine }, ctx);
+            }
+            ReportEntry::Started(run) => {
+                let event = Event::JobStarted { job: run.job, attempt: run.attempt, engine: run.engine };
+                self.feed(event, ctx);
+            }
+            ReportEntry::Ended(ended) => self.feed(translate::ended(ended), ctx),
+            ReportEntry::Goodbye => {
+                self.hosts.left(host);
+                let reason = "its agent was shut down".to_owned();
+                self.feed(Event::HostLost { host: host.clone(), reason }, ctx);
+            }
+        }
+    }
+}
+
+fn now() -> Timestamp {
+    SystemTime::now().into()
+}
+
+fn log(body: &EventBody) {
+    match body {
+        EventBody::JobQueued { .. } | EventBody::JobDispatched { .. } | EventBody::JobEnded { .. } => {
+            debug!(event = ?body);
+        }
+        _ => info!(event = ?body),
+    }
+}
+
+impl Actor for Leader {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        self.set_timer(ctx);
+        ctx.run_interval(Duration::from_secs(1), |leader, _| {
+            let running = leader.state.running();
+            metrics::gauge!(metric::RUNNING).set(running as f64);
+            metrics::gauge!(metric::QUEUED).set(leader.state.outstanding().saturating_sub(running) as f64);
+        });
+    }
+}
+
+impl Vital for Leader {
+    fn life(&self) -> &Life {
+        &self.life
+    }
+
+    fn observe(&self) -> serde_json::Value {
+        serde_json::json!({
+            "epoch": self.carrier.epoch,
+            "outstanding": self.state.outstanding(),
+            "running": self.state.running(),
+            "hosts": self.hosts.alive(),
+            "payload_bytes": self.entries.kept(),
+        })
+    }
+}
+
+impl Handler<Drain> for Leader {
+    type Result = ();
+
+    fn handle(&mut self, _: Drain, ctx: &mut Self::Context) {
+        ctx.stop();
+    }
+}
+
+/// The catalog has changed.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Catalog(pub(crate) Kv<ModelSpec>);
+
+impl Handler<Catalog> for Leader {
+    type Result = ();
+
+    fn handle(&mut self, Catalog(models): Catalog, ctx: &mut Self::Context) {
+        self.catalog = models.values().map(|spec| (spec.id.clone(), Arc::clone(spec))).collect();
+        let needs = self.catalog.values().map(|spec| ModelNeeds::from(&**spec)).collect();
+        self.feed(Event::Catalog(needs), ctx);
+    }
+}
+
+/// The heartbeats as they are now; answers how many hosts are in the books.
+#[derive(Message)]
+#[rtype(result = "usize")]
+pub(crate) struct Beats(pub(crate) Kv<HostBeat>);
+
+impl Handler<Beats> for Leader {
+    type Result = usize;
+
+    fn handle(&mut self, Beats(beats): Beats, ctx: &mut Self::Context) -> usize {
+        for todo in self.hosts.review(&beats, Instant::now()) {
+            match todo {
+                Todo::Ask(host) => {
+                    let carrier = self.carrier.clone();
+                    let asked = async move { carrier.ask_snapshot(&host).await };
+                    ctx.spawn(asked.into_actor(self).map(|snapshot, leader, ctx| {
+                        if let Some(snapshot) = snapshot {
+                            let beat = &snapshot.beat;
+                            leader.hosts.synced(&beat.host, &beat.boot, Instant::now());
+                            leader.take_snapshot(snapshot, ctx);
+                        }
+                    }));
+                }
+                Todo::Lost(host, reason) => self.feed(Event::HostLost { host, reason }, ctx),
+            }
+        }
+        self.hosts.alive()
+    }
+}
+
+/// A host reports.
+#[derive(Message)]
+#[rtype(result = "ReportAck")]
+pub(crate) struct Reported(pub(crate) Report);
+
+impl Handler<Reported> for Leader {
+    type Result = MessageResult<Reported>;
+
+    fn handle(&mut self, Reported(report): Reported, ctx: &mut Self::Context) -> Self::Result {
+        let starts_with_snapshot = matches!(report.entries.first(), Some(ReportEntry::Snapshot(_)));
+        let count = report.entries.len();
+        let now = Instant::now();
+        let taken =
+            self.hosts.take(&report.host, &report.boot, report.first, count, starts_with_snapshot, now);
+        let want_snapshot = match taken {
+            Taken::WantSnapshot => true,
+            Taken::From(index) => {
+                for entry in report.entries.into_iter().skip(index) {
+                    self.take_entry(&report.host, entry, ctx);
+                }
+                false
+            }
+        };
+        MessageResult(ReportAck { epoch: self.carrier.epoch, want_snapshot })
+    }
+}
+
+/// A job came from the stream.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Arrived(pub(crate) QueuedJob);
+
+impl Handler<Arrived> for Leader {
+    type Result = ();
+
+    fn handle(&mut self, Arrived(queued): Arrived, ctx: &mut Self::Context) {
+        let facts = translate::job(&queued.job);
+        self.entries.insert(queued);
+        self.feed(Event::JobSubmitted(facts), ctx);
+    }
+}
+
+/// The job stream was taken over.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct StreamTaken(pub(crate) Jobs);
+
+impl Handler<StreamTaken> for Leader {
+    type Result = ();
+
+    fn handle(&mut self, StreamTaken(jobs): StreamTaken, _: &mut Self::Context) {
+        let _ = self.carrier.jobs.set(jobs);
+    }
+}
+
+/// Nobody waits for a job any more.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Cancelled(pub(crate) JobId);
+
+impl Handler<Cancelled> for Leader {
+    type Result = ();
+
+    fn handle(&mut self, Cancelled(job): Cancelled, ctx: &mut Self::Context) {
+        self.feed(Event::JobCancelled(job), ctx);
+    }
+}
+
+/// Somebody asks what the leader knows.
+#[derive(Message)]
+#[rtype(result = "serde_json::Value")]
+pub(crate) struct StatusAsked;
+
+impl Handler<StatusAsked> for Leader {
+    type Result = MessageResult<StatusAsked>;
+
+    fn handle(&mut self, _: StatusAsked, _: &mut Self::Context) -> Self::Result {
+        MessageResult(serde_json::json!({
+            "epoch": self.carrier.epoch,
+            "hosts": self.hosts.alive(),
+            "outstanding": self.entries.len(),
+            "models": self.state.models(),
+            "jobs": self.state.jobs(100, now()),
+        }))
+    }
+}

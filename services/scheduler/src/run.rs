@@ -1,0 +1,127 @@
+//! Terms of leadership: won, served, lost.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use berth_actors::{Vitals, supervise};
+use berth_bus::{Bus, BusOptions, Election, Leadership, register};
+use berth_config::Config;
+use berth_wire::{Epoch, EventBody};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::catalog;
+use crate::effects::{Carrier, record};
+use crate::error::SchedulerError;
+use crate::intake;
+use crate::leader::{Leader, Shared};
+
+/// Messages that may wait for the core before readers of the bus are held back.
+const MAILBOX: usize = 4096;
+
+/// Runs a scheduler on this thread's actix system until `shutdown`: declares streams and buckets, publishes the
+/// configured catalog, and leads whenever it is elected.
+///
+/// # Errors
+/// When the bus cannot be reached or set up at the start; later faults are retried.
+pub async fn run(
+    config: Arc<Config>,
+    options: BusOptions,
+    shutdown: CancellationToken,
+) -> Result<(), SchedulerError> {
+    let instance = format!("scheduler-{}", uuid::Uuid::now_v7().simple());
+    let bus = Bus::connect(&options, &instance).await?;
+    berth_bus::provision(&bus).await?;
+    catalog::apply(&bus, &config.models).await?;
+    let vitals = Vitals::default();
+    let shared = Shared::default();
+    let _registered = {
+        let (vitals, shared) = (vitals.clone(), shared.clone());
+        register(
+            &bus,
+            "berth-scheduler",
+            "decides which job runs where",
+            bus.subjects.status("scheduler", &instance),
+            HashMap::new(),
+            move || serde_json::json!({ "actors": vitals.signs(), "leads": shared.leads() }),
+        )
+        .await?
+    };
+    while !shutdown.is_cancelled() {
+        let candidacy = shutdown.child_token();
+        let (election, campaign) = Election::join(&bus, instance.clone(), candidacy.clone()).await?;
+        let campaign = actix_rt::spawn(campaign);
+        serve(&config, &bus, election.state, &vitals, &shared, &instance, &shutdown).await;
+        // Also after a term that broke down: a new one begins with a new epoch and empty books.
+        candidacy.cancel();
+        let _ = campaign.await;
+    }
+    bus.close().await;
+    Ok(())
+}
+
+/// Waits for leadership and serves one term.
+async fn serve(
+    config: &Config,
+    bus: &Bus,
+    mut leadership: watch::Receiver<Leadership>,
+    vitals: &Vitals,
+    shared: &Shared,
+    instance: &str,
+    shutdown: &CancellationToken,
+) {
+    loop {
+        let state = *leadership.borrow_and_update();
+        if let Leadership::Leader(epoch) = state {
+            let lost = async {
+                let _ = leadership.wait_for(|now| *now != state).await;
+            };
+            term(config, bus, epoch, vitals, shared, instance, lost, shutdown).await;
+            return;
+        }
+        tokio::select! {
+            changed = leadership.changed() => if changed.is_err() { return },
+            () = shutdown.cancelled() => return,
+        }
+    }
+}
+
+#[expect(clippy::too_many_arguments, reason = "one caller; a struct would only rename them")]
+async fn term(
+    config: &Config,
+    bus: &Bus,
+    epoch: Epoch,
+    vitals: &Vitals,
+    shared: &Shared,
+    instance: &str,
+    lost: impl Future<Output = ()>,
+    shutdown: &CancellationToken,
+) {
+    let over = CancellationToken::new();
+    let (carrier, policy) = (Carrier::new(bus.clone(), epoch), crate::translate::policy(&config.scheduler));
+    let host_timeout = config.scheduler.host_timeout;
+    let mut first = true;
+    let leader = {
+        let (over, shared) = (over.clone(), shared.clone());
+        supervise(vitals, "leader", MAILBOX, move |life| {
+            if !std::mem::take(&mut first) {
+                // The books went with the actor; only a new term can rebuild them.
+                over.cancel();
+            }
+            Leader::new(life, carrier.clone(), policy.clone(), host_timeout, &shared, over.clone())
+        })
+    };
+    record(bus, EventBody::LeaderElected { instance: instance.to_owned(), epoch }).await;
+    let feeds = intake::start(bus, epoch, &leader, &over);
+    tokio::select! {
+        () = lost => warn!(%epoch, "leadership lost"),
+        () = over.cancelled() => warn!(%epoch, "this term broke down; campaigning anew"),
+        () = shutdown.cancelled() => info!(%epoch, "handing leadership back"),
+        () = feeds => warn!(%epoch, "the job stream cannot be read; campaigning anew"),
+    }
+    over.cancel();
+    leader.drain(Duration::from_secs(5)).await;
+    shared.clear();
+}

@@ -1,0 +1,58 @@
+//! Bus messages as the core's events.
+
+use berth_config::SchedulerConfig;
+use berth_placement::{AttemptEnd, EngineFacts, Event, HostFacts, JobFacts, Policy};
+use berth_wire::{Ended, EngineReport, Job, Outcome, Snapshot};
+
+pub(crate) fn policy(config: &SchedulerConfig) -> Policy {
+    Policy {
+        idle_ttl: config.idle_ttl,
+        max_wait: config.max_wait,
+        queue_limit: usize::try_from(config.queue_limit).unwrap_or(usize::MAX),
+        ..Policy::default()
+    }
+}
+
+pub(crate) fn job(job: &Job) -> JobFacts {
+    JobFacts { id: job.id, model: job.model.clone(), arrival: job.submitted_at, deadline: job.deadline }
+}
+
+pub(crate) fn engine(report: EngineReport) -> EngineFacts {
+    EngineFacts {
+        id: report.engine,
+        model: report.model,
+        state: report.state,
+        reservations: report.reservations,
+        concurrency: report.concurrency,
+        failure: report.failure,
+        start_took: report.start_took,
+    }
+}
+
+pub(crate) fn ended(ended: Ended) -> Event {
+    let end = match ended.outcome {
+        Outcome::Completed => AttemptEnd::Completed,
+        Outcome::Cancelled | Outcome::Abandoned => AttemptEnd::Cancelled,
+        Outcome::Failed { error, output_sent } => AttemptEnd::Failed { error, output_sent },
+    };
+    Event::AttemptEnded { job: ended.job, attempt: ended.attempt, engine: ended.engine, end }
+}
+
+/// A snapshot as events, in the order in which they are to be taken in.
+pub(crate) fn snapshot(snapshot: Snapshot) -> Vec<Event> {
+    let beat = snapshot.beat;
+    let host = HostFacts {
+        id: beat.host,
+        boot: beat.boot,
+        accelerators: beat.accelerators,
+        drivers: beat.drivers,
+        labels: beat.labels,
+        draining: beat.draining,
+    };
+    let running = snapshot.running.into_iter().map(|r| (r.job, r.attempt, r.engine)).collect();
+    let engines = snapshot.engines.into_iter().map(engine).collect();
+    // Ends come first: what has ended must not look as if it ran, nor be run again.
+    let mut events: Vec<Event> = snapshot.ended.into_iter().map(ended).collect();
+    events.push(Event::HostSnapshot { host, engines, running });
+    events
+}
