@@ -1,34 +1,67 @@
+# shellcheck shell=bash disable=SC2034
 # Shared by the scripts beside it: where things are cached, and how steps report themselves.
 # Everything lands under one folder outside the checkout, in a sub-folder named after its version,
 # so that a warm run finds it and a version bump builds it anew.
 set -euo pipefail
 
+PARTS="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 BERTH_TEST_CACHE="${BERTH_TEST_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/berth-tests}"
 mkdir -p "$BERTH_TEST_CACHE"
 
 NATS_SERVER_VERSION=2.15.1
 NATS_CLI_VERSION=0.3.0
 LLAMA_CPP_PYTHON_VERSION=0.3.36
-OPENAI_VERSION=2.54.0
-GGUF_VERSION=0.17.1
+OPENAI_VERSION=3.52.0
+GGUF_VERSION=0.19.0
+NUMPY_VERSION='>=1.26,<3'
+GO_VERSION=1.26.6
+CARGO_DENY_VERSION=0.20.2
 
 say() { printf '[parts] %s\n' "$*" >&2; }
 die() { printf '[parts] error: %s\n' "$*" >&2; exit 1; }
 
 # as_root CMD...: run it as root, by sudo where we are not root.
 as_root() {
-  if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi
+  if [ "$(id -u)" = 0 ]; then "$@"; return; fi
+  command -v sudo >/dev/null || die "needs root for: $* (and there is no sudo)"
+  sudo "$@"
 }
 
 # apt_install PKG...: install what is missing from Debian or Ubuntu.
 apt_install() {
   command -v apt-get >/dev/null || die "please install $* (no apt-get here to do it)"
-  as_root env DEBIAN_FRONTEND=noninteractive apt-get update -qq
+  say "apt-get install $*"
+  as_root env DEBIAN_FRONTEND=noninteractive apt-get update -qq >&2
   as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null
+}
+
+# need_python: Python 3.10 or newer that can make virtual environments.
+need_python() {
+  if ! python3 -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then
+    apt_install python3 python3-venv
+    python3 -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))' \
+      || die "Python 3.10 or newer with venv is needed"
+  fi
+}
+
+# venv DIR REQUIREMENT...: a fresh virtual environment with these packages.
+venv() {
+  local dir="$1"; shift
+  need_python
+  rm -rf "$dir"
+  python3 -m venv "$dir"
+  "$dir/bin/pip" install -q --disable-pip-version-check "$@" >&2
 }
 
 # finish TMP DIR: publish a finished build atomically, so that an interrupted one is never taken for whole.
 finish() {
   rm -rf "$2"
   mv "$1" "$2"
+}
+
+# alone NAME: wait until no other run makes the same part; held until this script ends.
+alone() {
+  command -v flock >/dev/null || return 0
+  exec 9>"$BERTH_TEST_CACHE/$1.lock"
+  flock 9
 }

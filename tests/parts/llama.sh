@@ -2,16 +2,17 @@
 # llama.cpp's llama-server, built from the source that the llama-cpp-python sdist carries; prints its path.
 . "$(dirname "$0")/common.sh"
 dir="$BERTH_TEST_CACHE/llama-server-$LLAMA_CPP_PYTHON_VERSION"
+alone llama-server
 if [ ! -x "$dir/llama-server" ]; then
   say "llama-server from llama-cpp-python $LLAMA_CPP_PYTHON_VERSION (6 to 10 min on two cores)"
+  command -v c++ >/dev/null || apt_install g++ libc6-dev
   tmp="$dir.tmp"
   mkdir -p "$tmp"
-  python3 -m venv "$tmp/venv"
-  "$tmp/venv/bin/pip" install -q --disable-pip-version-check 'cmake<4' ninja scikit-build-core >&2
+  venv "$tmp/venv" 'cmake<4' ninja scikit-build-core
   if [ ! -d "$tmp/src" ]; then
     "$tmp/venv/bin/pip" download -q --disable-pip-version-check --no-deps --no-build-isolation \
       --no-binary llama-cpp-python -d "$tmp" "llama-cpp-python==$LLAMA_CPP_PYTHON_VERSION" >&2
-    mkdir -p "$tmp/src.part"
+    rm -rf "$tmp/src.part"; mkdir -p "$tmp/src.part"
     tar -xzf "$tmp"/llama_cpp_python-*.tar.gz -C "$tmp/src.part" --strip-components=1
     mv "$tmp/src.part" "$tmp/src"
   fi

@@ -10,7 +10,7 @@ import sys
 import gguf
 import numpy as np
 
-WIDE, LAYERS, HEADS, INNER, CONTEXT = 64, 2, 2, 128, 4096
+WIDE, LAYERS, HEADS, INNER, CONTEXT = 64, 2, 2, 128, 131072
 WORDS = ["▁", "▁the", "▁ship", "▁is", "▁at", "▁its", "▁berth", "▁and", "▁waits", "▁for", "▁a", "▁slot", "."]
 
 

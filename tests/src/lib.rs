@@ -1,1 +1,28 @@
-//! End-to-end tests on real parts.
+//! The harness of the end-to-end tests: the real `berth` binary on real parts, which `tests/run` provides.
+//!
+//! What may enter: starting, harming and watching the program from outside, as its users and operators do. What may
+//! not: a stand-in for NATS, Docker or the program itself. The tests are in `tests/`, each file named as a sentence.
+
+mod bus;
+mod config;
+mod engines;
+mod fleet;
+mod gateway;
+mod parts;
+mod python;
+mod role;
+mod run;
+pub mod scenario;
+
+pub use bus::Bus;
+pub use config::{Config, Model};
+pub use engines::{Engine, Engines, Watch};
+pub use fleet::Berth;
+pub use gateway::{Answer, Event, Gateway, Stream, chat};
+pub use parts::{Part, berth, path};
+pub use python::python;
+pub use role::{Finished, Role, finish};
+pub use run::{SOON, at_most};
+
+pub use berth_testkit::nats::TestNats;
+pub use berth_testkit::wait::{until, until_ok};

@@ -92,13 +92,7 @@ impl Request<'_> {
     /// The model must be named and be the one that is served.
     pub(super) fn check_model(&self, served: &str) -> Result<(), Refusal> {
         match self.model.as_deref() {
-            Some(model) if model == served => Ok(()),
-            Some(model) => Err(Refusal {
-                status: StatusCode::NOT_FOUND,
-                message: format!("the model `{model}` does not exist here; this simulator serves `{served}`"),
-                param: Some("model"),
-                code: Some("model_not_found"),
-            }),
+            Some(model) => Refusal::unless_served(model, served),
             None => Err(Refusal::bad("`model` is missing".into(), Some("model"))),
         }
     }
@@ -120,6 +114,18 @@ pub(super) struct Refusal {
 impl Refusal {
     pub(super) fn bad(message: String, param: Option<&'static str>) -> Self {
         Self { status: StatusCode::BAD_REQUEST, message, param, code: None }
+    }
+
+    pub(super) fn unless_served(model: &str, served: &str) -> Result<(), Self> {
+        if model == served {
+            return Ok(());
+        }
+        Err(Self {
+            status: StatusCode::NOT_FOUND,
+            message: format!("the model `{model}` does not exist here; this simulator serves `{served}`"),
+            param: Some("model"),
+            code: Some("model_not_found"),
+        })
     }
 
     pub(super) fn loading() -> Self {

@@ -2,7 +2,7 @@
 
 use actix_web::{HttpResponse, web};
 use bytes::Bytes;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::answer::{self, Shape};
 use super::request::{Plan, Refusal, Request};
@@ -20,6 +20,7 @@ pub(super) fn configure(config: &mut web::ServiceConfig) {
         .app_data(web::PayloadConfig::new(BODY_LIMIT))
         .route("/health", web::get().to(health))
         .route("/v1/models", web::get().to(models))
+        .route("/v1/models/{id:.*}", web::get().to(model))
         .route("/v1/chat/completions", web::post().to(chat))
         .route("/v1/completions", web::post().to(completion))
         .route("/v1/embeddings", web::post().to(embeddings))
@@ -34,12 +35,18 @@ async fn health(sim: App) -> HttpResponse {
 }
 
 async fn models(sim: App) -> HttpResponse {
-    HttpResponse::Ok().json(json!({
-        "object": "list",
-        "data": [{
-            "id": sim.options.id, "object": "model", "created": sim.script.created(), "owned_by": NAME,
-        }],
-    }))
+    HttpResponse::Ok().json(json!({"object": "list", "data": [entry(&sim)]}))
+}
+
+async fn model(sim: App, id: web::Path<String>) -> HttpResponse {
+    match Refusal::unless_served(&id, &sim.options.id) {
+        Ok(()) => HttpResponse::Ok().json(entry(&sim)),
+        Err(refusal) => refusal.response(),
+    }
+}
+
+fn entry(sim: &Sim) -> Value {
+    json!({"id": sim.options.id, "object": "model", "created": sim.script.created(), "owned_by": NAME})
 }
 
 async fn stats(sim: App) -> HttpResponse {
@@ -50,7 +57,7 @@ async fn stats(sim: App) -> HttpResponse {
         "concurrency": sim.options.concurrency,
         "loading": sim.is_loading(),
     });
-    if let (Some(fields), Ok(serde_json::Value::Object(counts))) =
+    if let (Some(fields), Ok(Value::Object(counts))) =
         (body.as_object_mut(), serde_json::to_value(sim.books.stats()))
     {
         fields.extend(counts);

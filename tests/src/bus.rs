@@ -1,0 +1,79 @@
+//! What an operator sees on the bus.
+
+use std::time::Duration;
+
+use async_nats::jetstream;
+use futures::StreamExt;
+use serde_json::Value;
+
+use crate::run::SOON;
+use crate::until_ok;
+
+/// A look at one fleet's streams.
+pub struct Bus {
+    context: jetstream::Context,
+}
+
+impl Bus {
+    /// Connects to a nats-server.
+    ///
+    /// # Panics
+    /// When it does not answer.
+    pub async fn connect(url: &str) -> Self {
+        let client = async_nats::connect(url).await.unwrap_or_else(|e| panic!("no connection to {url}: {e}"));
+        Self { context: jetstream::new(client) }
+    }
+
+    /// Jobs that have not ended.
+    ///
+    /// # Errors
+    /// When the stream cannot be asked.
+    pub async fn outstanding(&self) -> Result<u64, String> {
+        let stream = self.context.get_stream("BERTH_JOBS").await.map_err(|e| e.to_string())?;
+        Ok(stream.cached_info().state.messages)
+    }
+
+    /// Waits until so many jobs are outstanding.
+    pub async fn until_outstanding(&self, count: u64) {
+        until_ok(&format!("{count} jobs are outstanding"), SOON, async || match self.outstanding().await {
+            Ok(now) if now == count => Ok(()),
+            Ok(now) => Err(format!("{now} are")),
+            Err(error) => Err(error),
+        })
+        .await;
+    }
+
+    /// Every fact of this kind so far (`engine_starting`, `job_ended`), oldest first.
+    ///
+    /// # Panics
+    /// When the stream cannot be read.
+    pub async fn facts(&self, kind: &str) -> Vec<Value> {
+        let stream = self.context.get_stream("BERTH_EVENTS").await.expect("the stream of facts is there");
+        let mut left = stream.cached_info().state.messages;
+        let consumer = stream
+            .create_consumer(jetstream::consumer::pull::OrderedConfig::default())
+            .await
+            .expect("the stream of facts can be read");
+        let mut messages = consumer.messages().await.expect("the stream of facts can be read");
+        let mut facts = Vec::new();
+        while left > 0 {
+            let message = tokio::time::timeout(Duration::from_secs(10), messages.next())
+                .await
+                .expect("the stream holds what it says")
+                .expect("the stream goes on")
+                .expect("a message can be read");
+            let fact: Value = serde_json::from_slice(&message.payload).expect("facts are JSON");
+            if holds(&fact, kind) {
+                facts.push(fact);
+            }
+            left -= 1;
+        }
+        facts
+    }
+}
+
+/// Whether the fact is of this kind, at its top or one level below.
+fn holds(fact: &Value, kind: &str) -> bool {
+    let is = |value: &Value| value.get("kind").is_some_and(|k| k == kind);
+    is(fact) || fact.as_object().is_some_and(|fields| fields.values().any(is))
+}

@@ -1,0 +1,75 @@
+//! The real parts, as `tests/run` tells where they are.
+
+use std::path::PathBuf;
+
+/// One part.
+#[derive(Debug, Clone, Copy)]
+pub enum Part {
+    /// The `berth` binary.
+    Berth,
+    /// nats-server.
+    NatsServer,
+    /// The NATS CLI.
+    NatsCli,
+    /// llama.cpp's server.
+    LlamaServer,
+    /// The same as a Docker image.
+    LlamaImage,
+    /// The tiny model.
+    Gguf,
+    /// A Python that has the openai client.
+    Python,
+}
+
+impl Part {
+    fn variable(self) -> &'static str {
+        match self {
+            Self::Berth => "BERTH_TEST_BIN",
+            Self::NatsServer => "BERTH_TEST_NATS_SERVER",
+            Self::NatsCli => "BERTH_TEST_NATS_CLI",
+            Self::LlamaServer => "BERTH_TEST_LLAMA_SERVER",
+            Self::LlamaImage => "BERTH_TEST_LLAMA_IMAGE",
+            Self::Gguf => "BERTH_TEST_GGUF",
+            Self::Python => "BERTH_TEST_PYTHON",
+        }
+    }
+
+    /// What the variable holds.
+    ///
+    /// # Panics
+    /// When the part is missing.
+    #[must_use]
+    pub fn text(self) -> String {
+        let name = self.variable();
+        std::env::var(name).unwrap_or_else(|_| {
+            panic!("{name} is not set: run `bash tests/run`, which gets the parts of the tests")
+        })
+    }
+}
+
+/// Where a part is.
+///
+/// # Panics
+/// When it is missing.
+#[must_use]
+pub fn path(part: Part) -> PathBuf {
+    let path = PathBuf::from(part.text());
+    assert!(path.exists(), "{} does not exist: run `bash tests/run`, which gets it", path.display());
+    path
+}
+
+/// A command that runs `berth`, with nats-server found on `PATH` and nothing of the caller's own configuration.
+///
+/// # Panics
+/// When the binary is missing.
+#[must_use]
+pub fn berth() -> std::process::Command {
+    let mut command = std::process::Command::new(path(Part::Berth));
+    let mut folders = vec![path(Part::NatsServer).parent().expect("a file has a folder").to_path_buf()];
+    folders.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()));
+    command.env("PATH", std::env::join_paths(folders).expect("PATH was valid"));
+    for name in ["BERTH_CONFIG", "BERTH_DATA_DIR", "BERTH_NATS_URL", "BERTH_LISTEN", "BERTH_HOST"] {
+        command.env_remove(name);
+    }
+    command
+}

@@ -1,0 +1,117 @@
+//! `kill -9` of a process with jobs queued, and its restart: every job is answered.
+
+use std::time::Duration;
+
+use berth_tests::{Berth, Config, Gateway, Model, SOON, at_most, scenario, until, until_ok};
+use serde_json::json;
+
+const JOBS: u64 = 10;
+
+/// One slot, and answers that take half a second each.
+fn config() -> Config {
+    Config::of([Model::sim("sim", &[]).concurrency(1)])
+}
+
+/// Ten jobs at once, half of them streams; each must be answered whole.
+async fn ten_are_answered(gateway: Gateway) {
+    let fields = json!({"sim": {"tokens": 10, "per_token_ms": 50}});
+    let whole = "This answer is simulated by Berth: no model has read ";
+    let requests = (0..JOBS).map(async |n| {
+        if n % 2 == 0 {
+            assert_eq!(gateway.chat("sim", &fields).await.content(), whole);
+            return;
+        }
+        let mut stream = gateway.stream("sim", &fields).await;
+        let mut text = String::new();
+        while text.len() < whole.len() {
+            text.push_str(&stream.token().await);
+        }
+        assert_eq!(text, whole);
+        let rest = stream.rest().await;
+        assert!(rest.contains(&berth_tests::Event::Done), "{rest:?}");
+    });
+    at_most(Duration::from_secs(80), "ten answers", futures::future::join_all(requests)).await;
+}
+
+#[tokio::test]
+async fn the_scheduler_with_jobs_queued() {
+    let mut berth = Berth::fleet(&config()).await;
+    let bus = berth.bus().await;
+    let clients = tokio::spawn(ten_are_answered(berth.gateway.clone()));
+    // Two answered, some queued: the fleet is in the middle of it.
+    until_ok("some jobs are done and some queued", SOON, async || match bus.outstanding().await? {
+        n @ 3..=8 if !berth.engines.running().is_empty() => Ok(n),
+        n => Err(format!("{n} are outstanding")),
+    })
+    .await;
+    let engine = berth.engines.only();
+    berth.role("scheduler").kill9();
+    berth.restart("scheduler");
+    clients.await.unwrap();
+    scenario::nothing_is_outstanding(&bus).await;
+    assert_eq!(berth.engines.only(), engine, "the new leader uses the engine that runs");
+}
+
+#[tokio::test]
+async fn the_scheduler_before_it_has_seen_the_first_job() {
+    let mut berth = Berth::fleet(&config()).await;
+    let bus = berth.bus().await;
+    berth.role("scheduler").kill9();
+    let clients = tokio::spawn(ten_are_answered(berth.gateway.clone()));
+    bus.until_outstanding(JOBS).await;
+    berth.restart("scheduler");
+    clients.await.unwrap();
+    scenario::nothing_is_outstanding(&bus).await;
+}
+
+#[tokio::test]
+async fn the_agent_with_jobs_queued() {
+    let mut berth = Berth::fleet(&config()).await;
+    let bus = berth.bus().await;
+    // Held by a client whose stream breaks with the agent, so that the others are all still queued then.
+    let mut holder = berth.gateway.stream("sim", &json!({"sim": {"tokens": 6000, "per_token_ms": 50}})).await;
+    holder.token().await;
+    let held = bus.outstanding().await.unwrap();
+    let clients = tokio::spawn(ten_are_answered(berth.gateway.clone()));
+    bus.until_outstanding(held + JOBS).await;
+    berth.role("agent").kill9();
+    berth.restart("agent");
+    scenario::an_error_ends_the_stream(&at_most(SOON, "the broken stream's end", holder.rest()).await);
+    clients.await.unwrap();
+    scenario::nothing_is_outstanding(&bus).await;
+    until("one engine runs, not two", SOON, async || berth.engines.running().len() == 1).await;
+}
+
+#[tokio::test]
+async fn the_gateway_frees_what_its_clients_held() {
+    let mut berth = Berth::fleet(&config()).await;
+    let bus = berth.bus().await;
+    let mut holder = berth.gateway.stream("sim", &json!({"sim": {"tokens": 6000, "per_token_ms": 50}})).await;
+    holder.token().await;
+    berth.role("gateway").kill9();
+    let left = at_most(SOON, "the broken stream's end", holder.rest()).await;
+    assert!(!left.contains(&berth_tests::Event::Done), "{left:?}");
+    berth.restart("gateway");
+    berth.until_ready().await;
+    // The slot that nobody reads from is taken back for the next.
+    berth.gateway.chat("sim", &json!({})).await.content();
+    scenario::nothing_is_outstanding(&bus).await;
+}
+
+#[tokio::test]
+async fn nats_itself_with_jobs_queued() {
+    let mut berth = Berth::fleet(&config()).await;
+    let bus = berth.bus().await;
+    let mut holder = berth.gateway.stream("sim", &json!({"sim": {"tokens": 6000, "per_token_ms": 50}})).await;
+    holder.token().await;
+    berth.nats().kill9();
+    berth.nats().restart().unwrap();
+    drop(holder);
+    // Whatever became of the stream that ran, the fleet heals by itself.
+    until_ok("a request is answered", Duration::from_secs(60), async || {
+        let answer = berth.gateway.chat("sim", &json!({"max_tokens": 2})).await;
+        if answer.status == 200 { Ok(()) } else { Err(answer.text) }
+    })
+    .await;
+    scenario::nothing_is_outstanding(&bus).await;
+}
