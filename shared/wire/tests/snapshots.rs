@@ -1,0 +1,265 @@
+//! Every message as bytes. A snapshot that changes is a message that older services would read differently:
+//! add fields instead, or raise the schema's version.
+
+#![expect(clippy::unwrap_used, reason = "test code")]
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use berth_wire::*;
+use bytes::Bytes;
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.chunks(32).fold(String::new(), |mut text, line| {
+        for byte in line {
+            write!(text, "{byte:02x}").unwrap();
+        }
+        text.push('\n');
+        text
+    })
+}
+
+/// Pins the bytes, and that they read back as what was written.
+fn pin<M: Message + PartialEq + std::fmt::Debug>(name: &str, message: &M) {
+    let bytes = encode(message).unwrap();
+    assert_eq!(decode::<M>(&bytes).unwrap(), *message);
+    let json = String::from_utf8(encode_json(message).unwrap()).unwrap();
+    assert_eq!(decode_json::<M>(json.as_bytes()).unwrap(), *message);
+    insta::assert_snapshot!(name, format!("{}\n{json}\n{}", M::SCHEMA, hex(&bytes)));
+}
+
+fn engine() -> EngineId {
+    EngineId::new(Epoch(7), 3)
+}
+
+fn attempt() -> Attempt {
+    Attempt::new(Epoch(7), 9)
+}
+
+fn spec() -> ModelSpec {
+    ModelSpec {
+        id: "org/m:1.5".into(),
+        aliases: vec!["m".into()],
+        engine: EngineSpec {
+            kind: EngineKind::LlamaCpp,
+            driver: Driver::Docker,
+            image: Some("img".into()),
+            command: vec![],
+            args: vec!["--port".into(), "{port}".into()],
+            env: vec!["TOKEN".into()],
+            volumes: vec!["a:/b:ro".into()],
+            port: 8080,
+            health_path: "/health".into(),
+            served_name: "org/m:1.5".into(),
+            start_timeout: Duration::from_secs(600),
+            stop_grace: Duration::from_secs(10),
+        },
+        memory: Some(1 << 30),
+        accelerators: 1,
+        concurrency: 4,
+        context: Some(4096),
+        idle_ttl: Some(Duration::from_secs(60)),
+        pin: true,
+        labels: vec!["gpu=a100".into()],
+    }
+}
+
+fn reservations() -> Vec<Reservation> {
+    vec![Reservation { accelerator: "ram".into(), bytes: 1 << 30 }]
+}
+
+fn error() -> ApiError {
+    ApiError::new(ErrorKind::EngineFailed, "engine_failed", "it broke off")
+        .param("model")
+        .retry_after(Duration::from_secs(2))
+}
+
+fn beat() -> HostBeat {
+    HostBeat {
+        host: "h1".into(),
+        boot: "b1".into(),
+        version: "0.1.0".into(),
+        at: Timestamp(1_000),
+        accelerators: vec![Accelerator {
+            id: "ram".into(),
+            kind: AcceleratorKind::Ram,
+            name: "CPU and RAM".into(),
+            memory: 2 << 30,
+            free: Some(1 << 30),
+        }],
+        drivers: vec![Driver::Docker, Driver::Process],
+        labels: vec![],
+        running: 1,
+        draining: false,
+    }
+}
+
+fn engine_report() -> EngineReport {
+    EngineReport {
+        engine: engine(),
+        model: "org/m:1.5".into(),
+        state: EngineState::Ready,
+        reservations: reservations(),
+        concurrency: 4,
+        failure: Some(EngineFailure { message: "why".into(), permanent: true, was_ready: false }),
+        start_took: Some(Duration::from_millis(1234)),
+        detail: Some("loading".into()),
+    }
+}
+
+fn ended() -> Ended {
+    Ended {
+        job: JobId(1),
+        attempt: attempt(),
+        engine: engine(),
+        outcome: Outcome::Failed { error: error(), output_sent: true },
+        usage: Usage {
+            prompt_tokens: Some(3),
+            completion_tokens: Some(4),
+            first_byte: Some(Duration::from_millis(5)),
+            total: Duration::from_millis(6),
+        },
+    }
+}
+
+#[test]
+fn commands_and_replies_keep_their_bytes() {
+    let (epoch, engine, job) = (Epoch(7), engine(), JobId(1));
+    pin("start", &StartEngine { epoch, engine, model: spec(), reservations: reservations() });
+    pin("stop", &StopEngine { epoch, engine, reason: "idle".into(), force: true });
+    pin("cancel", &CancelJob { job, attempt: Some(attempt()) });
+    pin("credit", &Credit { job, attempt: attempt(), granted: 65_536 });
+    pin("status", &StatusRequest { epoch });
+    pin("reply_ok", &Reply::Ok);
+    pin("reply_busy", &Reply::Busy { retry_after: Some(Duration::from_millis(50)) });
+    pin("reply_stale", &Reply::Stale { epoch });
+    pin("reply_refused", &Reply::Refused { message: "no".into() });
+    pin("begin_go", &BeginReply::Go { credit: 262_144 });
+    pin("begin_refuse", &BeginReply::Refuse { reason: "gone".into() });
+}
+
+#[test]
+fn reports_keep_their_bytes() {
+    let running = RunningAttempt { job: JobId(1), attempt: attempt(), engine: engine() };
+    let snapshot = Snapshot {
+        beat: beat(),
+        engines: vec![engine_report()],
+        models: vec![spec()],
+        running: vec![running.clone()],
+        ended: vec![ended()],
+    };
+    pin("snapshot", &snapshot);
+    let entries = vec![
+        ReportEntry::Snapshot(Box::new(snapshot)),
+        ReportEntry::Engine(engine_report()),
+        ReportEntry::Started(running),
+        ReportEntry::Ended(ended()),
+        ReportEntry::Goodbye,
+    ];
+    pin("report", &Report { host: "h1".into(), boot: "b1".into(), first: 12, entries });
+    pin("report_ack", &ReportAck { epoch: Epoch(7), want_snapshot: true });
+}
+
+#[test]
+fn records_and_events_keep_their_bytes() {
+    pin("model", &spec());
+    pin("host", &beat());
+    pin("leader", &LeaderRecord { instance: "s1".into(), since: Timestamp(5), epoch: Epoch(7) });
+    pin(
+        "engine",
+        &EngineRecord {
+            engine: engine(),
+            host: "h1".into(),
+            model: "m".into(),
+            kind: EngineKind::Vllm,
+            driver: Driver::Process,
+            state: EngineState::Starting,
+            running: 1,
+            concurrency: 4,
+            reservations: reservations(),
+            since: Timestamp(5),
+            detail: Some("pulling 3 of 9 layers".into()),
+        },
+    );
+    let body = EventBody::EngineStopping {
+        engine: engine(),
+        host: "h1".into(),
+        model: "m".into(),
+        why: "idle for 60 s".into(),
+    };
+    pin("event", &Event { at: Timestamp(5), body });
+}
+
+#[test]
+fn a_job_keeps_its_bytes_and_its_body_stays_a_slice() {
+    let mut job = Job {
+        id: JobId(1),
+        model: "org/m:1.5".into(),
+        route: Route::ChatCompletions,
+        gateway: "gw-1-0".into(),
+        stream: true,
+        session: Some("s".into()),
+        submitted_at: Timestamp(5),
+        deadline: Some(Timestamp(9)),
+        window: 262_144,
+        traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into()),
+        body: Body::Inline(Bytes::from_static(b"{\"model\":\"m\"}")),
+    };
+    let payload = Bytes::from(job.encode().unwrap());
+    insta::assert_snapshot!("job", hex(&payload));
+    let read = Job::decode(&payload).unwrap();
+    assert_eq!(read, job);
+    let Body::Inline(body) = read.body else { unreachable!() };
+    let range = payload.as_ptr_range();
+    assert!(range.contains(&body.as_ptr()), "the body is not copied");
+    job.body = Body::Claim { object: "o".into(), len: 9 };
+    let payload = Bytes::from(job.encode().unwrap());
+    insta::assert_snapshot!("job_claim", hex(&payload));
+    assert_eq!(Job::decode(&payload).unwrap(), job);
+}
+
+#[test]
+fn output_keeps_its_bytes_and_its_data_stays_a_slice() {
+    let mut frame = Frame::empty(attempt(), 0);
+    frame.begin = Some(Begin { host: "h1".into(), engine: engine() });
+    frame.head = Some(Head { status: 200, content_type: Some("text/event-stream".into()) });
+    frame.data = Some(Bytes::from_static(b"data: {}\n\n"));
+    frame.end = Some(End { finish: Finish::Error(error()), usage: Usage::default() });
+    let mut outputs = vec![("frame", Output::Frame(frame))];
+    let waiting = Notice::Waiting { stage: Stage::Loading, position: 3, eta: Some(Duration::from_secs(41)) };
+    let lost = Notice::AttemptLost { attempt: attempt(), error: error() };
+    for (name, notice) in [("waiting", waiting), ("attempt_lost", lost), ("failed", Notice::Failed(error()))]
+    {
+        outputs.push((name, Output::Notice { epoch: Epoch(7), notice }));
+    }
+    for (name, output) in outputs {
+        let payload = Bytes::from(output.encode().unwrap());
+        insta::assert_snapshot!(name, hex(&payload));
+        assert_eq!(Output::decode(&payload).unwrap(), output);
+    }
+}
+
+#[test]
+fn unknown_fields_are_accepted_and_missing_ones_are_named() {
+    let newer = serde_json::json!({ "job": JobId(1), "attempt": attempt(), "granted": 5, "later": true });
+    let bytes = rmp_serde::to_vec_named(&newer).unwrap();
+    assert_eq!(decode::<Credit>(&bytes).unwrap().granted, 5);
+    let short = rmp_serde::to_vec_named(&serde_json::json!({ "job": JobId(1) })).unwrap();
+    let error = decode::<Credit>(&short).unwrap_err().to_string();
+    assert!(error.contains("ctl.credit/1") && error.contains("attempt"), "{error}");
+}
+
+mod garbage {
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn decoding_garbage_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let payload = bytes::Bytes::from(bytes);
+            let _ = super::Output::decode(&payload);
+            let _ = super::Job::decode(&payload);
+            let _ = super::decode::<super::Report>(&payload);
+            let _ = super::decode::<super::StartEngine>(&payload);
+        }
+    }
+}
