@@ -17,7 +17,6 @@ use crate::entry::Payload;
 
 /// Commands are acknowledged at once, so an agent that is silent for so long does not have it.
 const COMMAND_LIMIT: Duration = Duration::from_secs(5);
-const STOP_TRIES: u32 = 20;
 
 /// Publishes a fact; a bus that is away loses it, which the log line outlives.
 pub(crate) async fn record(bus: &Bus, body: EventBody) {
@@ -97,19 +96,10 @@ impl Carrier {
         }
     }
 
-    /// Has an engine stopped; asks again while the host does not answer, since its memory stays taken.
-    pub(crate) async fn stop(&self, host: &HostId, engine: EngineId, reason: String) {
+    pub(crate) async fn stop(&self, host: &HostId, engine: EngineId, reason: String) -> Answer {
         let command = StopEngine { epoch: self.epoch, engine, reason, force: false };
-        for _ in 0..STOP_TRIES {
-            let subject = self.bus.subjects.ctl(host, Verb::Stop);
-            match answer(self.bus.request(subject, &command, COMMAND_LIMIT).await, host) {
-                Answer::Taken | Answer::Stale => return,
-                Answer::Refused(why) => {
-                    warn!(%host, %engine, ?why, "a stop was not taken; asking again");
-                    tokio::time::sleep(Duration::from_secs(1)).await;
-                }
-            }
-        }
+        let subject = self.bus.subjects.ctl(host, Verb::Stop);
+        answer(self.bus.request(subject, &command, COMMAND_LIMIT).await, host)
     }
 
     pub(crate) async fn cancel(&self, host: &HostId, job: JobId, attempt: Attempt) {

@@ -13,11 +13,11 @@ use berth_bus::{Entries as Kv, Jobs, QueuedJob};
 use berth_placement::{Effect, Event, ModelNeeds, Policy, State, Verdict, step};
 use berth_telemetry::metric;
 use berth_wire::{
-    EventBody, HostBeat, JobId, ModelId, ModelSpec, Notice, Report, ReportAck, ReportEntry, Snapshot,
-    Timestamp,
+    EngineId, EventBody, HostBeat, HostId, JobId, ModelId, ModelSpec, Notice, Report, ReportAck, ReportEntry,
+    Snapshot, Timestamp,
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use crate::effects::{Answer, Carrier, record};
 use crate::entry::Entries;
@@ -41,6 +41,9 @@ impl Shared {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
     }
 }
+
+/// How long before a host that did not take a stop is asked again.
+const STOP_AGAIN: Duration = Duration::from_secs(1);
 
 /// The actor.
 pub(crate) struct Leader {
@@ -137,7 +140,7 @@ impl Leader {
             }
             Effect::Stop { engine, host, reason } => {
                 metrics::counter!(metric::ENGINE_STOPS).increment(1);
-                ctx.spawn(async move { carrier.stop(&host, engine, reason).await }.into_actor(self));
+                self.stop(host, engine, reason, ctx);
             }
             Effect::CancelAttempt { job, attempt, host } => {
                 ctx.spawn(async move { carrier.cancel(&host, job, attempt).await }.into_actor(self));
@@ -154,6 +157,40 @@ impl Leader {
                 ctx.spawn(async move { record(&carrier.bus, body).await }.into_actor(self));
             }
         }
+    }
+
+    /// Has an engine stopped. A host that does not do it is asked what is true there, and then once more: until
+    /// it is gone, its memory counts as taken.
+    fn stop(&mut self, host: HostId, engine: EngineId, reason: String, ctx: &mut Context<Self>) {
+        let carrier = self.carrier.clone();
+        let (to, why) = (host.clone(), reason.clone());
+        let sent = async move { carrier.stop(&to, engine, why).await };
+        ctx.spawn(sent.into_actor(self).map(move |answer, leader, ctx| match answer {
+            Answer::Taken => {}
+            Answer::Stale => leader.over.cancel(),
+            Answer::Refused(why) => {
+                warn!(%host, %engine, ?why, "a stop was not taken; asking again");
+                leader.ask(host.clone(), ctx);
+                ctx.run_later(STOP_AGAIN, move |leader, ctx| {
+                    if leader.state.has_engine(engine) {
+                        leader.stop(host, engine, reason, ctx);
+                    }
+                });
+            }
+        }));
+    }
+
+    /// Asks a host for a snapshot.
+    fn ask(&mut self, host: HostId, ctx: &mut Context<Self>) {
+        let carrier = self.carrier.clone();
+        let asked = async move { carrier.ask_snapshot(&host).await };
+        ctx.spawn(asked.into_actor(self).map(|snapshot, leader, ctx| {
+            if let Some(snapshot) = snapshot {
+                let beat = &snapshot.beat;
+                leader.hosts.synced(&beat.host, &beat.boot, Instant::now());
+                leader.take_snapshot(snapshot, ctx);
+            }
+        }));
     }
 
     fn notify(&self, job: JobId, notice: Notice, ctx: &mut Context<Self>) {
@@ -184,7 +221,7 @@ impl Leader {
         }
     }
 
-    fn take_entry(&mut self, host: &berth_wire::HostId, entry: ReportEntry, ctx: &mut Context<Self>) {
+    fn take_entry(&mut self, host: &HostId, entry: ReportEntry, ctx: &mut Context<Self>) {
         match entry {
             ReportEntry::Snapshot(snapshot) => self.take_snapshot(*snapshot, ctx),
             ReportEntry::Engine(report) => {
@@ -285,17 +322,7 @@ impl Handler<Beats> for Leader {
     fn handle(&mut self, Beats(beats): Beats, ctx: &mut Self::Context) -> usize {
         for todo in self.hosts.review(&beats, Instant::now()) {
             match todo {
-                Todo::Ask(host) => {
-                    let carrier = self.carrier.clone();
-                    let asked = async move { carrier.ask_snapshot(&host).await };
-                    ctx.spawn(asked.into_actor(self).map(|snapshot, leader, ctx| {
-                        if let Some(snapshot) = snapshot {
-                            let beat = &snapshot.beat;
-                            leader.hosts.synced(&beat.host, &beat.boot, Instant::now());
-                            leader.take_snapshot(snapshot, ctx);
-                        }
-                    }));
-                }
+                Todo::Ask(host) => self.ask(host, ctx),
                 Todo::Lost(host, reason) => self.feed(Event::HostLost { host, reason }, ctx),
             }
         }

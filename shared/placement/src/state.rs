@@ -110,6 +110,12 @@ impl State {
         self.jobs.contains_key(&job)
     }
 
+    /// Whether the engine is in the books.
+    #[must_use]
+    pub fn has_engine(&self, engine: EngineId) -> bool {
+        self.engines.contains_key(&engine)
+    }
+
     /// Up to `limit` outstanding jobs, oldest first.
     #[must_use]
     pub fn jobs(&self, limit: usize, now: Timestamp) -> Vec<JobView> {
