@@ -1,0 +1,360 @@
+//! The actor of one worker that hears all output for its jobs and hands each job its own.
+//!
+//! It never waits for a client: what a job's channel has no room for ends that job alone.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use actix::{
+    Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Message, ResponseFuture,
+    StreamHandler, WrapFuture,
+};
+use async_nats::Subject;
+use berth_actors::{Drain, Life, Vital};
+use berth_bus::{Bus, Delivery, NatsOutput};
+use berth_wire::{
+    ApiError, Attempt, BeginReply, CancelJob, ErrorKind, GatewayId, Head, HostId, JobId, Notice, Output,
+    Stage, Verb,
+};
+use bytes::Bytes;
+use tokio::sync::{mpsc, watch};
+use tracing::{debug, info, warn};
+
+use crate::error;
+use crate::relay::{Ending, Relay, Step};
+
+/// Pieces that may wait for one client. The credit window bounds their bytes; this bounds their number.
+const PIECES: usize = 8192;
+
+/// Part of an answer, as one frame brought it.
+#[derive(Debug)]
+pub(crate) struct Piece {
+    pub(crate) head: Option<Head>,
+    pub(crate) data: Option<Bytes>,
+}
+
+/// How far a job is.
+#[derive(Debug, Clone)]
+pub(crate) struct Progress {
+    pub(crate) stage: Stage,
+    pub(crate) position: u32,
+    pub(crate) eta: Option<Duration>,
+    pub(crate) serving: Option<Serving>,
+    /// Attempts begun so far.
+    pub(crate) attempts: u32,
+}
+
+/// Who serves a job.
+#[derive(Debug, Clone)]
+pub(crate) struct Serving {
+    pub(crate) attempt: Attempt,
+    pub(crate) host: HostId,
+    /// Since when.
+    pub(crate) at: Instant,
+}
+
+impl Default for Progress {
+    fn default() -> Self {
+        Self { stage: Stage::Queued, position: 0, eta: None, serving: None, attempts: 0 }
+    }
+}
+
+/// What the demux and a job's client share.
+#[derive(Debug, Default)]
+pub(crate) struct Flow {
+    /// Bytes that the client has taken.
+    pub(crate) consumed: AtomicU64,
+    /// Set once, before the channel of pieces is closed.
+    pub(crate) ending: OnceLock<Ending>,
+    /// The client has left.
+    pub(crate) gone: AtomicBool,
+}
+
+/// A job's way into the demux.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Register {
+    job: JobId,
+    entry: Entry,
+}
+
+/// A job's way out of the demux.
+pub(crate) struct Outlet {
+    pub(crate) pieces: mpsc::Receiver<Piece>,
+    pub(crate) progress: watch::Receiver<Progress>,
+    pub(crate) flow: Arc<Flow>,
+}
+
+/// The two ends for a new job.
+pub(crate) fn outlet(job: JobId, window: u64) -> (Register, Outlet) {
+    let (sender, pieces) = mpsc::channel(PIECES);
+    let (publish, progress) = watch::channel(Progress::default());
+    let flow = Arc::new(Flow::default());
+    let entry =
+        Entry { relay: Relay::new(window), pieces: sender, progress: publish, flow: Arc::clone(&flow) };
+    (Register { job, entry }, Outlet { pieces, progress, flow })
+}
+
+/// Nobody waits for the job any more.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "()")]
+pub(crate) struct Leave {
+    pub(crate) job: JobId,
+    /// The host that serves it, should the demux itself have forgotten.
+    pub(crate) host: Option<HostId>,
+}
+
+/// Ends the jobs that no engine has begun to serve: the gateway is about to end.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct DismissWaiting;
+
+/// Answered once the actor hears its gateway's output.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Listening;
+
+struct Entry {
+    relay: Relay,
+    pieces: mpsc::Sender<Piece>,
+    progress: watch::Sender<Progress>,
+    flow: Arc<Flow>,
+}
+
+pub(crate) struct Demux {
+    life: Life,
+    bus: Bus,
+    gateway: GatewayId,
+    jobs: HashMap<JobId, Entry>,
+    listening: bool,
+    refused: u64,
+}
+
+impl Demux {
+    pub(crate) fn new(life: Life, bus: Bus, gateway: GatewayId) -> Self {
+        Self { life, bus, gateway, jobs: HashMap::new(), listening: false, refused: 0 }
+    }
+
+    fn hear(&mut self, delivery: Delivery) {
+        let Delivery { job, output, reply } = delivery;
+        let Some(entry) = self.jobs.get_mut(&job) else {
+            self.unknown(job, &output, reply);
+            return;
+        };
+        if entry.flow.gone.load(Ordering::Acquire) {
+            // Its `Leave` is on the way.
+            self.refuse(job, reply, "the client has left");
+            return;
+        }
+        let host = entry.relay.host().cloned();
+        let step = entry.relay.step(output, entry.flow.consumed.load(Ordering::Acquire));
+        self.carry_out(job, host, step, reply);
+    }
+
+    fn carry_out(&mut self, job: JobId, host: Option<HostId>, step: Step, reply: Option<Subject>) {
+        let Some(entry) = self.jobs.get_mut(&job) else { return };
+        let Step { reply: answer, begun, head, data, waiting, mut end, mut cancel, obsolete } = step;
+        if let Some((attempt, begin)) = begun {
+            entry.progress.send_modify(|progress| {
+                progress.stage = Stage::Running;
+                progress.position = 0;
+                progress.eta = None;
+                progress.attempts += 1;
+                progress.serving = Some(Serving { attempt, host: begin.host, at: Instant::now() });
+            });
+        }
+        if let Some((stage, position, eta)) = waiting {
+            entry.progress.send_modify(|progress| {
+                progress.stage = stage;
+                progress.position = position;
+                progress.eta = eta;
+            });
+        }
+        if head.is_some() || data.is_some() {
+            match entry.pieces.try_send(Piece { head, data }) {
+                // Closed: the client has just left, and its `Leave` is on the way.
+                Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => {}
+                Err(mpsc::error::TrySendError::Full(_)) => {
+                    warn!(%job, "a client is too slow for the many small pieces of its answer; cancelled");
+                    cancel = true;
+                    end = Some(Err(ApiError::new(
+                        ErrorKind::Internal,
+                        "client_too_slow",
+                        "the answer was not read fast enough",
+                    )));
+                }
+            }
+        }
+        if let Some(answer) = answer {
+            self.answer(job, reply, answer);
+        }
+        if let Some(ending) = end
+            && let Some(entry) = self.jobs.remove(&job)
+        {
+            // Before the sender is dropped: the client looks for it when the channel is closed.
+            let _ = entry.flow.ending.set(ending);
+        }
+        if cancel {
+            self.cancel(job, host);
+        }
+        if let Some((attempt, host)) = obsolete {
+            self.stop_attempt(job, attempt, host);
+        }
+    }
+
+    /// Ends some jobs because the gateway ends, and cancels them.
+    fn dismiss(&mut self, which: impl Fn(&Entry) -> bool) -> ResponseFuture<()> {
+        let left: Vec<_> = self
+            .jobs
+            .extract_if(|_, entry| which(entry))
+            .map(|(job, entry)| {
+                let _ = entry.flow.ending.set(Err(error::shutting_down()));
+                (job, entry.relay.host().cloned())
+            })
+            .collect();
+        let bus = self.bus.clone();
+        Box::pin(async move {
+            for (job, host) in left {
+                publish_cancel(&bus, job, host).await;
+            }
+            let _ = bus.client.flush().await;
+        })
+    }
+
+    /// Messages of a job that nobody here waits for: its client has left, or this actor was made anew.
+    fn unknown(&mut self, job: JobId, output: &Output, reply: Option<Subject>) {
+        if reply.is_some() {
+            self.refuse(job, reply, "no client waits for this job here");
+        } else if matches!(output, Output::Notice { notice: Notice::Waiting { .. }, .. }) {
+            // The scheduler still queues it: it has not heard of the cancel, which core NATS may lose.
+            self.cancel(job, None);
+        }
+    }
+
+    fn refuse(&mut self, job: JobId, reply: Option<Subject>, reason: &str) {
+        self.refused += 1;
+        self.answer(job, reply, BeginReply::Refuse { reason: reason.into() });
+    }
+
+    fn answer(&self, job: JobId, reply: Option<Subject>, answer: BeginReply) {
+        let bus = self.bus.clone();
+        actix_rt::spawn(async move {
+            if let Err(error) = bus.reply(reply, &answer).await {
+                debug!(%job, %error, "could not answer frame 0");
+            }
+        });
+    }
+
+    /// Stops one attempt at its host; the job goes on with another.
+    fn stop_attempt(&self, job: JobId, attempt: Attempt, host: HostId) {
+        let bus = self.bus.clone();
+        actix_rt::spawn(async move {
+            let subject = bus.subjects.ctl(&host, Verb::Cancel);
+            if let Err(error) = bus.publish(subject, &CancelJob { job, attempt: Some(attempt) }).await {
+                debug!(%job, %attempt, %error, "could not stop an attempt");
+            }
+        });
+    }
+
+    fn cancel(&self, job: JobId, host: Option<HostId>) {
+        let bus = self.bus.clone();
+        actix_rt::spawn(async move { publish_cancel(&bus, job, host).await });
+    }
+}
+
+async fn publish_cancel(bus: &Bus, job: JobId, host: Option<HostId>) {
+    let message = CancelJob { job, attempt: None };
+    let mut subjects = vec![bus.subjects.cancel(job)];
+    subjects.extend(host.map(|host| bus.subjects.ctl(&host, Verb::Cancel)));
+    for subject in subjects {
+        if let Err(error) = bus.publish(subject, &message).await {
+            warn!(%job, %error, "could not publish a cancel");
+        }
+    }
+}
+
+impl Actor for Demux {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        let output = NatsOutput::new(self.bus.clone());
+        let gateway = self.gateway.clone();
+        let listen = async move { output.listen(&gateway).await };
+        // Nothing is handled before the subscription stands, so no job can be submitted before either.
+        ctx.wait(listen.into_actor(self).map(|source, actor, ctx| match source {
+            Ok(source) => {
+                actor.listening = true;
+                ctx.add_stream(source.into_stream());
+            }
+            Err(error) => {
+                warn!(gateway = %actor.gateway, %error, "cannot hear output; starting anew");
+                ctx.stop();
+            }
+        }));
+    }
+}
+
+impl Vital for Demux {
+    fn life(&self) -> &Life {
+        &self.life
+    }
+
+    fn observe(&self) -> serde_json::Value {
+        serde_json::json!({
+            "gateway": self.gateway,
+            "listening": self.listening,
+            "jobs": self.jobs.len(),
+            "refused": self.refused,
+        })
+    }
+}
+
+impl StreamHandler<Delivery> for Demux {
+    fn handle(&mut self, delivery: Delivery, _: &mut Self::Context) {
+        self.hear(delivery);
+    }
+
+    fn finished(&mut self, ctx: &mut Self::Context) {
+        info!(gateway = %self.gateway, "the output subscription has ended");
+        ctx.stop();
+    }
+}
+
+impl Handler<Listening> for Demux {
+    type Result = ();
+    fn handle(&mut self, _: Listening, _: &mut Self::Context) {}
+}
+
+impl Handler<Register> for Demux {
+    type Result = ();
+    fn handle(&mut self, Register { job, entry }: Register, _: &mut Self::Context) {
+        if !entry.flow.gone.load(Ordering::Acquire) {
+            self.jobs.insert(job, entry);
+        }
+    }
+}
+
+impl Handler<Leave> for Demux {
+    type Result = ();
+    fn handle(&mut self, Leave { job, host }: Leave, _: &mut Self::Context) {
+        let known = self.jobs.remove(&job).and_then(|entry| entry.relay.host().cloned());
+        self.cancel(job, known.or(host));
+    }
+}
+
+impl Handler<DismissWaiting> for Demux {
+    type Result = ResponseFuture<()>;
+    fn handle(&mut self, _: DismissWaiting, _: &mut Self::Context) -> Self::Result {
+        self.dismiss(|entry| entry.relay.host().is_none())
+    }
+}
+
+impl Handler<Drain> for Demux {
+    type Result = ResponseFuture<()>;
+    fn handle(&mut self, _: Drain, ctx: &mut Self::Context) -> Self::Result {
+        ctx.stop();
+        self.dismiss(|_| true)
+    }
+}

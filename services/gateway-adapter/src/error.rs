@@ -1,0 +1,177 @@
+//! Errors as clients see them: OpenAI error objects, as an answer or as an event of a stream.
+
+use std::time::Duration;
+
+use actix_web::http::StatusCode;
+use actix_web::http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use actix_web::{HttpRequest, HttpResponse};
+use berth_bus::BusError;
+use berth_telemetry::Chain;
+use berth_wire::{ApiError, ErrorKind};
+use bytes::Bytes;
+use serde::Serialize;
+use tracing::warn;
+
+#[derive(Serialize)]
+struct ErrorObject<'a> {
+    message: &'a str,
+    #[serde(rename = "type")]
+    kind: &'static str,
+    param: Option<&'a str>,
+    code: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct Envelope<'a> {
+    error: ErrorObject<'a>,
+}
+
+/// The JSON body of an error; all four keys are always there.
+pub(crate) fn body(error: &ApiError) -> Vec<u8> {
+    let envelope = Envelope {
+        error: ErrorObject {
+            message: &error.message,
+            kind: error.kind.openai_type(),
+            param: error.param.as_deref(),
+            code: Some(error.code.as_str()).filter(|code| !code.is_empty()),
+        },
+    };
+    serde_json::to_vec(&envelope).unwrap_or_default()
+}
+
+/// The event that ends a stream whose status line has been sent.
+pub(crate) fn event(error: &ApiError) -> Bytes {
+    let mut out = b"data: ".to_vec();
+    out.extend_from_slice(&body(error));
+    out.extend_from_slice(b"\n\n");
+    out.into()
+}
+
+/// Whole seconds that clients accept: some refuse to wait for more than a minute.
+fn retry_after(after: Duration) -> HeaderValue {
+    HeaderValue::from(after.as_millis().div_ceil(1000).clamp(1, 60) as u64)
+}
+
+/// The error as a whole answer.
+pub(crate) fn response(error: &ApiError) -> HttpResponse {
+    let status = StatusCode::from_u16(error.kind.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    with_status(status, error)
+}
+
+fn with_status(status: StatusCode, error: &ApiError) -> HttpResponse {
+    let mut response = HttpResponse::build(status);
+    response.insert_header((CONTENT_TYPE, "application/json"));
+    if let Some(after) = error.retry_after {
+        response.insert_header((RETRY_AFTER, retry_after(after)));
+    }
+    response.body(body(error))
+}
+
+/// No such route.
+pub(crate) async fn not_found(request: HttpRequest) -> HttpResponse {
+    let message = format!("there is no {} {}", request.method(), shown(request.path()));
+    with_status(StatusCode::NOT_FOUND, &ApiError::new(ErrorKind::InvalidRequest, "unknown_url", message))
+}
+
+/// The route exists for another method.
+pub(crate) async fn wrong_method(request: HttpRequest) -> HttpResponse {
+    let message = format!("{} does not take {}", shown(request.path()), request.method());
+    let error = ApiError::new(ErrorKind::InvalidRequest, "method_not_allowed", message);
+    with_status(StatusCode::METHOD_NOT_ALLOWED, &error)
+}
+
+fn shown(path: &str) -> String {
+    path.chars().take(200).collect()
+}
+
+/// A submission that failed, for the client; the whole story goes to the log.
+pub(crate) fn not_submitted(error: &BusError) -> ApiError {
+    warn!(error = %Chain(error), "could not submit a job");
+    match error {
+        BusError::Full(_) => ApiError::new(
+            ErrorKind::Overloaded,
+            "queue_full",
+            "too many requests are waiting already; try again in a moment",
+        )
+        .retry_after(Duration::from_secs(5)),
+        BusError::Missing { .. } => ApiError::new(
+            ErrorKind::Unavailable,
+            "no_scheduler",
+            "no scheduler has set up the queue yet; try again in a moment",
+        )
+        .retry_after(Duration::from_secs(5)),
+        BusError::TooLarge { .. } => ApiError::new(
+            ErrorKind::TooLarge,
+            "request_too_large",
+            "the request does not fit into a message of the bus",
+        ),
+        _ => ApiError::new(
+            ErrorKind::Unavailable,
+            "bus_unavailable",
+            "the queue cannot be reached right now; try again in a moment",
+        )
+        .retry_after(Duration::from_secs(3)),
+    }
+}
+
+/// The gateway lost track of a job.
+pub(crate) fn lost() -> ApiError {
+    ApiError::new(
+        ErrorKind::Internal,
+        "gateway_restarted",
+        "the gateway lost track of this request; send it again",
+    )
+}
+
+/// The gateway has not read the catalog yet.
+pub(crate) fn starting() -> ApiError {
+    ApiError::new(
+        ErrorKind::Unavailable,
+        "starting",
+        "the gateway has not read the catalog yet; try again in a moment",
+    )
+    .retry_after(Duration::from_secs(1))
+}
+
+/// The gateway ends.
+pub(crate) fn shutting_down() -> ApiError {
+    ApiError::new(
+        ErrorKind::Unavailable,
+        "shutting_down",
+        "the gateway is shutting down; send the request again",
+    )
+    .retry_after(Duration::from_secs(2))
+}
+
+/// Nothing came in time.
+pub(crate) fn waited(limit: Duration) -> ApiError {
+    ApiError::new(
+        ErrorKind::Unavailable,
+        "wait_limit",
+        format!(
+            "no answer within {} s; try again, or ask for a stream, which may wait longer",
+            limit.as_secs()
+        ),
+    )
+    .retry_after(Duration::from_secs(10))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_object_has_all_four_keys() {
+        let error = ApiError::new(ErrorKind::Internal, "", "m");
+        assert_eq!(
+            String::from_utf8(body(&error)).unwrap(),
+            r#"{"error":{"message":"m","type":"server_error","param":null,"code":null}}"#
+        );
+    }
+
+    #[test]
+    fn retry_after_is_whole_seconds_between_1_and_60() {
+        let seconds = |ms| retry_after(Duration::from_millis(ms)).to_str().unwrap().to_owned();
+        assert_eq!([seconds(0), seconds(1001), seconds(3_600_000)], ["1", "2", "60"]);
+    }
+}

@@ -1,0 +1,231 @@
+//! Server-sent events on their way through: cut between events, never within, so that heartbeats and errors
+//! may be put in.
+
+use berth_wire::Route;
+use bytes::Bytes;
+use serde_json::json;
+
+use crate::client::Held;
+use crate::demux::Progress;
+
+/// Passes whole events and holds back the beginning of one that is not whole yet. Copies nothing.
+#[derive(Debug)]
+pub(crate) struct Splitter {
+    pub(crate) ready: Held,
+    held: Held,
+    /// An event that begins to be this large is passed in parts.
+    most: u64,
+    /// The last two bytes seen.
+    before: [u8; 2],
+    /// The last bytes seen, to find the end marker in.
+    tail: Vec<u8>,
+    /// Part of an event has been passed without its end.
+    cut: bool,
+}
+
+const DONE: &[u8] = b"[DONE]";
+
+impl Splitter {
+    pub(crate) fn new(most: u64) -> Self {
+        Self {
+            ready: Held::default(),
+            held: Held::default(),
+            most,
+            before: [0; 2],
+            tail: Vec::with_capacity(2 * DONE.len()),
+            cut: false,
+        }
+    }
+
+    pub(crate) fn push(&mut self, mut bytes: Bytes) {
+        let end = last_boundary(self.before, &bytes);
+        self.remember(&bytes);
+        if let Some(end) = end {
+            self.release();
+            self.ready.push(bytes.split_to(end));
+            self.cut = false;
+        }
+        self.held.push(bytes);
+        if self.held.len > self.most {
+            self.release();
+            self.cut = true;
+        }
+    }
+
+    /// Passes what is held back: nothing follows that could complete it.
+    pub(crate) fn flush(&mut self) {
+        if self.held.len > 0 {
+            self.release();
+            self.cut = true;
+        }
+    }
+
+    /// Drops what is held back: an event that will never be whole.
+    pub(crate) fn forget(&mut self) {
+        self.held = Held::default();
+    }
+
+    /// Whether something of our own may be put in here.
+    pub(crate) fn at_boundary(&self) -> bool {
+        !self.cut
+    }
+
+    /// Whether the stream so far ends with the marker that tells SDKs that it is complete.
+    pub(crate) fn is_done(&self) -> bool {
+        self.tail.windows(DONE.len()).any(|window| window == DONE)
+    }
+
+    fn release(&mut self) {
+        while let Some(bytes) = self.held.pop() {
+            self.ready.push(bytes);
+        }
+    }
+
+    fn remember(&mut self, bytes: &Bytes) {
+        let keep = DONE.len() + 8;
+        let from = bytes.len().saturating_sub(keep);
+        self.tail.extend_from_slice(bytes.get(from..).unwrap_or_default());
+        let excess = self.tail.len().saturating_sub(keep);
+        self.tail.drain(..excess);
+        if let [.., a, b] = self.tail.as_slice() {
+            self.before = [*a, *b];
+        } else if let [b] = self.tail.as_slice() {
+            self.before = [0, *b];
+        }
+    }
+}
+
+/// Where the last event ends in `bytes`, which follow `before`.
+fn last_boundary(before: [u8; 2], bytes: &[u8]) -> Option<usize> {
+    let at = |position: usize| -> u8 {
+        // Two bytes of the past, then the present.
+        match position.checked_sub(2) {
+            Some(i) => bytes.get(i).copied().unwrap_or_default(),
+            None => before.get(position).copied().unwrap_or_default(),
+        }
+    };
+    (1..=bytes.len()).rev().find(|end| {
+        let last = end + 1;
+        let three = (at(last - 2), at(last - 1), at(last));
+        matches!(three, (_, b'\n', b'\n') | (_, b'\r', b'\r') | (b'\n', b'\r', b'\n'))
+    })
+}
+
+/// What keeps a waiting client's connection alive: SDKs skip comments, proxies count them.
+pub(crate) fn comment(progress: &Progress) -> Bytes {
+    let place = if progress.serving.is_some() { "running" } else { "queued" };
+    let mut line = format!(": berth {place} position={}", progress.position);
+    if let Some(eta) = progress.eta {
+        line.push_str(&format!(" eta_s={}", eta.as_secs()));
+    }
+    line.push_str(&format!(" stage={}\n\n", progress.stage.as_str()));
+    line.into()
+}
+
+/// The same for clients whose watchdog counts only data, and which have asked for chunks without choices.
+pub(crate) fn chunk(route: Route, job: &str, model: &str, created: u64, progress: &Progress) -> Bytes {
+    let (id, object) = match route {
+        Route::ChatCompletions => (format!("chatcmpl-{job}"), "chat.completion.chunk"),
+        Route::Completions | Route::Embeddings => (format!("cmpl-{job}"), "text_completion"),
+    };
+    let chunk = json!({
+        "id": id,
+        "object": object,
+        "created": created,
+        "model": model,
+        "choices": [],
+        "usage": null,
+        "berth": {
+            "stage": progress.stage.as_str(),
+            "position": progress.position,
+            "eta_s": progress.eta.map(|eta| eta.as_secs()),
+        },
+    });
+    format!("data: {chunk}\n\n").into()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn drain(held: &mut Held) -> Vec<u8> {
+        let mut out = Vec::new();
+        while let Some(bytes) = held.pop() {
+            out.extend_from_slice(&bytes);
+        }
+        out
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_passed_is_whole_events_and_nothing_is_lost(
+            events in prop::collection::vec(("[a-z]{0,9}", prop::sample::select(vec!["\n\n", "\r\n\r\n", "\r\r"])), 0..9),
+            rest in "[a-z]{0,5}",
+            cuts in prop::collection::vec(0_usize..120, 0..9),
+        ) {
+            let mut text = String::new();
+            let mut ends = vec![0];
+            for (event, end) in &events {
+                text.push_str("data: ");
+                text.push_str(event);
+                text.push_str(end);
+                ends.push(text.len());
+            }
+            text.push_str(&rest);
+            let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut.min(text.len())).collect();
+            cuts.push(0);
+            cuts.push(text.len());
+            cuts.sort_unstable();
+            let mut splitter = Splitter::new(1 << 20);
+            let mut passed = Vec::new();
+            for pair in cuts.windows(2) {
+                splitter.push(Bytes::copy_from_slice(&text.as_bytes()[pair[0]..pair[1]]));
+                passed.extend(drain(&mut splitter.ready));
+                prop_assert!(ends.contains(&passed.len()), "cut at {} of {:?}", passed.len(), text);
+            }
+            prop_assert_eq!(passed.len(), *ends.last().unwrap());
+            splitter.flush();
+            passed.extend(drain(&mut splitter.ready));
+            prop_assert_eq!(passed, text.into_bytes());
+        }
+    }
+
+    #[test]
+    fn an_event_that_is_too_large_to_hold_is_passed_in_parts() {
+        let mut splitter = Splitter::new(4);
+        splitter.push(Bytes::from_static(b"data: x"));
+        assert_eq!(drain(&mut splitter.ready), b"data: x");
+        assert!(!splitter.at_boundary());
+        splitter.push(Bytes::from_static(b"\n\n"));
+        assert!(splitter.at_boundary());
+    }
+
+    #[test]
+    fn the_end_marker_is_found_across_pieces() {
+        let mut splitter = Splitter::new(100);
+        for piece in [&b"data: x\n\ndata: [DO"[..], b"NE]", b"\n\n"] {
+            assert!(!splitter.is_done() || piece == b"\n\n");
+            splitter.push(Bytes::copy_from_slice(piece));
+        }
+        assert!(splitter.is_done());
+    }
+
+    #[test]
+    fn a_heartbeat_says_where_the_job_is() {
+        let progress = Progress {
+            position: 3,
+            eta: Some(std::time::Duration::from_secs(41)),
+            stage: berth_wire::Stage::Loading,
+            ..Progress::default()
+        };
+        assert_eq!(comment(&progress), ": berth queued position=3 eta_s=41 stage=loading\n\n");
+        let chunk = chunk(Route::ChatCompletions, "j", "m", 1, &progress);
+        let text = std::str::from_utf8(&chunk).unwrap();
+        let value: serde_json::Value =
+            serde_json::from_str(text.trim().strip_prefix("data: ").unwrap()).unwrap();
+        assert_eq!(value["choices"], json!([]));
+        assert_eq!(value["berth"]["eta_s"], 41);
+    }
+}

@@ -1,0 +1,178 @@
+//! What all workers of a gateway know together: the catalog, and the fleet as KV tells of it.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use async_nats::connection::State;
+use berth_actors::{Supervised, Vitals};
+use berth_bus::{Bus, View};
+use berth_config::{Config, GatewayConfig};
+use berth_wire::{EngineRecord, EngineState, HostBeat, LeaderRecord, ModelSpec};
+use serde::Serialize;
+use tokio_util::sync::CancellationToken;
+
+use crate::RenderMetrics;
+use crate::catalog::Catalog;
+use crate::client::now;
+use crate::demux::{Demux, DismissWaiting};
+
+/// Shared by all threads of a gateway.
+pub(crate) struct Fleet {
+    config: Arc<Config>,
+    /// This gateway's name on the bus; its workers add their number.
+    pub(crate) id: String,
+    /// Unix seconds.
+    pub(crate) started: u64,
+    pub(crate) vitals: Vitals,
+    pub(crate) metrics: Option<RenderMetrics>,
+    /// Workers made so far.
+    pub(crate) workers: AtomicUsize,
+    /// Jobs whose client still waits or reads.
+    pub(crate) running: AtomicUsize,
+    /// Nothing new is taken.
+    pub(crate) draining: AtomicBool,
+    bus: Bus,
+    catalog: ArcSwap<Catalog>,
+    models: View<ModelSpec>,
+    pub(crate) hosts: View<HostBeat>,
+    pub(crate) engines: View<EngineRecord>,
+    pub(crate) leader: View<LeaderRecord>,
+    staff: Mutex<Vec<(Supervised<Demux>, Bus)>>,
+}
+
+/// One component's part in being ready.
+#[derive(Debug, Serialize)]
+pub(crate) struct Component {
+    pub(crate) name: &'static str,
+    pub(crate) ready: bool,
+    pub(crate) detail: String,
+}
+
+impl Fleet {
+    /// Follows the fleet on `bus` until `end`.
+    pub(crate) fn follow(
+        config: Arc<Config>,
+        bus: &Bus,
+        id: String,
+        metrics: Option<RenderMetrics>,
+        end: CancellationToken,
+    ) -> Arc<Self> {
+        let fleet = Arc::new(Self {
+            config,
+            id,
+            started: now().0 / 1000,
+            vitals: Vitals::default(),
+            metrics,
+            workers: AtomicUsize::new(0),
+            running: AtomicUsize::new(0),
+            draining: AtomicBool::new(false),
+            bus: bus.clone(),
+            catalog: ArcSwap::default(),
+            models: View::follow(bus, "catalog"),
+            hosts: View::follow(bus, "hosts"),
+            engines: View::follow(bus, "engines"),
+            leader: View::follow(bus, "leader"),
+            staff: Mutex::new(Vec::new()),
+        });
+        let (keeper, mut models) = (Arc::clone(&fleet), fleet.models.clone());
+        actix_rt::spawn(async move {
+            loop {
+                tokio::select! {
+                    () = end.cancelled() => return,
+                    changed = models.changed() => match changed {
+                        Some(entries) => keeper.catalog.store(Arc::new(Catalog::new(&entries))),
+                        None => return,
+                    },
+                }
+            }
+        });
+        fleet
+    }
+
+    pub(crate) fn config(&self) -> &GatewayConfig {
+        &self.config.gateway
+    }
+
+    pub(crate) fn catalog(&self) -> Arc<Catalog> {
+        self.catalog.load_full()
+    }
+
+    pub(crate) fn catalog_known(&self) -> bool {
+        self.models.is_synced()
+    }
+
+    pub(crate) fn hired(&self, demux: Supervised<Demux>, bus: Bus) {
+        self.staff.lock().unwrap_or_else(PoisonError::into_inner).push((demux, bus));
+    }
+
+    /// Workers that take requests.
+    pub(crate) fn workers_ready(&self) -> usize {
+        self.staff.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    fn staff(&self) -> Vec<(Supervised<Demux>, Bus)> {
+        self.staff.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Ends the jobs that no engine has begun to serve.
+    pub(crate) async fn dismiss_waiting(&self) {
+        let staff = self.staff();
+        futures::future::join_all(staff.iter().map(|(demux, _)| demux.send(DismissWaiting))).await;
+    }
+
+    /// Ends every demux and, with it, the jobs that are left.
+    pub(crate) async fn drain(&self, limit: Duration) {
+        let staff = self.staff();
+        futures::future::join_all(staff.iter().map(|(demux, _)| demux.drain(limit))).await;
+    }
+
+    /// Closes the workers' connections, after the last answer.
+    pub(crate) async fn close(&self) {
+        let staff = self.staff();
+        futures::future::join_all(staff.iter().map(|(_, bus)| bus.close())).await;
+    }
+
+    /// What a request needs, part by part.
+    pub(crate) fn readiness(&self) -> Vec<Component> {
+        let connected = self.bus.client.connection_state() == State::Connected;
+        let staff = self.staff.lock().unwrap_or_else(PoisonError::into_inner);
+        let cut = staff.iter().filter(|(_, bus)| bus.client.connection_state() != State::Connected).count();
+        drop(staff);
+        let models = self.catalog.load().models().len();
+        let leader = self.leader.entries().values().next().map(|record| record.instance.clone());
+        let hosts = self.hosts.entries().values().filter(|beat| !beat.draining).count();
+        let part = |name, ready, yes: String, no: &str| Component {
+            name,
+            ready,
+            detail: if ready { yes } else { no.to_owned() },
+        };
+        vec![
+            part("bus", connected && cut == 0, "connected".into(), "not connected to NATS"),
+            part("catalog", self.catalog_known(), format!("{models} models"), "not read yet"),
+            part("scheduler", leader.is_some(), leader.unwrap_or_default(), "no scheduler leads"),
+            part("hosts", hosts > 0, format!("{hosts} hosts"), "no host takes jobs"),
+        ]
+    }
+
+    /// The state of a model's best engine, for people.
+    pub(crate) fn state_of(&self, model: &ModelSpec) -> &'static str {
+        let rank = |state: EngineState| match state {
+            EngineState::Ready => 6,
+            EngineState::Waking => 5,
+            EngineState::Starting => 4,
+            EngineState::Sleeping => 3,
+            EngineState::Stopping => 2,
+            EngineState::Failed => 1,
+            EngineState::Stopped => 0,
+        };
+        self.engines
+            .entries()
+            .values()
+            .filter(|engine| engine.model == model.id)
+            .map(|engine| engine.state)
+            .max_by_key(|state| rank(*state))
+            .map_or("stopped", EngineState::as_str)
+    }
+}

@@ -1,0 +1,99 @@
+//! `/v1/models`: from memory, never waiting, and never a reason to start or keep an engine.
+
+use std::sync::Arc;
+
+use actix_web::web::Data;
+use actix_web::{HttpRequest, HttpResponse};
+use berth_wire::{ApiError, ErrorKind, ModelSpec};
+use serde::Serialize;
+
+use crate::error;
+use crate::fleet::Fleet;
+use crate::worker::Worker;
+
+const PREFIX: &str = "/v1/models/";
+
+#[derive(Serialize)]
+struct Model<'a> {
+    id: &'a str,
+    object: &'static str,
+    created: u64,
+    owned_by: &'static str,
+    aliases: &'a [String],
+    engine: &'static str,
+    state: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    context_length: Option<u32>,
+    concurrency: u32,
+}
+
+#[derive(Serialize)]
+struct List<'a> {
+    object: &'static str,
+    data: Vec<Model<'a>>,
+}
+
+fn model<'a>(fleet: &Fleet, spec: &'a ModelSpec) -> Model<'a> {
+    Model {
+        id: spec.id.as_str(),
+        object: "model",
+        // The catalog keeps no dates; this one at least does not change while the gateway runs.
+        created: fleet.started,
+        owned_by: "berth",
+        aliases: &spec.aliases,
+        engine: spec.engine.kind.as_str(),
+        state: fleet.state_of(spec),
+        context_length: spec.context,
+        concurrency: spec.concurrency,
+    }
+}
+
+/// `GET /v1/models`
+pub(crate) async fn list(worker: Data<Arc<Worker>>) -> HttpResponse {
+    let fleet = worker.fleet();
+    let catalog = fleet.catalog();
+    let data = catalog.models().iter().map(|spec| model(fleet, spec)).collect();
+    HttpResponse::Ok().json(List { object: "list", data })
+}
+
+/// `GET /v1/models/{id}`; ids hold slashes, which some clients escape and others do not.
+pub(crate) async fn one(request: HttpRequest, worker: Data<Arc<Worker>>) -> HttpResponse {
+    let path = request.uri().path();
+    let Some(name) = path.strip_prefix(PREFIX).and_then(unescape) else {
+        let error = ApiError::new(ErrorKind::InvalidRequest, "invalid_path", "the model's name is not UTF-8");
+        return error::response(&error);
+    };
+    let fleet = worker.fleet();
+    match fleet.catalog().resolve(&name) {
+        Ok(spec) => HttpResponse::Ok().json(model(fleet, spec)),
+        Err(error) => error::response(&error),
+    }
+}
+
+fn unescape(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        if byte == b'%' {
+            let high = char::from(rest.next()?).to_digit(16)?;
+            let low = char::from(rest.next()?).to_digit(16)?;
+            bytes.push(u8::try_from(high * 16 + low).ok()?);
+        } else {
+            bytes.push(byte);
+        }
+    }
+    String::from_utf8(bytes).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_name_reads_the_same_escaped_or_not() {
+        assert_eq!(unescape("org/m:1.5").as_deref(), Some("org/m:1.5"));
+        assert_eq!(unescape("org%2Fm%3a1.5").as_deref(), Some("org/m:1.5"));
+        assert_eq!(unescape("50%"), None);
+        assert_eq!(unescape("%ff"), None);
+    }
+}

@@ -1,0 +1,241 @@
+//! What routing must know of a request: the model, whether it streams, its session and its deadline. The body
+//! is looked at, never changed.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use actix_web::http::header::HeaderMap;
+use berth_wire::{ApiError, ErrorKind};
+use serde::Deserialize;
+use serde_json::error::Category;
+use serde_json::value::RawValue;
+
+/// Longer session keys travel as their hash.
+const SESSION_MAX: usize = 256;
+
+/// The top-level fields that routing needs; values stay unparsed until one is asked for.
+#[derive(Deserialize)]
+struct Peek<'a> {
+    #[serde(borrow)]
+    model: Option<&'a RawValue>,
+    #[serde(borrow)]
+    stream: Option<&'a RawValue>,
+    #[serde(borrow)]
+    stream_options: Option<&'a RawValue>,
+    #[serde(borrow)]
+    prompt_cache_key: Option<&'a RawValue>,
+    #[serde(borrow)]
+    metadata: Option<&'a RawValue>,
+    #[serde(borrow)]
+    user: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct StreamOptions {
+    #[serde(default)]
+    include_usage: bool,
+}
+
+#[derive(Deserialize)]
+struct Metadata<'a> {
+    #[serde(borrow)]
+    session_id: Option<Cow<'a, str>>,
+}
+
+/// What a body says.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Asked<'a> {
+    /// The model as the client names it.
+    pub(crate) model: Cow<'a, str>,
+    /// Whether the answer is to be streamed.
+    pub(crate) stream: bool,
+    /// Whether the client takes chunks without choices.
+    pub(crate) include_usage: bool,
+    /// The session that the body names.
+    session: Option<String>,
+}
+
+fn invalid(message: impl Into<String>) -> ApiError {
+    ApiError::new(ErrorKind::InvalidRequest, "invalid_body", message)
+}
+
+/// Reads a body.
+pub(crate) fn look(body: &[u8]) -> Result<Asked<'_>, ApiError> {
+    let peek: Peek<'_> = serde_json::from_slice(body).map_err(|e| malformed(body, &e))?;
+    let model = match peek.model.map(|raw| text(Some(raw))) {
+        None => {
+            return Err(ApiError::new(
+                ErrorKind::InvalidRequest,
+                "missing_model",
+                "the request names no model: set `model` to one of GET /v1/models",
+            )
+            .param("model"));
+        }
+        Some(None) => return Err(invalid("`model` must be a string").param("model")),
+        Some(Some(model)) => model,
+    };
+    let stream = match peek.stream {
+        None => false,
+        Some(raw) => serde_json::from_str(raw.get())
+            .map_err(|_| invalid("`stream` must be true or false").param("stream"))?,
+    };
+    let include_usage = peek
+        .stream_options
+        .and_then(|raw| serde_json::from_str::<StreamOptions>(raw.get()).ok())
+        .is_some_and(|options| options.include_usage);
+    let session = text(peek.prompt_cache_key)
+        .or_else(|| serde_json::from_str::<Metadata<'_>>(peek.metadata?.get()).ok()?.session_id)
+        .or_else(|| text(peek.user))
+        .and_then(|session| bounded(&session));
+    Ok(Asked { model, stream, include_usage, session })
+}
+
+fn text(raw: Option<&RawValue>) -> Option<Cow<'_, str>> {
+    #[derive(Deserialize)]
+    struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+    serde_json::from_str::<Text<'_>>(raw?.get()).ok().map(|text| text.0)
+}
+
+/// Says where and what, without a word of the body itself.
+fn malformed(body: &[u8], error: &serde_json::Error) -> ApiError {
+    if body.iter().all(u8::is_ascii_whitespace) {
+        return invalid("the request has no body; send a JSON object");
+    }
+    let reason = error.to_string();
+    match error.classify() {
+        Category::Data if reason.starts_with("duplicate field") => {
+            invalid(format!("the body is not acceptable: {reason}"))
+        }
+        Category::Data => invalid("the body must be a JSON object"),
+        // Messages of these kinds are fixed texts with the line and column.
+        Category::Syntax | Category::Eof | Category::Io => {
+            invalid(format!("the body is not valid JSON: {reason}"))
+        }
+    }
+}
+
+fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name)?.to_str().ok().map(str::trim).filter(|text| !text.is_empty())
+}
+
+fn bounded(session: &str) -> Option<String> {
+    match session.len() {
+        0 => None,
+        1..=SESSION_MAX => Some(session.into()),
+        _ => Some(blake3::hash(session.as_bytes()).to_hex().to_string()),
+    }
+}
+
+/// The conversation that a request belongs to: headers say it before the body does.
+pub(crate) fn session(headers: &HeaderMap, asked: &Asked<'_>) -> Option<String> {
+    if let Some(session) = header(headers, "x-berth-session") {
+        return bounded(session);
+    }
+    if let Some(session) = header(headers, "x-session-affinity").or_else(|| header(headers, "session_id")) {
+        // `<session>:<n>` counts the requests of one session.
+        let whole = match session.rsplit_once(':') {
+            Some((whole, n)) if !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()) => whole,
+            _ => session,
+        };
+        return bounded(whole);
+    }
+    asked.session.clone()
+}
+
+/// How long the client itself will wait, if it says so. A client that streams is kept by heartbeats, so there
+/// only the header that asks for it counts.
+pub(crate) fn patience(headers: &HeaderMap, stream: bool) -> Option<Duration> {
+    let seconds = |name| {
+        header(headers, name)?
+            .parse::<f64>()
+            .ok()
+            .filter(|s| *s > 0.0 && *s < 86_400.0)
+            .map(Duration::from_secs_f64)
+    };
+    if let Some(deadline) = seconds("x-berth-deadline") {
+        return Some(deadline);
+    }
+    if stream {
+        return None;
+    }
+    let own = seconds("x-stainless-read-timeout").or_else(|| seconds("x-stainless-timeout"))?;
+    // Our answer must be there before the client gives up.
+    Some(own.saturating_sub((own / 10).min(Duration::from_secs(2))))
+}
+
+/// A W3C trace context that looks like one.
+pub(crate) fn traceparent(headers: &HeaderMap) -> Option<String> {
+    header(headers, "traceparent")
+        .filter(|text| text.len() == 55 && text.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-'))
+        .map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_web::http::header::{HeaderName, HeaderValue};
+
+    use super::*;
+
+    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        pairs.iter().map(|(n, v)| (HeaderName::from_static(n), HeaderValue::from_static(v))).collect()
+    }
+
+    #[test]
+    fn only_the_top_level_is_looked_at() {
+        let body =
+            br#"{"messages":[{"model":"inner","stream":true}],"tools":{"model":1},"model":"a\/b","x":null}"#;
+        let asked = look(body).unwrap();
+        assert_eq!(asked.model, "a/b");
+        assert!(!asked.stream);
+    }
+
+    #[test]
+    fn a_malformed_body_is_placed_and_not_quoted() {
+        let error = look(b"{\"model\": \"m\",\n \"messages\": [secret]}").unwrap_err();
+        assert_eq!(error.kind, ErrorKind::InvalidRequest);
+        assert!(error.message.contains("line 2 column"), "{}", error.message);
+        assert!(!error.message.contains("secret"), "{}", error.message);
+        for body in [
+            &br#""secret""#[..],
+            br#"["secret"]"#,
+            br#"{"model":{"secret":1}}"#,
+            br#"{"model":"m","stream":"secret"}"#,
+            b"{\"secret",
+            b"",
+        ] {
+            let error = look(body).unwrap_err();
+            assert!(!error.message.contains("secret"), "{}", error.message);
+        }
+    }
+
+    #[test]
+    fn a_missing_model_is_named_as_the_field_at_fault() {
+        for body in [&b"{}"[..], br#"{"model":null}"#] {
+            assert_eq!(look(body).unwrap_err().param.as_deref(), Some("model"));
+        }
+    }
+
+    #[test]
+    fn session_keys_are_taken_in_their_order() {
+        let body = br#"{"model":"m","user":"u","metadata":{"session_id":"meta"},"prompt_cache_key":"cache"}"#;
+        let asked = look(body).unwrap();
+        let key = |pairs| session(&headers(pairs), &asked);
+        assert_eq!(key(&[]).as_deref(), Some("cache"));
+        assert_eq!(key(&[("x-session-affinity", "abc:12")]).as_deref(), Some("abc"));
+        assert_eq!(key(&[("session_id", "abc:x")]).as_deref(), Some("abc:x"));
+        assert_eq!(key(&[("session_id", "a"), ("x-berth-session", "b:1")]).as_deref(), Some("b:1"));
+        let body = br#"{"model":"m","user":"u","metadata":{"session_id":"meta"}}"#;
+        assert_eq!(session(&headers(&[]), &look(body).unwrap()).as_deref(), Some("meta"));
+        let body = br#"{"model":"m","user":"u","metadata":{"other":1}}"#;
+        assert_eq!(session(&headers(&[]), &look(body).unwrap()).as_deref(), Some("u"));
+    }
+
+    #[test]
+    fn a_clients_own_time_out_bounds_only_answers_that_do_not_stream() {
+        let sdk = headers(&[("x-stainless-read-timeout", "600"), ("x-stainless-timeout", "5")]);
+        assert_eq!(patience(&sdk, false), Some(Duration::from_secs(598)));
+        assert_eq!(patience(&sdk, true), None);
+        assert_eq!(patience(&headers(&[("x-berth-deadline", "30")]), true), Some(Duration::from_secs(30)));
+        assert_eq!(patience(&headers(&[("x-stainless-timeout", "NaN")]), false), None);
+    }
+}

@@ -1,0 +1,230 @@
+//! The HTTP server and the order in which a gateway starts and ends.
+
+use std::collections::HashMap;
+use std::io::ErrorKind as IoKind;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use actix_web::body::MessageBody;
+use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::header::{HeaderName, HeaderValue};
+use actix_web::middleware::{Next, from_fn};
+use actix_web::web::{self, ServiceConfig};
+use actix_web::{App, HttpServer};
+use berth_bus::{Bus, BusError, BusOptions, register};
+use berth_config::Config;
+use thiserror::Error;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::fleet::Fleet;
+use crate::worker::Worker;
+use crate::{error, infer, models, status};
+
+/// Renders this process's metrics as Prometheus text.
+pub type RenderMetrics = Arc<dyn Fn() -> String + Send + Sync>;
+
+/// How long running answers may go on after shutdown has begun.
+const DRAIN: Duration = Duration::from_secs(30);
+/// How long an actor may take to end.
+const ACTOR_DRAIN: Duration = Duration::from_secs(5);
+
+/// Why a gateway does not run.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum GatewayError {
+    /// Somebody else listens there.
+    #[error("{address} is in use by another program; choose another with --listen or [gateway] listen")]
+    InUse {
+        /// Where.
+        address: SocketAddr,
+    },
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}; choose another with --listen or [gateway] listen")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// No address is configured.
+    #[error("the gateway has no address to listen on; set [gateway] listen")]
+    NoAddress,
+    /// NATS.
+    #[error(transparent)]
+    Bus(#[from] BusError),
+    /// The server failed while it ran.
+    #[error("the HTTP server failed")]
+    Server(#[source] std::io::Error),
+}
+
+/// Runs the gateway on this thread's actix system until `shutdown`. `started` is told the bound addresses once
+/// requests are taken.
+///
+/// # Errors
+/// When an address cannot be had, NATS cannot be reached, or the server fails.
+pub async fn run(
+    config: Arc<Config>,
+    options: BusOptions,
+    shutdown: CancellationToken,
+    started: impl FnOnce(Vec<SocketAddr>),
+    metrics: Option<RenderMetrics>,
+) -> Result<(), GatewayError> {
+    let unique = uuid::Uuid::now_v7().simple().to_string();
+    let id = format!("gw-{}", unique.get(20..).unwrap_or(&unique));
+    let listeners = listen(&config.gateway.listen)?;
+    let bus = Bus::connect(&options, &format!("berth-gateway {id}")).await?;
+    let end = CancellationToken::new();
+    let fleet = Fleet::follow(Arc::clone(&config), &bus, id.clone(), metrics, end.clone());
+    let workers = config
+        .gateway
+        .workers
+        .or_else(|| std::thread::available_parallelism().ok().map(usize::from))
+        .unwrap_or(1)
+        .max(1);
+
+    let mut server = HttpServer::new({
+        let fleet = Arc::clone(&fleet);
+        move || {
+            let (fleet, options) = (Arc::clone(&fleet), options.clone());
+            App::new()
+                .data_factory(move || Worker::of_this_thread(Arc::clone(&fleet), options.clone()))
+                .wrap(from_fn(stamp))
+                .configure(routes)
+                .default_service(web::to(error::not_found))
+        }
+    })
+    .workers(workers)
+    // The default keeps a handler running after its client has gone.
+    .h1_allow_half_closed(false)
+    .tcp_nodelay(true)
+    .keep_alive(Duration::from_secs(75))
+    .shutdown_timeout(1)
+    .disable_signals();
+    let mut addresses = Vec::new();
+    for (address, listener) in listeners {
+        addresses.push(listener.local_addr().unwrap_or(address));
+        server = server.listen(listener).map_err(|source| GatewayError::Listen { address, source })?;
+    }
+    let server = server.run();
+    let handle = server.handle();
+    let running = actix_rt::spawn(server);
+
+    let registered = {
+        let fleet = Arc::clone(&fleet);
+        let subject = format!("{}.status.gateway.{id}", bus.subjects.root());
+        let metadata = HashMap::from([("instance".to_owned(), id.clone())]);
+        register(&bus, "berth-gateway", "OpenAI-compatible endpoint", subject, metadata, move || {
+            status::report(&fleet)
+        })
+        .await?
+    };
+    while fleet.workers_ready() < workers && !running.is_finished() && !shutdown.is_cancelled() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    if !running.is_finished() {
+        info!(%id, workers, ?addresses, "gateway takes requests");
+        started(addresses);
+    }
+
+    let mut running = running;
+    let early = tokio::select! {
+        () = shutdown.cancelled() => None,
+        ended = &mut running => Some(ended),
+    };
+    let outcome = match early {
+        Some(ended) => ended,
+        None => {
+            fleet.draining.store(true, Ordering::Release);
+            handle.pause().await;
+            // Who still waits is told to come back at once; who is being answered is answered to the end.
+            fleet.dismiss_waiting().await;
+            finish(&fleet).await;
+            fleet.drain(ACTOR_DRAIN).await;
+            handle.stop(true).await;
+            running.await
+        }
+    };
+    drop(registered);
+    fleet.close().await;
+    end.cancel();
+    bus.close().await;
+    info!(%id, "gateway ended");
+    match outcome {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(source)) => Err(GatewayError::Server(source)),
+        Err(join) => Err(GatewayError::Server(std::io::Error::other(join))),
+    }
+}
+
+/// Waits until every answer that runs is complete, for a bounded time.
+async fn finish(fleet: &Fleet) {
+    let began = Instant::now();
+    loop {
+        let left = fleet.running.load(Ordering::Acquire);
+        if left == 0 {
+            return;
+        }
+        if began.elapsed() >= DRAIN {
+            warn!(jobs = left, "answers still run; ending them");
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+fn listen(addresses: &[SocketAddr]) -> Result<Vec<(SocketAddr, std::net::TcpListener)>, GatewayError> {
+    if addresses.is_empty() {
+        return Err(GatewayError::NoAddress);
+    }
+    addresses
+        .iter()
+        .map(|&address| {
+            // Also sets SO_REUSEADDR, so that a restart need not wait.
+            let listener = std::net::TcpListener::bind(address).map_err(|source| match source.kind() {
+                IoKind::AddrInUse => GatewayError::InUse { address },
+                _ => GatewayError::Listen { address, source },
+            })?;
+            Ok((address, listener))
+        })
+        .collect()
+}
+
+fn routes(app: &mut ServiceConfig) {
+    let resource = |path: &str| web::resource(path.to_owned()).default_service(web::to(error::wrong_method));
+    app.service(resource("/v1/chat/completions").route(web::post().to(infer::chat)))
+        .service(resource("/v1/completions").route(web::post().to(infer::completions)))
+        .service(resource("/v1/embeddings").route(web::post().to(infer::embeddings)))
+        .service(resource("/v1/models").route(web::get().to(models::list)))
+        .service(resource("/v1/models/{id:.+}").route(web::get().to(models::one)))
+        .service(resource("/healthz").route(web::get().to(status::healthz)))
+        .service(resource("/readyz").route(web::get().to(status::readyz)))
+        .service(resource("/metrics").route(web::get().to(status::metrics)))
+        .service(resource("/api/v1/fleet").route(web::get().to(status::fleet)));
+}
+
+/// What every answer carries: the request's id and our own time.
+async fn stamp(
+    request: ServiceRequest,
+    next: Next<impl MessageBody>,
+) -> Result<ServiceResponse<impl MessageBody>, actix_web::Error> {
+    let began = Instant::now();
+    let own = request.headers().get("x-request-id").filter(|id| {
+        let id = id.as_bytes();
+        (1..=128).contains(&id.len()) && id.iter().all(u8::is_ascii_graphic)
+    });
+    let id = own
+        .cloned()
+        .or_else(|| HeaderValue::from_str(&format!("req-{}", uuid::Uuid::now_v7().simple())).ok());
+    let mut response = next.call(request).await?;
+    let headers = response.headers_mut();
+    if let Some(id) = id {
+        headers.insert(HeaderName::from_static("x-request-id"), id);
+    }
+    let ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+    headers.insert(HeaderName::from_static("openai-processing-ms"), HeaderValue::from(ms));
+    Ok(response)
+}

@@ -1,0 +1,73 @@
+//! `/healthz`, `/readyz`, `/metrics` and the fleet as JSON. All are passive: none wakes an engine.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use actix_web::HttpResponse;
+use actix_web::http::header::{CONTENT_TYPE, RETRY_AFTER};
+use actix_web::web::Data;
+use serde_json::json;
+
+use crate::error;
+use crate::fleet::Fleet;
+use crate::worker::Worker;
+
+/// `GET /healthz`: the process lives and its actors make progress.
+pub(crate) async fn healthz(worker: Data<Arc<Worker>>) -> HttpResponse {
+    let actors = worker.fleet().vitals.signs();
+    let healthy = actors.iter().all(|actor| actor.healthy);
+    let body = json!({ "status": if healthy { "ok" } else { "stuck" }, "actors": actors });
+    if healthy { HttpResponse::Ok().json(body) } else { HttpResponse::ServiceUnavailable().json(body) }
+}
+
+/// `GET /readyz`: a request will be taken and has somewhere to go.
+pub(crate) async fn readyz(worker: Data<Arc<Worker>>) -> HttpResponse {
+    let fleet = worker.fleet();
+    let components = fleet.readiness();
+    let draining = fleet.draining.load(Ordering::Acquire);
+    let ready = !draining && components.iter().all(|component| component.ready);
+    let body = json!({ "ready": ready, "draining": draining, "components": components });
+    if ready {
+        HttpResponse::Ok().json(body)
+    } else {
+        HttpResponse::ServiceUnavailable().insert_header((RETRY_AFTER, "1")).json(body)
+    }
+}
+
+/// `GET /metrics`: Prometheus text.
+pub(crate) async fn metrics(worker: Data<Arc<Worker>>) -> HttpResponse {
+    match &worker.fleet().metrics {
+        Some(render) => HttpResponse::Ok()
+            .insert_header((CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8"))
+            .body(render()),
+        None => error::response(&berth_wire::ApiError::new(
+            berth_wire::ErrorKind::Unavailable,
+            "no_metrics",
+            "this process records no metrics",
+        )),
+    }
+}
+
+/// `GET /api/v1/fleet`: hosts, engines and the leader, as KV tells of them.
+pub(crate) async fn fleet(worker: Data<Arc<Worker>>) -> HttpResponse {
+    let fleet = worker.fleet();
+    HttpResponse::Ok().json(json!({
+        "leader": fleet.leader.entries().values().next(),
+        "hosts": fleet.hosts.entries().values().collect::<Vec<_>>(),
+        "engines": fleet.engines.entries().values().collect::<Vec<_>>(),
+    }))
+}
+
+/// What the service answers on its status subject.
+pub(crate) fn report(fleet: &Fleet) -> serde_json::Value {
+    let components = fleet.readiness();
+    json!({
+        "service": "gateway",
+        "id": fleet.id,
+        "version": env!("CARGO_PKG_VERSION"),
+        "ready": components.iter().all(|component| component.ready),
+        "components": components,
+        "jobs": fleet.running.load(Ordering::Acquire),
+        "actors": fleet.vitals.signs(),
+    })
+}

@@ -1,0 +1,257 @@
+//! The body of a streamed answer: the engine's events, heartbeats while there are none, and an error event if it
+//! breaks off.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use actix_web::body::{BodySize, MessageBody};
+use berth_wire::{ApiError, ErrorKind, Head};
+use bytes::Bytes;
+use tokio::time::{Instant, Sleep};
+
+use crate::client::{Client, Next, now};
+use crate::demux::Piece;
+use crate::error;
+use crate::events::{self, Splitter};
+
+/// What a stream does when it has nothing to pass.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pace {
+    /// Between signs of life.
+    pub(crate) heartbeat: Duration,
+    /// Until the first data.
+    pub(crate) first: Duration,
+    /// Between data.
+    pub(crate) silence: Duration,
+    /// The client takes chunks without choices.
+    pub(crate) chunks: bool,
+}
+
+/// An engine's answer that is no stream of events, found out after the status line was sent.
+struct Late {
+    status: u16,
+    body: Vec<u8>,
+}
+
+/// More of a late error than this is not read.
+const LATE_MOST: usize = 64 * 1024;
+
+pub(crate) struct EventStream {
+    /// Dropped with the end of the answer, or with the body when the client leaves.
+    client: Option<Client>,
+    splitter: Splitter,
+    late: Option<Late>,
+    /// Something of our own, to be sent after all that is ready.
+    own: Option<Bytes>,
+    pace: Pace,
+    timer: Pin<Box<Sleep>>,
+    sent: Instant,
+    heard: Instant,
+    /// The engine has answered.
+    begun: bool,
+    /// Data has come.
+    flowing: bool,
+    over: bool,
+}
+
+impl EventStream {
+    /// A stream whose engine has answered with `head` and `data`.
+    pub(crate) fn begun(client: Client, pace: Pace, data: Option<Bytes>) -> Self {
+        let mut stream = Self::new(client, pace, Duration::ZERO);
+        stream.begun = true;
+        if let Some(data) = data {
+            stream.flowing = true;
+            stream.splitter.push(data);
+        }
+        stream
+    }
+
+    /// A stream whose client waits since `waited`: it begins with a heartbeat.
+    pub(crate) fn waiting(client: Client, pace: Pace, waited: Duration) -> Self {
+        let mut stream = Self::new(client, pace, waited);
+        stream.heartbeat();
+        stream
+    }
+
+    fn new(client: Client, pace: Pace, waited: Duration) -> Self {
+        let most = client.window() / 2;
+        let at = Instant::now();
+        Self {
+            client: Some(client),
+            splitter: Splitter::new(most),
+            late: None,
+            own: None,
+            pace,
+            timer: Box::pin(tokio::time::sleep(pace.heartbeat)),
+            sent: at,
+            heard: at.checked_sub(waited).unwrap_or(at),
+            begun: false,
+            flowing: false,
+            over: false,
+        }
+    }
+
+    fn heartbeat(&mut self) {
+        let Some(client) = &self.client else { return };
+        let progress = client.progress();
+        let mut beat = events::comment(&progress);
+        if self.pace.chunks && !self.flowing {
+            let job = client.job().to_string();
+            let chunk = events::chunk(client.route(), &job, client.model(), now().0 / 1000, &progress);
+            beat = [beat, chunk].concat().into();
+        }
+        self.own = Some(beat);
+    }
+
+    fn piece(&mut self, Piece { head, data }: Piece) {
+        self.heard = Instant::now();
+        if let Some(head) = head
+            && !self.begun
+        {
+            self.begun = true;
+            if !is_event_stream(&head) {
+                self.late = Some(Late { status: head.status, body: Vec::new() });
+            }
+        }
+        let Some(data) = data else { return };
+        match &mut self.late {
+            Some(late) => {
+                let room = LATE_MOST.saturating_sub(late.body.len());
+                late.body.extend_from_slice(data.get(..room.min(data.len())).unwrap_or_default());
+                if let Some(client) = &mut self.client {
+                    client.took(data.len());
+                }
+            }
+            None => {
+                self.flowing = true;
+                self.splitter.push(data);
+            }
+        }
+    }
+
+    fn end(&mut self, ending: Result<(), ApiError>) {
+        self.over = true;
+        match ending {
+            Ok(()) => {
+                if let Some(late) = self.late.take() {
+                    self.own = Some(late.event());
+                    return;
+                }
+                self.splitter.flush();
+                // A stream that ends without its marker would be read as a success.
+                if !self.splitter.is_done() {
+                    self.fail(&incomplete());
+                }
+            }
+            Err(error) => {
+                self.splitter.forget();
+                self.fail(&error);
+            }
+        }
+    }
+
+    fn fail(&mut self, error: &ApiError) {
+        let event = error::event(error);
+        // An event that was passed in part is ended first, or the error would become part of it.
+        self.own = Some(if self.splitter.at_boundary() {
+            event
+        } else {
+            [Bytes::from_static(b"\n\n"), event].concat().into()
+        });
+    }
+
+    /// The timer has run out: says that all is well, or gives up.
+    fn tick(&mut self) {
+        let at = Instant::now();
+        let limit = if self.flowing { self.pace.silence } else { self.pace.first };
+        if at.duration_since(self.heard) >= limit {
+            self.end(Err(error::waited(limit)));
+            return;
+        }
+        let idle = at.duration_since(self.sent);
+        if idle >= self.pace.heartbeat && self.splitter.at_boundary() {
+            self.heartbeat();
+        }
+        let next = if idle >= self.pace.heartbeat { self.pace.heartbeat } else { self.pace.heartbeat - idle };
+        self.timer.as_mut().reset((at + next).min(self.heard + limit));
+    }
+}
+
+/// Whether an engine's answer is the stream that was asked for.
+pub(crate) fn is_event_stream(head: &Head) -> bool {
+    head.status == 200
+        && head.content_type.as_deref().is_some_and(|kind| kind.trim_start().starts_with("text/event-stream"))
+}
+
+fn incomplete() -> ApiError {
+    ApiError::new(
+        ErrorKind::EngineFailed,
+        "incomplete_answer",
+        "the engine's answer ended before it was complete; send the request again",
+    )
+}
+
+impl Late {
+    fn event(self) -> Bytes {
+        let own = serde_json::from_slice::<serde_json::Value>(&self.body).ok();
+        if let Some(value) = own.filter(|value| value.get("error").is_some_and(|error| error.is_object())) {
+            return format!("data: {value}\n\n").into();
+        }
+        let kind = if (400..500).contains(&self.status) {
+            ErrorKind::InvalidRequest
+        } else {
+            ErrorKind::EngineFailed
+        };
+        error::event(&ApiError::new(
+            kind,
+            "engine_error",
+            format!("the engine answered with status {} instead of a stream", self.status),
+        ))
+    }
+}
+
+impl MessageBody for EventStream {
+    type Error = std::convert::Infallible;
+
+    fn size(&self) -> BodySize {
+        BodySize::Stream
+    }
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Self::Error>>> {
+        let this = &mut *self;
+        loop {
+            if let Some(bytes) = this.splitter.ready.pop() {
+                this.sent = Instant::now();
+                if let Some(client) = &mut this.client {
+                    client.took(bytes.len());
+                }
+                return Poll::Ready(Some(Ok(bytes)));
+            }
+            if let Some(own) = this.own.take() {
+                this.sent = Instant::now();
+                return Poll::Ready(Some(Ok(own)));
+            }
+            if this.over {
+                this.client = None;
+                return Poll::Ready(None);
+            }
+            let Some(client) = &mut this.client else { return Poll::Ready(None) };
+            match client.poll_next(cx) {
+                Poll::Ready(Next::Piece(piece)) => {
+                    this.piece(piece);
+                    continue;
+                }
+                Poll::Ready(Next::End(ending)) => {
+                    this.end(ending.map(|_| ()));
+                    continue;
+                }
+                Poll::Pending => {}
+            }
+            match this.timer.as_mut().poll(cx) {
+                Poll::Ready(()) => this.tick(),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! One HTTP worker thread's own parts: its connection, its name on the bus and its demux.
+
+use std::cell::OnceCell;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use berth_actors::{Supervised, supervise};
+use berth_bus::{Bodies, Bus, BusError, BusOptions};
+use berth_wire::GatewayId;
+
+use crate::demux::{Demux, Listening};
+use crate::fleet::Fleet;
+
+/// Messages that may wait for a worker's demux, beside its output.
+const MAILBOX: usize = 1024;
+
+/// What every request on one thread shares.
+pub(crate) struct Worker {
+    fleet: Arc<Fleet>,
+    bus: Bus,
+    id: GatewayId,
+    demux: Supervised<Demux>,
+    bodies: tokio::sync::OnceCell<Bodies>,
+}
+
+thread_local! {
+    /// One for each thread, though the server asks once for each address that it listens on.
+    static WORKER: OnceCell<Arc<Worker>> = const { OnceCell::new() };
+}
+
+impl Worker {
+    /// This thread's worker, which is made on the first call.
+    pub(crate) async fn of_this_thread(
+        fleet: Arc<Fleet>,
+        options: BusOptions,
+    ) -> Result<Arc<Self>, BusError> {
+        if let Some(worker) = WORKER.with(|cell| cell.get().cloned()) {
+            return Ok(worker);
+        }
+        let worker = Arc::new(Self::start(fleet, options).await?);
+        WORKER.with(|cell| Ok(Arc::clone(cell.get_or_init(|| worker))))
+    }
+
+    async fn start(fleet: Arc<Fleet>, options: BusOptions) -> Result<Self, BusError> {
+        let n = fleet.workers.fetch_add(1, Ordering::Relaxed);
+        let id = GatewayId::from(format!("{}-{n}", fleet.id));
+        let bus = Bus::connect(&options, &format!("berth-gateway {id}")).await?;
+        let demux = supervise(&fleet.vitals, &format!("demux-{n}"), MAILBOX, {
+            let (bus, id) = (bus.clone(), id.clone());
+            move |life| Demux::new(life, bus.clone(), id.clone())
+        });
+        demux.send(Listening).await.map_err(|_| BusError::TimedOut { subject: bus.subjects.out_all(&id) })?;
+        fleet.hired(demux.clone(), bus.clone());
+        Ok(Self { fleet, bus, id, demux, bodies: tokio::sync::OnceCell::new() })
+    }
+
+    pub(crate) fn fleet(&self) -> &Arc<Fleet> {
+        &self.fleet
+    }
+
+    pub(crate) fn bus(&self) -> &Bus {
+        &self.bus
+    }
+
+    pub(crate) fn id(&self) -> &GatewayId {
+        &self.id
+    }
+
+    pub(crate) fn demux(&self) -> &Supervised<Demux> {
+        &self.demux
+    }
+
+    /// Where large bodies wait.
+    pub(crate) async fn bodies(&self) -> Result<&Bodies, BusError> {
+        self.bodies.get_or_try_init(|| Bodies::open(&self.bus)).await
+    }
+}

@@ -1,0 +1,12 @@
+//! The gateway through its own HTTP server, over a real nats-server; scheduler and agent are played by hand.
+
+#[cfg(test)]
+mod answers_come_whole_or_say_why;
+#[cfg(test)]
+mod clients_that_leave_or_dawdle;
+#[cfg(test)]
+mod requests_that_are_refused;
+#[cfg(test)]
+mod support;
+#[cfg(test)]
+mod the_gateway_starts_stops_and_loses_nats;

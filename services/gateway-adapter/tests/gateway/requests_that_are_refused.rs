@@ -1,0 +1,69 @@
+//! What can be said at once is said at once, as an OpenAI error object with its own status.
+
+use reqwest::Method;
+
+use crate::support::*;
+
+async fn refused(gateway: &Gateway, method: Method, path: &str, body: &str) -> (u16, serde_json::Value) {
+    let request = reqwest::Client::new().request(method, gateway.url(path)).body(body.to_owned());
+    let response = request.send().await.unwrap();
+    assert!(response.headers().contains_key("x-request-id"));
+    (response.status().as_u16(), error_of(response).await)
+}
+
+#[tokio::test]
+async fn a_wrong_request_is_answered_with_what_is_wrong() {
+    let (_nats, _played, gateway) = house(|config| config.gateway.body_limit = 1000).await;
+    let chat = "/v1/chat/completions";
+
+    let (status, error) = refused(&gateway, Method::POST, chat, "{\"model\":\"tiny\",\n oops").await;
+    assert_eq!((status, error["type"].as_str()), (400, Some("invalid_request_error")));
+    assert!(error["message"].as_str().unwrap().contains("line 2 column"), "{error}");
+
+    let (status, error) = refused(&gateway, Method::POST, chat, "{}").await;
+    assert_eq!((status, error["param"].as_str()), (400, Some("model")));
+
+    let (status, error) = refused(&gateway, Method::POST, chat, r#"{"model":"tinny"}"#).await;
+    assert_eq!((status, error["code"].as_str()), (404, Some("model_not_found")));
+    assert!(error["message"].as_str().unwrap().contains("`tiny`"), "{error}");
+
+    let (status, error) = refused(&gateway, Method::POST, chat, &"x".repeat(1001)).await;
+    assert_eq!((status, error["code"].as_str()), (413, Some("request_too_large")));
+
+    let (status, error) = refused(&gateway, Method::GET, chat, "").await;
+    assert_eq!((status, error["code"].as_str()), (405, Some("method_not_allowed")));
+
+    let (status, error) = refused(&gateway, Method::POST, "/v1/nothing", "").await;
+    assert_eq!((status, error["code"].as_str()), (404, Some("unknown_url")));
+
+    let (status, error) = refused(&gateway, Method::GET, "/v1/models/none", "").await;
+    assert_eq!((status, error["code"].as_str()), (404, Some("model_not_found")));
+}
+
+#[tokio::test]
+async fn a_body_beyond_the_limit_is_refused_also_when_its_length_is_not_told() {
+    let (_nats, _played, gateway) = house(|config| config.gateway.body_limit = 1 << 20).await;
+    let chunks = futures::stream::iter((0..40).map(|_| Ok::<_, std::io::Error>(vec![b' '; 64 * 1024])));
+    let request = reqwest::Client::new()
+        .post(gateway.url("/v1/chat/completions"))
+        .body(reqwest::Body::wrap_stream(chunks));
+    let response = request.send().await.unwrap();
+    assert_eq!(response.status(), 413);
+    assert_eq!(error_of(response).await["code"], "request_too_large");
+}
+
+#[tokio::test]
+async fn models_are_listed_and_found_with_slashes_and_by_alias() {
+    let (_nats, _played, gateway) = house(|_| {}).await;
+    let get = async |path: &str| -> serde_json::Value {
+        reqwest::get(gateway.url(path)).await.unwrap().json().await.unwrap()
+    };
+    let list = get("/v1/models").await;
+    assert_eq!(list["object"], "list");
+    let model = &list["data"][0];
+    assert_eq!((model["id"].as_str(), model["object"].as_str()), (Some(MODEL), Some("model")));
+    assert_eq!((model["state"].as_str(), model["context_length"].as_u64()), (Some("stopped"), Some(4096)));
+    for path in ["/v1/models/org/tiny:1.5", "/v1/models/org%2Ftiny%3A1.5", "/v1/models/tiny"] {
+        assert_eq!(get(path).await["id"], MODEL, "{path}");
+    }
+}
