@@ -34,8 +34,11 @@ pub fn data_dir_override() -> Option<PathBuf> {
 /// `BERTH_NATS_URL`: NATS servers, separated by commas.
 #[must_use]
 pub fn nats_urls() -> Option<Vec<String>> {
-    let urls: Vec<String> =
-        var("BERTH_NATS_URL")?.split(',').map(|url| url.trim().to_owned()).filter(|url| !url.is_empty()).collect();
+    let urls: Vec<String> = var("BERTH_NATS_URL")?
+        .split(',')
+        .map(|url| url.trim().to_owned())
+        .filter(|url| !url.is_empty())
+        .collect();
     (!urls.is_empty()).then_some(urls)
 }
 
@@ -159,8 +162,10 @@ pub fn host_name() -> HostId {
 fn host_slug(name: &str) -> String {
     // The domain says nothing within a fleet.
     let short = name.trim().split('.').next().unwrap_or_default();
-    let slug: String =
-        short.chars().map(|c| if c.is_ascii_alphanumeric() || c == '_' || c == '-' { c } else { '-' }).collect();
+    let slug: String = short
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() || c == '_' || c == '-' { c } else { '-' })
+        .collect();
     if slug.is_empty() { "host".into() } else { slug }
 }
 

@@ -5,16 +5,27 @@
 //! a half-valid value or a raw variable, and secrets print as `***`.
 
 pub mod env;
+mod gguf;
+mod model;
+mod placeholder;
+mod problem;
+mod raw;
+mod resolve;
 mod secret;
 mod settings;
+mod template;
+mod value;
 
+pub use gguf::{LlamaServer, ModelFileError};
+pub use placeholder::{PLACEHOLDERS, fill};
+pub use problem::{ConfigError, Problem};
+pub use resolve::EXAMPLE;
 pub use secret::Secret;
 pub use settings::{BusConfig, Config, GatewayConfig, HealthConfig, HostConfig, SchedulerConfig};
+pub use value::parse_listen;
 
-impl Config {
-    /// All defaults and no models.
-    #[must_use]
-    pub fn empty() -> Self {
-        Self::default()
-    }
+/// Bytes as people read them, as in `16.0 GiB`.
+#[must_use]
+pub fn show_bytes(bytes: u64) -> String {
+    bytesize::ByteSize(bytes).display().iec().to_string()
 }

@@ -233,3 +233,101 @@ fn a_new_leader_that_hears_of_the_job_before_the_host_takes_it_over_too() {
     world.run_out();
     assert_eq!(world.verdicts[&job], Verdict::Completed);
 }
+
+/// A model in the way of another that has waited for too long, with one of its two slots taken.
+fn drained_for_another() -> World {
+    let models = vec![model("a", 6 * GIB, 2), model("b", 6 * GIB, 1)];
+    let mut world = World::new(&[(1, 8 * GIB)], models);
+    world.submit(0, "a");
+    world.progress();
+    world.submit(1, "b");
+    world.wait(Duration::from_secs(31));
+    world
+}
+
+#[test]
+fn an_engine_that_is_drained_admits_nothing_though_it_has_a_free_slot() {
+    let mut world = drained_for_another();
+    world.submit(2, "a");
+    assert_eq!(world.running().len(), 1);
+    world.run_out();
+    let order: Vec<_> = world.started.iter().map(|(model, _)| model.as_str()).collect();
+    assert_eq!(order, ["a", "b", "a"]);
+}
+
+#[test]
+fn an_engine_serves_all_who_waited_for_it_before_it_can_be_drained() {
+    let models = vec![model("a", 6 * GIB, 1), model("b", 6 * GIB, 1)];
+    let mut world = World::new(&[(1, 8 * GIB)], models);
+    for n in 0..5 {
+        world.submit(n, "a");
+    }
+    world.submit(9, "b");
+    // Slow to load: when it is ready, the other model has waited for too long already.
+    world.wait(Duration::from_secs(60));
+    world.progress();
+    for n in 10..15 {
+        world.submit(n, "a");
+    }
+    for left in (0..5).rev() {
+        let (job, attempt, engine) = world.running()[0];
+        world.finish(job, attempt, engine, AttemptEnd::Completed);
+        assert_eq!(world.in_state(EngineState::Stopping).len(), usize::from(left == 0), "{left} left");
+    }
+    assert!((0..5).all(|n| world.verdicts.contains_key(&JobId(n))));
+}
+
+#[test]
+fn a_model_taken_out_of_the_catalog_finishes_what_runs_and_is_stopped_then() {
+    let mut world = World::new(&[(1, 8 * GIB)], vec![model("a", GIB, 2)]);
+    let job = world.submit(0, "a");
+    world.progress();
+    let engine = world.engine_of("a").unwrap();
+    world.tell(Event::Catalog(Vec::new()));
+    world.ready(engine);
+    assert_eq!(world.in_state(EngineState::Stopping), []);
+    world.run_out();
+    assert_eq!(world.verdicts[&job], Verdict::Completed);
+    while world.progress() {}
+    assert!(world.engines.is_empty());
+}
+
+#[test]
+fn a_job_that_breaks_off_again_and_again_is_given_up() {
+    let mut world = World::new(&[(1, 8 * GIB)], vec![model("a", GIB, 1)]);
+    let job = world.submit(0, "a");
+    world.progress();
+    for _ in 0..3 {
+        let (_, attempt, engine) = world.running()[0];
+        let end = AttemptEnd::Failed { error: error("broke off"), output_sent: false };
+        world.finish(job, attempt, engine, end);
+    }
+    let Some(Verdict::Failed { error, told: false }) = world.verdicts.get(&job) else {
+        panic!("not given up")
+    };
+    assert_eq!(error.message, "broke off");
+}
+
+#[test]
+fn a_job_that_is_delivered_again_after_its_end_is_only_taken_off_the_stream() {
+    let mut world = World::new(&[(1, 8 * GIB)], vec![model("a", GIB, 1)]);
+    let job = world.submit(0, "a");
+    world.run_out();
+    let again = berth_placement::JobFacts { id: job, model: "a".into(), arrival: world.now, deadline: None };
+    let effects = berth_placement::step(&mut world.state, Event::JobSubmitted(again), world.now);
+    assert!(matches!(effects.as_slice(), [berth_placement::Effect::End { job: ended, .. }] if *ended == job));
+}
+
+#[test]
+fn a_job_past_its_deadline_is_told_and_not_run() {
+    let mut world = World::new(&[], vec![model("a", GIB, 1)]);
+    let deadline = Some(world.now.plus(Duration::from_secs(5)));
+    let facts = berth_placement::JobFacts { id: JobId(0), model: "a".into(), arrival: world.now, deadline };
+    world.jobs.insert(JobId(0));
+    world.tell(Event::JobSubmitted(facts));
+    world.wait(Duration::from_secs(4));
+    assert!(world.verdicts.is_empty());
+    world.wait(Duration::from_secs(1));
+    let Verdict::Failed { error, .. } = &world.verdicts[&JobId(0)] else { panic!("not told") };
+    assert_eq!(error.code, "deadline_exceeded");
+}
