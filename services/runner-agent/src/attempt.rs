@@ -1,0 +1,350 @@
+//! One attempt: a job's way through an engine, from the dispatch to its one and only end.
+
+use std::panic::AssertUnwindSafe;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use async_nats::Subject;
+use berth_bus::{BusError, NatsOutput, OutputSink};
+use berth_telemetry::Chain;
+use berth_wire::{
+    ApiError, Attempt, Begin, BeginReply, Body, End, Ended, ErrorKind, Finish, Frame, Head, Job, Outcome,
+    Reply, TRACEPARENT, Usage,
+};
+use bytes::Bytes;
+use futures::FutureExt;
+use reqwest::header::{CONTENT_TYPE, HeaderValue};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info};
+
+use crate::books::{EngineCell, grant};
+use crate::pump::{Answer, Frames, frame_limit};
+use crate::rewrite::rewrite_model;
+use crate::shared::Shared;
+use crate::slots::SlotGuard;
+use crate::usage::Ends;
+
+/// A client that has taken nothing for so long is gone, whatever its connection says.
+const STALL: Duration = Duration::from_secs(300);
+/// A large body must be there by then.
+const FETCH: Duration = Duration::from_secs(60);
+/// Above this a body is searched for its model on another thread.
+const LARGE: usize = 1 << 20;
+
+/// All that an attempt needs.
+pub(crate) struct Task {
+    pub(crate) shared: Rc<Shared>,
+    pub(crate) cell: Rc<EngineCell>,
+    pub(crate) job: Job,
+    pub(crate) attempt: Attempt,
+    pub(crate) slot: SlotGuard,
+    pub(crate) cancel: CancellationToken,
+    pub(crate) credit: watch::Sender<u64>,
+    /// Where the dispatch wants its answer.
+    pub(crate) reply: Option<Subject>,
+}
+
+/// How an attempt ended, before it is told.
+struct Verdict {
+    outcome: Outcome,
+    usage: Usage,
+}
+
+impl Task {
+    /// Runs it to its end, which is told whatever happens.
+    pub(crate) async fn run(self) {
+        let (shared, cell, id, attempt) =
+            (Rc::clone(&self.shared), Rc::clone(&self.cell), self.job.id, self.attempt);
+        if AssertUnwindSafe(self.serve()).catch_unwind().await.is_ok() {
+            return;
+        }
+        let error =
+            ApiError::new(ErrorKind::Internal, "agent_fault", "the agent failed; send the request again");
+        shared.books.borrow_mut().end(id, attempt);
+        // Whether output was sent is not known any more; a gateway that has some refuses the next attempt.
+        let outcome = Outcome::Failed { error, output_sent: false };
+        shared.tell_ended(Ended { job: id, attempt, engine: cell.id(), outcome, usage: Usage::default() });
+    }
+
+    async fn serve(mut self) {
+        if let Err(error) = self.shared.bus.reply(self.reply.take(), &Reply::Ok).await {
+            debug!(error = %Chain(&error), "could not answer a dispatch");
+        }
+        let mut course = Course::new(&self);
+        let outcome = course.run().await;
+        let verdict = Verdict { outcome, usage: course.usage() };
+        drop(course);
+        self.end(verdict);
+    }
+
+    fn end(self, verdict: Verdict) {
+        let Self { shared, cell, job, attempt, slot, .. } = self;
+        debug!(job = %job.id, %attempt, outcome = outcome_name(&verdict.outcome), "attempt ended");
+        shared.books.borrow_mut().end(job.id, attempt);
+        drop(slot);
+        let another_may_follow = matches!(verdict.outcome, Outcome::Failed { output_sent: false, .. });
+        if let (Body::Claim { object, .. }, false) = (&job.body, another_may_follow) {
+            let (bodies, object) = (shared.bodies.clone(), object.clone());
+            actix_rt::spawn(async move { bodies.delete(&object).await });
+        }
+        shared.tell_ended(Ended {
+            job: job.id,
+            attempt,
+            engine: cell.id(),
+            outcome: verdict.outcome,
+            usage: verdict.usage,
+        });
+    }
+}
+
+fn outcome_name(outcome: &Outcome) -> &'static str {
+    match outcome {
+        Outcome::Completed => "completed",
+        Outcome::Cancelled => "cancelled",
+        Outcome::Abandoned => "abandoned",
+        Outcome::Failed { .. } => "failed",
+    }
+}
+
+/// Why the pump stopped before the answer's end.
+enum Break {
+    Cancelled,
+    Abandoned,
+    Failed(ApiError),
+}
+
+/// What frame 0 and the engine, asked at the same time, have answered.
+type Opened = (u64, reqwest::Response);
+
+struct Course<'a> {
+    task: &'a Task,
+    began: Instant,
+    first_byte: Option<Duration>,
+    ends: Ends,
+    frames: Frames,
+}
+
+impl<'a> Course<'a> {
+    fn new(task: &'a Task) -> Self {
+        let sink = NatsOutput::new(task.shared.bus.clone());
+        Self {
+            task,
+            began: Instant::now(),
+            first_byte: None,
+            ends: Ends::default(),
+            frames: Frames::new(sink, task.job.gateway.clone(), task.job.id, task.attempt),
+        }
+    }
+
+    fn usage(&self) -> Usage {
+        let tokens = self.ends.tokens();
+        Usage {
+            prompt_tokens: tokens.prompt_tokens,
+            completion_tokens: tokens.completion_tokens,
+            first_byte: self.first_byte,
+            total: self.began.elapsed(),
+        }
+    }
+
+    async fn run(&mut self) -> Outcome {
+        let (cancel, gone) = (self.task.cancel.clone(), self.task.cell.gone.clone());
+        let broken = tokio::select! {
+            biased;
+            () = cancel.cancelled() => Break::Cancelled,
+            done = self.relay() => match done {
+                Ok(()) => return Outcome::Completed,
+                Err(broken) => broken,
+            },
+            () = gone.cancelled() => Break::Failed(engine_failed(
+                &self.task.job,
+                "the engine ended while it served this request",
+            )),
+        };
+        let output_sent = self.frames.output_sent();
+        match broken {
+            Break::Abandoned => Outcome::Abandoned,
+            Break::Cancelled => {
+                if output_sent {
+                    self.finish(Finish::Cancelled).await;
+                }
+                Outcome::Cancelled
+            }
+            Break::Failed(error) => {
+                info!(job = %self.task.job.id, attempt = %self.task.attempt, output_sent, %error, "attempt failed");
+                if output_sent {
+                    self.finish(Finish::Error(error.clone())).await;
+                }
+                Outcome::Failed { error, output_sent }
+            }
+        }
+    }
+
+    async fn finish(&mut self, finish: Finish) {
+        let end = End { finish, usage: self.usage() };
+        if let Err(error) = self.frames.send(Bytes::new(), Some(end)).await {
+            debug!(error = %Chain(&error), "could not send the end of an attempt");
+        }
+    }
+
+    /// Relays the whole answer.
+    async fn relay(&mut self) -> Result<(), Break> {
+        let (credit, response) = self.open().await?;
+        grant(&self.task.credit, credit);
+        let mut granted = self.task.credit.subscribe();
+        let content_type = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        let events = content_type.is_some_and(|kind| kind.starts_with("text/event-stream"));
+        // Without a length or chunks an answer ends with its connection, whoever cut it.
+        let framed = response.content_length().is_some()
+            || response.headers().contains_key(reqwest::header::TRANSFER_ENCODING);
+        let status = response.status();
+        self.frames.set_head(Head { status: status.as_u16(), content_type: content_type.map(str::to_owned) });
+        let limit = frame_limit(self.task.shared.bus.client.max_payload(), events);
+        let mut answer = Answer::new(response.bytes_stream());
+        loop {
+            if *granted.borrow() <= self.frames.sent {
+                // No more than one piece is read ahead of the credit; the end needs none.
+                answer.peek().await;
+            }
+            let room = if answer.is_over() { limit } else { self.room(&mut granted, limit).await? };
+            let piece = answer.piece(room, events).await;
+            if !piece.data.is_empty() {
+                self.first_byte.get_or_insert_with(|| self.began.elapsed());
+                self.ends.push(&piece.data);
+            }
+            let end = match piece.end {
+                None => None,
+                Some(Ok(())) if !framed && events && status.is_success() && !self.ends.said_done() => {
+                    self.pass(piece.data, None).await?;
+                    return Err(self.broke("its connection ended before the answer did"));
+                }
+                Some(Ok(())) => Some(End { finish: Finish::Stop, usage: self.usage() }),
+                Some(Err(error)) => {
+                    self.pass(piece.data, None).await?;
+                    return Err(self.broke(&plain(error)));
+                }
+            };
+            let last = end.is_some();
+            if last || !piece.data.is_empty() {
+                self.frames.send(piece.data, end).await.map_err(|error| self.lost(&error))?;
+            }
+            if last {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Sends what came before a break. Held back where nothing has been sent yet: then another attempt may do
+    /// better.
+    async fn pass(&mut self, data: Bytes, end: Option<End>) -> Result<(), Break> {
+        if data.is_empty() || !self.frames.output_sent() {
+            return Ok(());
+        }
+        self.frames.send(data, end).await.map_err(|error| self.lost(&error))
+    }
+
+    /// Waits for credit: without it nothing is read from the engine.
+    async fn room(&self, granted: &mut watch::Receiver<u64>, limit: usize) -> Result<usize, Break> {
+        let sent = self.frames.sent;
+        let more = tokio::time::timeout(STALL, granted.wait_for(|granted| *granted > sent));
+        let granted = match more.await {
+            Ok(Ok(granted)) => *granted,
+            _ => {
+                info!(job = %self.task.job.id, "gave up an answer that nobody takes");
+                return Err(Break::Abandoned);
+            }
+        };
+        Ok(usize::try_from(granted - sent).unwrap_or(usize::MAX).min(limit))
+    }
+
+    /// Asks the gateway for its permit and the engine for its answer, at the same time.
+    async fn open(&self) -> Result<Opened, Break> {
+        let permit = async {
+            let Task { shared, job, attempt, cell, .. } = self.task;
+            let mut frame = Frame::empty(*attempt, 0);
+            frame.begin = Some(Begin { host: shared.host.clone(), engine: cell.id() });
+            let sink = NatsOutput::new(shared.bus.clone());
+            match sink.begin(&job.gateway, job.id, frame).await {
+                Ok(BeginReply::Go { credit }) => Ok(credit),
+                Ok(BeginReply::Refuse { reason }) => {
+                    debug!(job = %job.id, %attempt, reason, "the gateway refused the attempt");
+                    Err(Break::Abandoned)
+                }
+                Err(error) => {
+                    info!(job = %job.id, %attempt, error = %Chain(&error), "the gateway does not answer");
+                    Err(Break::Abandoned)
+                }
+            }
+        };
+        // Either failure ends both: dropping the engine's request closes its connection, which aborts it.
+        tokio::try_join!(permit, self.ask())
+    }
+
+    async fn ask(&self) -> Result<reqwest::Response, Break> {
+        let Task { shared, job, cell, .. } = self.task;
+        let body = match &job.body {
+            Body::Inline(bytes) => bytes.clone(),
+            Body::Claim { object, len } => self.fetch(object, *len).await?,
+        };
+        let served = cell.model().engine.served_name.clone();
+        let body = if body.len() > LARGE {
+            let rewritten = tokio::task::spawn_blocking(move || rewrite_model(body, &served)).await;
+            rewritten.map_err(|_| self.broke("its request could not be prepared"))?
+        } else {
+            rewrite_model(body, &served)
+        };
+        let url = format!("http://{}{}", cell.endpoint(), job.route.path());
+        let mut request = shared
+            .http
+            .post(url)
+            .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
+            .body(body);
+        if let Some(traceparent) = &job.traceparent {
+            request = request.header(TRACEPARENT, traceparent);
+        }
+        request.send().await.map_err(|error| self.broke(&plain(error)))
+    }
+
+    async fn fetch(&self, object: &str, len: u64) -> Result<Bytes, Break> {
+        // An object that is removed while it is read never ends.
+        let fetched = tokio::time::timeout(FETCH, self.task.shared.bodies.get(object, len)).await;
+        let why = match fetched {
+            Ok(Ok(body)) => return Ok(body),
+            Ok(Err(error)) => Chain(&error).to_string(),
+            Err(_) => "it does not come".into(),
+        };
+        info!(job = %self.task.job.id, why, "cannot fetch a request body");
+        Err(Break::Failed(ApiError::new(
+            ErrorKind::Internal,
+            "body_lost",
+            "the request's body could not be fetched from the object store; send it again",
+        )))
+    }
+
+    fn broke(&self, why: &str) -> Break {
+        Break::Failed(engine_failed(&self.task.job, &format!("the engine broke off: {why}")))
+    }
+
+    fn lost(&self, error: &BusError) -> Break {
+        info!(job = %self.task.job.id, error = %Chain(error), "cannot send output");
+        Break::Abandoned
+    }
+}
+
+fn engine_failed(job: &Job, what: &str) -> ApiError {
+    ApiError::new(
+        ErrorKind::EngineFailed,
+        "engine_failed",
+        format!("{what} (model `{}`); send the request again", job.model),
+    )
+}
+
+/// An error of the engine's connection, without the engine's address.
+fn plain(error: reqwest::Error) -> String {
+    let error = error.without_url();
+    let mut deepest: &dyn std::error::Error = &error;
+    while let Some(cause) = deepest.source() {
+        deepest = cause;
+    }
+    deepest.to_string()
+}

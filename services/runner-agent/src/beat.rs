@@ -1,0 +1,70 @@
+//! The heartbeat: an actor of its own, which nothing else of the agent delays.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::jetstream::kv::Store;
+use berth_actors::{Supervised, Vitals};
+use berth_bus::put_json;
+use berth_telemetry::Chain;
+use futures::FutureExt;
+use tokio::time::MissedTickBehavior;
+use tracing::warn;
+
+use crate::actor::Worker;
+use crate::shared::Shared;
+
+/// The key expires after 15 s: two beats may be lost.
+const EVERY: Duration = Duration::from_secs(5);
+/// Neither a write nor a measurement may hold up the next beat.
+const LIMIT: Duration = Duration::from_secs(4);
+
+pub(crate) fn supervise(vitals: &Vitals, shared: &Rc<Shared>, store: Store) -> Supervised<Worker> {
+    let (work, observe) = (Rc::clone(shared), Rc::clone(shared));
+    Worker::supervise(
+        vitals,
+        "agent.heartbeat",
+        Rc::new(move || beat(Rc::clone(&work), store.clone()).boxed_local()),
+        Rc::new(move || serde_json::json!({ "boot": observe.boot })),
+    )
+}
+
+async fn beat(shared: Rc<Shared>, store: Store) {
+    let mut ticks = tokio::time::interval(EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = shared.beat_now.notified() => {}
+        }
+        measure(&shared).await;
+        refresh_records(&shared);
+        let beat = shared.beat();
+        match tokio::time::timeout(LIMIT, put_json(&store, shared.host.as_str(), &beat)).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => warn!(error = %Chain(&error), "cannot write the heartbeat"),
+            Err(_) => warn!("writing the heartbeat takes longer than {} s", LIMIT.as_secs()),
+        }
+    }
+}
+
+/// Measures what is free. NVML may block, so not on this thread.
+pub(crate) async fn measure(shared: &Shared) {
+    let devices = Arc::clone(&shared.devices);
+    let measured = tokio::task::spawn_blocking(move || devices.measure());
+    match tokio::time::timeout(LIMIT, measured).await {
+        Ok(Ok(accelerators)) => *shared.measured.borrow_mut() = accelerators,
+        _ => warn!("measuring the accelerators takes long; the last measurement stands"),
+    }
+}
+
+/// Slots in use change too often to be written each time.
+fn refresh_records(shared: &Shared) {
+    for engine in shared.books.borrow().engines.values() {
+        let cell = &engine.cell;
+        if cell.slots_changed() {
+            shared.records.put(shared.record_key(cell.id()), Some(cell.record(&shared.host)));
+        }
+    }
+}

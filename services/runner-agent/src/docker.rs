@@ -1,0 +1,366 @@
+//! Engines as Docker containers.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use berth_telemetry::Chain;
+use berth_wire::{EngineId, StartEngine};
+use bollard::Docker;
+use bollard::errors::Error as DockerError;
+use bollard::models::{ContainerInspectResponse, CreateImageInfo};
+use bollard::query_parameters::{
+    CreateContainerOptionsBuilder, CreateImageOptionsBuilder, InspectContainerOptions,
+    ListContainersOptionsBuilder, LogsOptionsBuilder, RemoveContainerOptionsBuilder, StartContainerOptions,
+    StopContainerOptionsBuilder, WaitContainerOptions,
+};
+use futures::{FutureExt, StreamExt};
+use tracing::{debug, warn};
+
+use crate::docker_spec::{Owner, container, port_key, read_spec, split_image};
+use crate::driver::{Doing, Driver, Failure, Instance, Order, Progress, TOLD_LINES};
+use crate::tail::{Lines, Tail};
+
+/// How long Docker may take for an ordinary answer.
+const ANSWER: Duration = Duration::from_secs(5);
+/// A pull that has made no progress for so long is given up.
+const PULL_STALL: Duration = Duration::from_secs(180);
+
+/// Connects and agrees on the API version.
+pub(crate) async fn connect() -> Result<Docker, String> {
+    let docker = Docker::connect_with_defaults().map_err(|e| Chain(&e).to_string())?;
+    match tokio::time::timeout(ANSWER, docker.negotiate_version()).await {
+        Ok(Ok(docker)) => Ok(docker),
+        Ok(Err(error)) => Err(Chain(&error).to_string()),
+        Err(_) => Err("it does not answer".into()),
+    }
+}
+
+/// The network to put engines on: the configured one, else the one that this agent's own container is on; none
+/// when it runs on the host.
+async fn own_network(docker: &Docker, configured: Option<&str>) -> Option<String> {
+    if let Some(network) = configured {
+        return Some(network.to_owned());
+    }
+    if !std::path::Path::new("/.dockerenv").exists() {
+        return None;
+    }
+    let hostname = std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
+    // Fails where the agent is in a container of another engine than the one it commands.
+    let me = docker.inspect_container(hostname.trim(), None::<InspectContainerOptions>).await.ok()?;
+    let networks = me.network_settings?.networks?;
+    let mut names: Vec<String> =
+        networks.into_keys().filter(|name| name != "host" && name != "none").collect();
+    // Only networks that somebody made resolve names; they come first.
+    names.sort_by_key(|name| name == "bridge");
+    names.into_iter().next()
+}
+
+/// Runs containers.
+#[derive(Debug, Clone)]
+pub(crate) struct DockerDriver {
+    docker: Docker,
+    owner: Owner,
+    network: Option<String>,
+}
+
+impl DockerDriver {
+    pub(crate) async fn new(docker: Docker, owner: Owner, network: Option<&str>) -> Self {
+        let network = own_network(&docker, network).await;
+        Self { docker, owner, network }
+    }
+
+    async fn pull(&self, image: &str, progress: Progress<'_>) -> Result<(), Failure> {
+        match self.docker.inspect_image(image).await {
+            Ok(_) => return Ok(()),
+            Err(DockerError::DockerResponseServerError { status_code: 404, .. }) => {}
+            Err(error) => return Err(Failure::passing(format!("Docker does not answer: {}", Chain(&error)))),
+        }
+        progress(format!("pulling image {image}"));
+        let (name, tag) = split_image(image);
+        let options = CreateImageOptionsBuilder::new().from_image(name);
+        let options = match tag {
+            Some(tag) => options.tag(tag),
+            None => options,
+        };
+        let mut steps = self.docker.create_image(Some(options.build()), None, None);
+        let mut layers = Layers::default();
+        let refused = |why: String| {
+            Failure::permanent(format!("image {image} is not on this host and could not be pulled: {why}"))
+        };
+        loop {
+            match tokio::time::timeout(PULL_STALL, steps.next()).await {
+                Ok(None) => return Ok(()),
+                Ok(Some(Ok(step))) => {
+                    if let Some(percent) = layers.take(step) {
+                        progress(format!("pulling image {image}: {percent}%"));
+                    }
+                }
+                Ok(Some(Err(DockerError::DockerResponseServerError { message, .. }))) => {
+                    return Err(refused(message));
+                }
+                Ok(Some(Err(error))) => return Err(refused(Chain(&error).to_string())),
+                Err(_) => {
+                    return Err(Failure::passing(format!(
+                        "pulling image {image} made no progress for {} s",
+                        PULL_STALL.as_secs()
+                    )));
+                }
+            }
+        }
+    }
+
+    async fn start(&self, order: &Order, progress: Progress<'_>) -> Result<Container, Failure> {
+        let spec = &order.model().engine;
+        let image = spec.image.as_deref().ok_or_else(|| {
+            Failure::permanent("the docker driver needs `image`, which this model does not set")
+        })?;
+        self.pull(image, progress).await?;
+        progress("creating its container".into());
+        let name = self.owner.name(order.engine());
+        self.create(order, &name).await?;
+        if let Err(error) = self.docker.start_container(&name, None::<StartContainerOptions>).await {
+            let message = docker_message(&error);
+            let permanent = ["executable file not found", "no such file", "could not select device driver"]
+                .iter()
+                .any(|known| message.contains(known));
+            remove(&self.docker, &name).await;
+            return Err(Failure {
+                message: format!("its container could not be started: {message}"),
+                permanent,
+            });
+        }
+        let seen = self.docker.inspect_container(&name, None::<InspectContainerOptions>).await.ok();
+        let endpoint = seen.and_then(|seen| self.endpoint(&seen, spec.port)).unwrap_or_default();
+        Ok(Container { docker: self.docker.clone(), name, endpoint, ram: order.ram })
+    }
+
+    async fn create(&self, order: &Order, name: &str) -> Result<(), Failure> {
+        let options = || CreateContainerOptionsBuilder::new().name(name).build();
+        let body = container(&self.owner, order, self.network.as_deref());
+        let mut made = self.docker.create_container(Some(options()), body.clone()).await;
+        if let Err(DockerError::DockerResponseServerError { status_code: 409, .. }) = &made {
+            // The name is ours alone, so this is a leftover.
+            remove(&self.docker, name).await;
+            made = self.docker.create_container(Some(options()), body).await;
+        }
+        match made {
+            Ok(_) => Ok(()),
+            Err(error) => {
+                let permanent =
+                    matches!(error, DockerError::DockerResponseServerError { status_code: 400 | 404, .. });
+                let message = format!("its container could not be made: {}", docker_message(&error));
+                Err(Failure { message, permanent })
+            }
+        }
+    }
+
+    /// Where the engine of a running container is reached.
+    fn endpoint(&self, seen: &ContainerInspectResponse, port: u16) -> Option<String> {
+        let settings = seen.network_settings.as_ref()?;
+        match &self.network {
+            Some(network) => {
+                let address = settings.networks.as_ref()?.get(network)?.ip_address.clone();
+                // An overlay network may not tell the address; the name resolves there.
+                let host = address
+                    .filter(|a| !a.is_empty())
+                    .or_else(|| seen.name.as_ref().map(|name| name.trim_start_matches('/').to_owned()))?;
+                Some(format!("{host}:{port}"))
+            }
+            None => {
+                let bound = settings.ports.as_ref()?.get(&port_key(port))?.as_ref()?.first()?;
+                Some(format!("127.0.0.1:{}", bound.host_port.as_ref()?))
+            }
+        }
+    }
+
+    /// Containers that an earlier run of this host left. Those that do not run, or do not say what they are, are
+    /// removed.
+    pub(crate) async fn leftovers(&self) -> Vec<(StartEngine, Box<dyn Instance>)> {
+        let options = ListContainersOptionsBuilder::new().all(true).filters(&self.owner.filters()).build();
+        let listed = match self.docker.list_containers(Some(options)).await {
+            Ok(listed) => listed,
+            Err(error) => {
+                warn!(error = %Chain(&error), "cannot list containers that an earlier run may have left");
+                return Vec::new();
+            }
+        };
+        let mut found: Vec<(StartEngine, Box<dyn Instance>)> = Vec::new();
+        for summary in listed {
+            let Some(id) = summary.id else { continue };
+            let seen = self.docker.inspect_container(&id, None::<InspectContainerOptions>).await.ok();
+            let running = seen.as_ref().and_then(|s| s.state.as_ref()).and_then(|s| s.running) == Some(true);
+            let start = summary.labels.as_ref().and_then(read_spec).filter(|_| running);
+            let known = start.and_then(|start| {
+                let endpoint = self.endpoint(seen.as_ref()?, start.model.engine.port)?;
+                Some((start, endpoint))
+            });
+            match known {
+                Some((start, endpoint)) => {
+                    let name = self.owner.name(start.engine);
+                    let docker = self.docker.clone();
+                    found.push((start, Box::new(Container { docker, name, endpoint, ram: None })));
+                }
+                None => remove(&self.docker, &id).await,
+            }
+        }
+        found
+    }
+}
+
+impl Driver for DockerDriver {
+    fn launch<'a>(
+        &'a self,
+        order: &'a Order,
+        progress: Progress<'a>,
+    ) -> Doing<'a, Result<Box<dyn Instance>, Failure>> {
+        async move {
+            self.start(order, progress).await.map(|container| Box::new(container) as Box<dyn Instance>)
+        }
+        .boxed_local()
+    }
+
+    fn sweep(&self, engine: EngineId) -> Doing<'_, ()> {
+        async move { remove(&self.docker, &self.owner.name(engine)).await }.boxed_local()
+    }
+}
+
+/// Kills and removes a container; tries again while Docker fails, since its memory counts as free afterwards.
+async fn remove(docker: &Docker, name: &str) {
+    for _ in 0..10 {
+        let options = RemoveContainerOptionsBuilder::new().force(true).v(true).build();
+        match docker.remove_container(name, Some(options)).await {
+            Ok(()) | Err(DockerError::DockerResponseServerError { status_code: 404, .. }) => return,
+            // 409: being removed already.
+            Err(error) => debug!(container = name, error = %Chain(&error), "removal failed; trying again"),
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    warn!(container = name, "could not remove a container");
+}
+
+fn docker_message(error: &DockerError) -> String {
+    match error {
+        DockerError::DockerResponseServerError { message, .. } => message.clone(),
+        other => Chain(other).to_string(),
+    }
+}
+
+/// A container that was started.
+#[derive(Debug)]
+struct Container {
+    docker: Docker,
+    name: String,
+    endpoint: String,
+    ram: Option<u64>,
+}
+
+impl Container {
+    async fn state(&self) -> Result<bollard::models::ContainerState, DockerError> {
+        let seen = self.docker.inspect_container(&self.name, None::<InspectContainerOptions>).await?;
+        Ok(seen.state.unwrap_or_default())
+    }
+
+    /// Waits for its death, through restarts of the Docker engine.
+    async fn death(&self) -> String {
+        loop {
+            let mut wait = self.docker.wait_container(&self.name, None::<WaitContainerOptions>).boxed_local();
+            let _ = wait.next().await;
+            match self.state().await {
+                Ok(state) if state.running == Some(true) => {}
+                Ok(state) => return self.describe(&state),
+                Err(DockerError::DockerResponseServerError { status_code: 404, .. }) => {
+                    return "was removed by somebody else".into();
+                }
+                Err(error) => debug!(container = self.name, error = %Chain(&error), "Docker does not answer"),
+            }
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    }
+
+    fn describe(&self, state: &bollard::models::ContainerState) -> String {
+        let code = state.exit_code.unwrap_or(-1);
+        if state.oom_killed == Some(true) {
+            return match self.ram {
+                Some(bytes) => format!(
+                    "was killed for using more than its {} MiB of memory; give the model more `memory`",
+                    bytes >> 20
+                ),
+                None => "was killed for want of memory".into(),
+            };
+        }
+        match state.error.as_deref().filter(|error| !error.is_empty()) {
+            Some(error) => format!("ended with exit code {code}: {error}"),
+            None => format!("ended with exit code {code}"),
+        }
+    }
+}
+
+impl Instance for Container {
+    fn endpoint(&self) -> &str {
+        &self.endpoint
+    }
+
+    fn exited(&mut self) -> Doing<'_, String> {
+        self.death().boxed_local()
+    }
+
+    fn stop(&mut self, grace: Duration) -> Doing<'_, ()> {
+        async move {
+            if !grace.is_zero() {
+                let seconds = i32::try_from(grace.as_millis().div_ceil(1000)).unwrap_or(i32::MAX);
+                let docker = self.docker.clone().with_timeout(grace + Duration::from_secs(30));
+                let options = StopContainerOptionsBuilder::new().t(seconds).build();
+                if let Err(error) = docker.stop_container(&self.name, Some(options)).await {
+                    debug!(container = self.name, error = %Chain(&error), "stopping failed; killing");
+                }
+            }
+            remove(&self.docker, &self.name).await;
+        }
+        .boxed_local()
+    }
+
+    fn tail(&mut self) -> Doing<'_, Vec<String>> {
+        async move {
+            let count = TOLD_LINES.to_string();
+            let options = LogsOptionsBuilder::new().stdout(true).stderr(true).tail(&count).build();
+            let tail = Tail::default();
+            let mut lines = Lines::new(tail.clone());
+            let read = async {
+                let mut logs = self.docker.logs(&self.name, Some(options)).boxed_local();
+                while let Some(Ok(piece)) = logs.next().await {
+                    lines.feed(piece.as_ref());
+                }
+            };
+            let _ = tokio::time::timeout(ANSWER, read).await;
+            lines.finish();
+            tail.last(TOLD_LINES)
+        }
+        .boxed_local()
+    }
+}
+
+/// How far a pull is, over all layers.
+#[derive(Debug, Default)]
+struct Layers {
+    seen: HashMap<String, (i64, i64)>,
+    told: i64,
+}
+
+impl Layers {
+    /// The whole percents so far, when there are more than were told.
+    fn take(&mut self, step: CreateImageInfo) -> Option<i64> {
+        let (id, detail) = (step.id?, step.progress_detail?);
+        // Unpacking counts its own bytes from zero again.
+        if step.status.as_deref() != Some("Downloading") {
+            return None;
+        }
+        self.seen.insert(id, (detail.current?, detail.total?));
+        let (current, total) =
+            self.seen.values().fold((0, 0), |sum, layer| (sum.0 + layer.0, sum.1 + layer.1));
+        let percent = current.saturating_mul(100).checked_div(total)?;
+        (percent > self.told).then(|| {
+            self.told = percent;
+            percent
+        })
+    }
+}

@@ -1,0 +1,163 @@
+//! An engine as a container: everything that is told to Docker, in one pure function.
+
+use std::collections::HashMap;
+
+use berth_wire::{EngineKind, HostId, StartEngine};
+use bollard::models::{
+    ContainerCreateBody, DeviceRequest, HostConfig, PortBinding, RestartPolicy, RestartPolicyNameEnum,
+};
+
+use crate::driver::{Order, environment};
+use crate::fill::fill_all;
+
+const ROOT: &str = "berth.root";
+const HOST: &str = "berth.host";
+const ENGINE: &str = "berth.engine";
+const MODEL: &str = "berth.model";
+const SPEC: &str = "berth.spec";
+
+/// vLLM's workers share tensors through `/dev/shm`, of which Docker gives 64 MiB.
+const VLLM_SHM: i64 = 2 << 30;
+
+/// Whose containers these are.
+#[derive(Debug, Clone)]
+pub(crate) struct Owner {
+    pub(crate) root: String,
+    pub(crate) host: HostId,
+}
+
+impl Owner {
+    /// The container of an engine.
+    pub(crate) fn name(&self, engine: impl std::fmt::Display) -> String {
+        if self.root == berth_wire::Subjects::default().root() {
+            format!("berth-{}-{engine}", self.host)
+        } else {
+            format!("berth-{}-{}-{engine}", self.root.replace('.', "_"), self.host)
+        }
+    }
+
+    /// Filters that find this host's containers.
+    pub(crate) fn filters(&self) -> HashMap<String, Vec<String>> {
+        let labels = vec![format!("{ROOT}={}", self.root), format!("{HOST}={}", self.host)];
+        HashMap::from([("label".to_owned(), labels)])
+    }
+
+    fn labels(&self, start: &StartEngine) -> HashMap<String, String> {
+        let mut labels = HashMap::from([
+            (ROOT.to_owned(), self.root.clone()),
+            (HOST.to_owned(), self.host.to_string()),
+            (ENGINE.to_owned(), start.engine.to_string()),
+            (MODEL.to_owned(), start.model.id.to_string()),
+        ]);
+        // From it a restarted agent knows what it adopts; variables that are passed through have no value here.
+        if let Ok(spec) = serde_json::to_string(start) {
+            labels.insert(SPEC.to_owned(), spec);
+        }
+        labels
+    }
+}
+
+/// What a container of ours was started from.
+pub(crate) fn read_spec(labels: &HashMap<String, String>) -> Option<StartEngine> {
+    serde_json::from_str(labels.get(SPEC)?).ok()
+}
+
+/// The name of the engine's port.
+pub(crate) fn port_key(port: u16) -> String {
+    format!("{port}/tcp")
+}
+
+/// `source:target[:ro]` with `~` and relative sources made absolute, as Docker wants them.
+fn bind(volume: &str) -> String {
+    match volume.split_once(':') {
+        Some((source, rest)) if source.starts_with('~') || source.starts_with('.') => {
+            let path = berth_config::env::expand_home(source);
+            let path = std::path::absolute(&path).unwrap_or(path);
+            format!("{}:{rest}", path.display())
+        }
+        _ => volume.to_owned(),
+    }
+}
+
+/// The container to be made. With a `network` the engine is reached there; else its port is published on
+/// loopback, on a free port that Docker chooses.
+pub(crate) fn container(owner: &Owner, order: &Order, network: Option<&str>) -> ContainerCreateBody {
+    let spec = &order.model().engine;
+    let values = order.values("0.0.0.0", spec.port);
+    let args = fill_all(&spec.args, &values);
+    let env = environment(&spec.env, &values).into_iter().map(|(name, value)| format!("{name}={value}"));
+    let port = port_key(spec.port);
+    let published = network.is_none().then(|| {
+        let loopback = PortBinding { host_ip: Some("127.0.0.1".into()), host_port: Some("0".into()) };
+        HashMap::from([(port.clone(), Some(vec![loopback]))])
+    });
+    let gpus = (!order.gpus.is_empty()).then(|| {
+        vec![DeviceRequest {
+            driver: None,
+            device_ids: Some(order.gpus.clone()),
+            capabilities: Some(vec![vec!["gpu".into()]]),
+            ..DeviceRequest::default()
+        }]
+    });
+    let ram = order.ram.and_then(|bytes| i64::try_from(bytes).ok());
+    ContainerCreateBody {
+        image: spec.image.clone(),
+        labels: Some(owner.labels(&order.start)),
+        entrypoint: (!spec.command.is_empty()).then(|| fill_all(&spec.command, &values)),
+        cmd: (!args.is_empty()).then_some(args),
+        env: Some(env.collect()),
+        exposed_ports: Some(vec![port]),
+        host_config: Some(HostConfig {
+            binds: (!spec.volumes.is_empty()).then(|| spec.volumes.iter().map(|v| bind(v)).collect()),
+            memory: ram,
+            // The same as `memory`: no swap.
+            memory_swap: ram,
+            device_requests: gpus,
+            port_bindings: published,
+            network_mode: network.map(str::to_owned),
+            shm_size: (spec.kind == EngineKind::Vllm).then_some(VLLM_SHM),
+            restart_policy: Some(RestartPolicy {
+                name: Some(RestartPolicyNameEnum::NO),
+                maximum_retry_count: None,
+            }),
+            privileged: Some(false),
+            cap_drop: Some(vec!["ALL".into()]),
+            security_opt: Some(vec!["no-new-privileges".into()]),
+            ..HostConfig::default()
+        }),
+        ..ContainerCreateBody::default()
+    }
+}
+
+/// An image's name without its tag, and the tag; a digest has none.
+pub(crate) fn split_image(image: &str) -> (&str, Option<&str>) {
+    if image.contains('@') {
+        return (image, None);
+    }
+    // A colon before the last slash is a registry's port.
+    match image.rsplit_once(':') {
+        Some((name, tag)) if !tag.contains('/') => (name, Some(tag)),
+        // Without a tag Docker would pull them all.
+        _ => (image, Some("latest")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_without_a_tag_is_the_latest_one() {
+        assert_eq!(split_image("ghcr.io/x/y:server"), ("ghcr.io/x/y", Some("server")));
+        assert_eq!(split_image("localhost:5000/y"), ("localhost:5000/y", Some("latest")));
+        assert_eq!(split_image("y@sha256:00"), ("y@sha256:00", None));
+    }
+
+    #[test]
+    fn relative_sources_become_absolute_and_named_volumes_stay() {
+        assert_eq!(bind("models:/models:ro"), "models:/models:ro");
+        assert_eq!(bind("/a:/b"), "/a:/b");
+        assert!(bind("./a:/b").starts_with('/'));
+        assert!(bind("./a:/b").ends_with("a:/b"));
+    }
+}

@@ -1,0 +1,115 @@
+//! What runs engines, behind one pair of traits: a driver launches, an instance is watched and stopped.
+
+use std::time::Duration;
+
+use berth_wire::{EngineId, ModelSpec, Reservation, StartEngine};
+use futures::future::LocalBoxFuture;
+
+use crate::fill::Values;
+
+/// A boxed future: starting and stopping engines is far from the hot path.
+pub(crate) type Doing<'a, T> = LocalBoxFuture<'a, T>;
+
+/// An engine to be launched.
+#[derive(Debug, Clone)]
+pub(crate) struct Order {
+    /// The command it comes from.
+    pub(crate) start: StartEngine,
+    /// GPUs it may see, by UUID.
+    pub(crate) gpus: Vec<String>,
+    /// RAM it may use, where RAM is what it runs in.
+    pub(crate) ram: Option<u64>,
+}
+
+impl Order {
+    pub(crate) fn engine(&self) -> EngineId {
+        self.start.engine
+    }
+
+    pub(crate) fn model(&self) -> &ModelSpec {
+        &self.start.model
+    }
+
+    /// Bytes it may use over all its accelerators.
+    pub(crate) fn memory(&self) -> u64 {
+        self.start.reservations.iter().map(|Reservation { bytes, .. }| *bytes).sum()
+    }
+
+    /// What its placeholders stand for when it listens on `host` and `port`.
+    pub(crate) fn values(&self, host: &'static str, port: u16) -> Values {
+        let model = self.model();
+        Values {
+            port,
+            host,
+            id: model.id.as_str().into(),
+            memory: self.memory(),
+            concurrency: model.concurrency,
+            context: model.context.unwrap_or(0),
+            berth: std::env::current_exe().map_or_else(|_| "berth".into(), |path| path.display().to_string()),
+        }
+    }
+}
+
+/// An engine that could not be launched; nothing of it is left.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Failure {
+    /// What happened and what to do.
+    pub(crate) message: String,
+    /// Trying again will fail the same way.
+    pub(crate) permanent: bool,
+}
+
+impl Failure {
+    pub(crate) fn permanent(message: impl Into<String>) -> Self {
+        Self { message: message.into(), permanent: true }
+    }
+
+    pub(crate) fn passing(message: impl Into<String>) -> Self {
+        Self { message: message.into(), permanent: false }
+    }
+}
+
+/// Tells of progress.
+pub(crate) type Progress<'a> = &'a dyn Fn(String);
+
+/// Runs engines.
+pub(crate) trait Driver {
+    /// Launches one. It need not serve yet when this returns.
+    fn launch<'a>(
+        &'a self,
+        order: &'a Order,
+        progress: Progress<'a>,
+    ) -> Doing<'a, Result<Box<dyn Instance>, Failure>>;
+
+    /// Removes whatever there is of an engine: after a launch that failed or was dropped half-way.
+    fn sweep(&self, engine: EngineId) -> Doing<'_, ()>;
+}
+
+/// An engine that was launched.
+pub(crate) trait Instance {
+    /// `host:port` of its HTTP server.
+    fn endpoint(&self) -> &str;
+
+    /// Waits for its end and says how it came. May be dropped and asked again.
+    fn exited(&mut self) -> Doing<'_, String>;
+
+    /// Ends it: asks, and kills after `grace`. Returns when its memory is free. Also cleans up after one that
+    /// ended by itself.
+    fn stop(&mut self, grace: Duration) -> Doing<'_, ()>;
+
+    /// Its last log lines.
+    fn tail(&mut self) -> Doing<'_, Vec<String>>;
+}
+
+/// Log lines told to those who wait.
+pub(crate) const TOLD_LINES: usize = 20;
+
+/// `NAME=value` entries with their placeholders filled, and bare `NAME`s with this agent's own value.
+pub(crate) fn environment(env: &[String], values: &Values) -> Vec<(String, String)> {
+    env.iter()
+        .filter_map(|entry| match entry.split_once('=') {
+            Some((name, value)) => Some((name.to_owned(), crate::fill::fill(value, values))),
+            None => berth_config::env::var(entry).map(|value| (entry.clone(), value)),
+        })
+        .collect()
+}

@@ -1,0 +1,323 @@
+//! One engine, owned by one actor: from the start command until its memory is free again.
+//!
+//! The actor's life is one straight line (launch, wait, serve, stop), so that a slow pull or stop delays nobody
+//! else. Should the actor fall, its successor removes what is left of the engine and reports it as failed.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use actix::{Actor, ActorContext, AsyncContext, Context, Handler, Message, WrapFuture};
+use berth_actors::{Drain, Life, Supervised, Vital, supervise};
+use berth_telemetry::metric;
+use berth_wire::{AcceleratorKind, Driver as DriverKind, EngineFailure, EngineState, Reservation};
+use tracing::{info, warn};
+
+use crate::books::{Engine, EngineCell};
+use crate::driver::{Driver, Failure, Instance, Order};
+use crate::ready::wait_ready;
+use crate::shared::Shared;
+use crate::tail::with_log;
+
+/// How long memory that was promised may take to be measured as free.
+const MEMORY_WAIT: Duration = Duration::from_secs(15);
+/// Progress is told no more often than this.
+const TELL: Duration = Duration::from_millis(500);
+
+/// Asks an engine to end.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct Stop;
+
+/// The owner of one engine.
+pub(crate) struct EngineActor {
+    life: Life,
+    shared: Rc<Shared>,
+    cell: Rc<EngineCell>,
+    beginning: Option<Beginning>,
+}
+
+/// How an actor comes by its engine.
+enum Beginning {
+    Launch,
+    Adopt(Box<dyn Instance>),
+}
+
+/// Puts an engine on the books and has it started, or adopts it.
+pub(crate) fn begin(shared: &Rc<Shared>, cell: Rc<EngineCell>, adopted: Option<Box<dyn Instance>>) {
+    let id = cell.id();
+    let mut beginning = Some(adopted.map_or(Beginning::Launch, Beginning::Adopt));
+    let (owner, owned) = (Rc::clone(shared), Rc::clone(&cell));
+    let actor: Supervised<EngineActor> =
+        supervise(&shared.vitals, &format!("agent.engine.{id}"), 16, move |life| EngineActor {
+            life,
+            shared: Rc::clone(&owner),
+            cell: Rc::clone(&owned),
+            beginning: beginning.take(),
+        });
+    shared.books.borrow_mut().engines.insert(id, Engine { cell, actor });
+}
+
+impl Actor for EngineActor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        let (shared, cell) = (Rc::clone(&self.shared), Rc::clone(&self.cell));
+        let live = live(shared, cell, self.beginning.take());
+        ctx.spawn(live.into_actor(self));
+    }
+}
+
+impl Vital for EngineActor {
+    fn life(&self) -> &Life {
+        &self.life
+    }
+
+    fn observe(&self) -> serde_json::Value {
+        serde_json::json!(self.cell.record(&self.shared.host))
+    }
+}
+
+impl Handler<Stop> for EngineActor {
+    type Result = ();
+
+    fn handle(&mut self, _: Stop, _: &mut Self::Context) {
+        self.cell.stop.cancel();
+    }
+}
+
+impl Handler<Drain> for EngineActor {
+    type Result = ();
+
+    fn handle(&mut self, _: Drain, ctx: &mut Self::Context) {
+        ctx.stop();
+    }
+}
+
+async fn live(shared: Rc<Shared>, cell: Rc<EngineCell>, beginning: Option<Beginning>) {
+    let life = Course { shared: &shared, cell: &cell, began: Instant::now() };
+    let failure = match beginning {
+        Some(Beginning::Launch) => life.launch().await,
+        Some(Beginning::Adopt(instance)) => life.serve(instance).await,
+        None => life.clear_up().await,
+    };
+    cell.gone.cancel();
+    let (engine, model) = (cell.id(), &cell.model().id);
+    match failure {
+        Some(failure) => {
+            warn!(%engine, %model, permanent = failure.permanent, "engine failed: {}", failure.message);
+            metrics::counter!(metric::ENGINE_FAILURES, "model" => model.to_string()).increment(1);
+            cell.set_failed(failure);
+        }
+        None => {
+            info!(%engine, %model, "engine stopped");
+            cell.set_state(EngineState::Stopped, None);
+        }
+    }
+    shared.tell_engine(&cell);
+    shared.retire(cell.id());
+}
+
+/// The way of one engine. Each step returns how it failed; `None`: it was stopped.
+struct Course<'a> {
+    shared: &'a Shared,
+    cell: &'a EngineCell,
+    began: Instant,
+}
+
+fn failed(failure: Failure) -> EngineFailure {
+    EngineFailure { message: failure.message, permanent: failure.permanent, was_ready: false }
+}
+
+impl Course<'_> {
+    fn driver(&self) -> Option<&dyn Driver> {
+        self.shared.driver(self.cell.model().engine.driver)
+    }
+
+    fn order(&self) -> Order {
+        let start = self.cell.start.clone();
+        let devices = &self.shared.devices;
+        Order { gpus: devices.gpus(&start.reservations), ram: devices.ram(&start.reservations), start }
+    }
+
+    fn set(&self, state: EngineState, detail: Option<String>) {
+        self.cell.set_state(state, detail);
+        self.shared.tell_engine(self.cell);
+    }
+
+    async fn launch(&self) -> Option<EngineFailure> {
+        let kind = self.cell.model().engine.driver;
+        let Some(driver) = self.driver() else {
+            return Some(failed(Failure::permanent(format!(
+                "the {} driver does not work on this host",
+                kind.as_str()
+            ))));
+        };
+        info!(engine = %self.cell.id(), model = %self.cell.model().id, driver = kind.as_str(), "starting an engine");
+        self.set(EngineState::Starting, None);
+        let order = self.order();
+        let told = Cell::new(None::<Instant>);
+        let progress = |detail: String| {
+            if told.get().is_none_or(|at| at.elapsed() >= TELL) {
+                told.set(Some(Instant::now()));
+                self.set(EngineState::Starting, Some(detail));
+            }
+        };
+        let launched = async {
+            self.memory_is_free(&order).await?;
+            driver.launch(&order, &progress).await
+        };
+        let launched = tokio::select! {
+            biased;
+            () = self.cell.stop.cancelled() => None,
+            launched = launched => Some(launched),
+        };
+        match launched {
+            Some(Ok(instance)) => self.load(instance).await,
+            Some(Err(failure)) => {
+                driver.sweep(self.cell.id()).await;
+                Some(failed(failure))
+            }
+            None => {
+                self.set(EngineState::Stopping, None);
+                driver.sweep(self.cell.id()).await;
+                None
+            }
+        }
+    }
+
+    /// A GPU's memory may still be held by what was just stopped, or by somebody else.
+    async fn memory_is_free(&self, order: &Order) -> Result<(), Failure> {
+        // A model that does not say what it needs gets what there is.
+        if self.cell.model().memory.is_none() {
+            return Ok(());
+        }
+        let began = Instant::now();
+        loop {
+            let Some((reservation, free)) = self.shortage(&order.start.reservations) else { return Ok(()) };
+            if began.elapsed() >= MEMORY_WAIT {
+                return Err(Failure::passing(format!(
+                    "accelerator {} has only {} MiB free of the {} MiB set aside for this engine; something \
+                     else uses it",
+                    reservation.accelerator,
+                    free >> 20,
+                    reservation.bytes >> 20
+                )));
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    fn shortage<'r>(&self, reservations: &'r [Reservation]) -> Option<(&'r Reservation, u64)> {
+        let devices = &self.shared.devices;
+        reservations.iter().find_map(|reservation| {
+            let accelerator = devices.get(&reservation.accelerator)?;
+            if accelerator.kind != AcceleratorKind::Nvidia {
+                return None;
+            }
+            let free = devices.free(accelerator)?;
+            (free < reservation.bytes).then_some((reservation, free))
+        })
+    }
+
+    async fn load(&self, mut instance: Box<dyn Instance>) -> Option<EngineFailure> {
+        let spec = &self.cell.model().engine;
+        self.set(EngineState::Starting, Some("loading".into()));
+        enum Event {
+            Stop,
+            Ready,
+            Exited(String),
+            TooLong,
+        }
+        let endpoint = instance.endpoint().to_owned();
+        let event = tokio::select! {
+            biased;
+            () = self.cell.stop.cancelled() => Event::Stop,
+            how = instance.exited() => Event::Exited(how),
+            () = wait_ready(&self.shared.http, &endpoint, &spec.health_path) => Event::Ready,
+            () = tokio::time::sleep(spec.start_timeout) => Event::TooLong,
+        };
+        match event {
+            Event::Ready => {
+                let took = self.began.elapsed();
+                info!(engine = %self.cell.id(), model = %self.cell.model().id, took_ms = took.as_millis(), "engine ready");
+                self.cell.set_ready(took);
+                self.serve(instance).await
+            }
+            Event::Stop => self.stop(instance).await,
+            Event::Exited(how) => {
+                let what = format!("the engine {how} before it was ready");
+                Some(self.give_up(instance, what, false).await)
+            }
+            Event::TooLong => {
+                let what = format!(
+                    "the engine did not answer on {} within its start_timeout of {} s",
+                    spec.health_path,
+                    spec.start_timeout.as_secs()
+                );
+                Some(self.give_up(instance, what, false).await)
+            }
+        }
+    }
+
+    async fn serve(&self, mut instance: Box<dyn Instance>) -> Option<EngineFailure> {
+        self.cell.set_endpoint(instance.endpoint());
+        self.set(EngineState::Ready, None);
+        let exited = tokio::select! {
+            biased;
+            () = self.cell.stop.cancelled() => None,
+            how = instance.exited() => Some(how),
+        };
+        match exited {
+            None => self.stop(instance).await,
+            Some(how) => {
+                // First, so that no job is dispatched to it, and what runs on it ends as failed.
+                self.cell.set_state(EngineState::Stopping, None);
+                self.cell.gone.cancel();
+                Some(self.give_up(instance, format!("the engine {how} while it was ready"), true).await)
+            }
+        }
+    }
+
+    async fn stop(&self, mut instance: Box<dyn Instance>) -> Option<EngineFailure> {
+        info!(engine = %self.cell.id(), model = %self.cell.model().id, "stopping an engine");
+        self.set(EngineState::Stopping, None);
+        self.cell.gone.cancel();
+        self.attempts_ended().await;
+        instance.stop(self.cell.model().engine.stop_grace).await;
+        None
+    }
+
+    /// Frees the memory of an engine that failed, and says why with its last words.
+    async fn give_up(&self, mut instance: Box<dyn Instance>, what: String, was_ready: bool) -> EngineFailure {
+        let lines = instance.tail().await;
+        instance.stop(Duration::ZERO).await;
+        self.attempts_ended().await;
+        EngineFailure { message: with_log(&what, &lines), permanent: false, was_ready }
+    }
+
+    /// Attempts notice the end by themselves; their ends are to be told before the engine's.
+    async fn attempts_ended(&self) {
+        let _ = tokio::time::timeout(Duration::from_secs(2), self.cell.slots.idle()).await;
+    }
+
+    /// After this actor fell: nobody holds the engine any more.
+    async fn clear_up(&self) -> Option<EngineFailure> {
+        self.cell.set_state(EngineState::Stopping, None);
+        self.cell.gone.cancel();
+        if let Some(driver) = self.driver() {
+            driver.sweep(self.cell.id()).await;
+        }
+        let was_ready = !self.cell.endpoint().is_empty();
+        Some(EngineFailure {
+            message: "the agent lost this engine by a fault of its own; its log tells more".into(),
+            permanent: false,
+            was_ready,
+        })
+    }
+}
+
+/// Whether this host can run engines of a kind.
+pub(crate) fn can_run(shared: &Shared, kind: DriverKind) -> bool {
+    shared.driver(kind).is_some()
+}

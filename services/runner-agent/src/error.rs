@@ -1,0 +1,27 @@
+//! Why an agent does not run.
+
+use std::path::PathBuf;
+
+use berth_bus::BusError;
+use thiserror::Error;
+
+/// The agent cannot run.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum AgentError {
+    /// NATS.
+    #[error(transparent)]
+    Bus(#[from] BusError),
+    /// The client that talks to engines.
+    #[error("cannot make an HTTP client for engines")]
+    Http(#[source] reqwest::Error),
+    /// The folder for its state.
+    #[error("cannot use {}: correct [host] state_dir", path.display())]
+    StateDir {
+        /// The folder.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+}

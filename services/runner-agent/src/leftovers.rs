@@ -1,0 +1,53 @@
+//! What an earlier run of this host left: containers that still serve are adopted, everything else is removed.
+
+use std::rc::Rc;
+
+use berth_wire::StartEngine;
+use futures::StreamExt;
+use tracing::{info, warn};
+
+use crate::books::EngineCell;
+use crate::driver::Instance;
+use crate::engine::begin;
+use crate::ready::is_healthy;
+use crate::shared::Shared;
+
+/// Adopts or removes, so that no memory is held that is not on the books.
+pub(crate) async fn clear(shared: &Rc<Shared>, killed: usize) {
+    if killed > 0 {
+        info!(killed, "killed engine processes of an earlier run");
+    }
+    match shared.records.purge(&format!("{}.", shared.host)).await {
+        Ok(0) => {}
+        Ok(removed) => info!(removed, "removed the records of engines of an earlier run"),
+        Err(error) => warn!(error, "cannot remove the records of engines of an earlier run"),
+    }
+    let Some(docker) = &shared.docker else { return };
+    let found = docker.leftovers().await;
+    // Side by side: a container that is slow to answer or to go holds up no other.
+    let mut judged = futures::stream::iter(found)
+        .map(|(start, instance)| judge(shared, start, instance))
+        .buffer_unordered(16);
+    while let Some(adopted) = judged.next().await {
+        let Some((start, mut instance)) = adopted else { continue };
+        let fits = shared.devices.check_fit(&start.reservations, &shared.books.borrow().reserved());
+        if let Err(why) = fits {
+            warn!(engine = %start.engine, why, "removing an engine of an earlier run that does not fit any more");
+            instance.stop(start.model.engine.stop_grace).await;
+            continue;
+        }
+        info!(engine = %start.engine, model = %start.model.id, "adopted an engine of an earlier run");
+        begin(shared, EngineCell::new(start), Some(instance));
+    }
+}
+
+type Found = (StartEngine, Box<dyn Instance>);
+
+async fn judge(shared: &Shared, start: StartEngine, mut instance: Box<dyn Instance>) -> Option<Found> {
+    if is_healthy(&shared.http, instance.endpoint(), &start.model.engine.health_path).await {
+        return Some((start, instance));
+    }
+    info!(engine = %start.engine, "removing an engine of an earlier run that does not answer");
+    instance.stop(std::time::Duration::ZERO).await;
+    None
+}

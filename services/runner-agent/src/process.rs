@@ -1,0 +1,202 @@
+//! Engines as bare processes: each its own process group on a free port.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use berth_wire::EngineId;
+use futures::FutureExt;
+use nix::sys::signal::Signal;
+use tokio::process::{Child, Command};
+
+use crate::driver::{Doing, Driver, Failure, Instance, Order, Progress, TOLD_LINES, environment};
+use crate::fill::fill_all;
+use crate::record::{Leader, Notes, group_gone, group_lives, signal_group};
+use crate::tail::Tail;
+
+/// Variables that let into the fleet's bus: no engine's business.
+const OURS: [&str; 3] = ["BERTH_NATS_TOKEN", "BERTH_NATS_NKEY", "BERTH_NATS_CREDENTIALS"];
+
+/// Runs processes.
+#[derive(Debug, Clone)]
+pub(crate) struct ProcessDriver {
+    notes: Notes,
+}
+
+impl ProcessDriver {
+    pub(crate) fn new(notes: Notes) -> Self {
+        Self { notes }
+    }
+
+    fn spawn(&self, order: &Order) -> Result<Process, Failure> {
+        let spec = &order.model().engine;
+        let port = choose_port(order)?;
+        let values = order.values("127.0.0.1", port);
+        let words = fill_all(&spec.command, &values);
+        let Some((program, leading)) = words.split_first() else {
+            return Err(Failure::permanent("the process driver has nothing to run: set `command`"));
+        };
+        let mut command = Command::new(program);
+        command
+            .args(leading)
+            .args(fill_all(&spec.args, &values))
+            .process_group(0)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        for name in OURS {
+            command.env_remove(name);
+        }
+        if !order.gpus.is_empty() {
+            command.env("CUDA_VISIBLE_DEVICES", order.gpus.join(","));
+        }
+        command.envs(environment(&spec.env, &values));
+        let mut child = command.spawn().map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => Failure::permanent(format!(
+                "cannot run `{program}`: not found on PATH; install it or correct `command`"
+            )),
+            std::io::ErrorKind::PermissionDenied => {
+                Failure::permanent(format!("cannot run `{program}`: it is not executable; correct `command`"))
+            }
+            _ => Failure::passing(format!("cannot run `{program}`: {error}")),
+        })?;
+        let group = child.id().and_then(|id| i32::try_from(id).ok()).unwrap_or(0);
+        if let Some(leader) = Leader::of(group) {
+            self.notes.write(order.engine(), leader);
+        }
+        let tail = Tail::default();
+        if let Some(out) = child.stdout.take() {
+            actix_rt::spawn(tail.clone().drain(out));
+        }
+        if let Some(err) = child.stderr.take() {
+            actix_rt::spawn(tail.clone().drain(err));
+        }
+        Ok(Process {
+            engine: order.engine(),
+            notes: self.notes.clone(),
+            endpoint: format!("127.0.0.1:{port}"),
+            child,
+            group,
+            tail,
+            ended: false,
+        })
+    }
+}
+
+/// A free port, or the model's own where its command line fixes it.
+fn choose_port(order: &Order) -> Result<u16, Failure> {
+    let spec = &order.model().engine;
+    let given = spec.command.iter().chain(&spec.args).chain(&spec.env).any(|text| text.contains("{port}"));
+    let wanted = if given { 0 } else { spec.port };
+    let listener = TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, wanted))).map_err(|error| {
+        Failure::passing(format!(
+            "port {wanted} cannot be used on this host: {error}; free it, or write {{port}} into `command` or \
+             `args` to be given a free one"
+        ))
+    })?;
+    // Released here and taken by the engine; one that loses the race fails and is reported with its log.
+    listener.local_addr().map(|address| address.port()).map_err(|e| Failure::passing(e.to_string()))
+}
+
+impl Driver for ProcessDriver {
+    fn launch<'a>(
+        &'a self,
+        order: &'a Order,
+        _progress: Progress<'a>,
+    ) -> Doing<'a, Result<Box<dyn Instance>, Failure>> {
+        async move { self.spawn(order).map(|process| Box::new(process) as Box<dyn Instance>) }.boxed_local()
+    }
+
+    fn sweep(&self, engine: EngineId) -> Doing<'_, ()> {
+        self.notes.kill(engine).boxed_local()
+    }
+}
+
+/// A running process group.
+#[derive(Debug)]
+struct Process {
+    engine: EngineId,
+    notes: Notes,
+    endpoint: String,
+    child: Child,
+    group: i32,
+    tail: Tail,
+    ended: bool,
+}
+
+impl Process {
+    async fn end(&mut self, grace: Duration) {
+        if self.ended {
+            return;
+        }
+        let asked = async {
+            // The leader may go before its workers, which hold memory too.
+            let _ = self.child.wait().await;
+            while group_lives(self.group) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        if !grace.is_zero() {
+            signal_group(self.group, Signal::SIGTERM);
+        }
+        if tokio::time::timeout(grace, asked).await.is_err() {
+            signal_group(self.group, Signal::SIGKILL);
+            let _ = self.child.wait().await;
+            group_gone(self.group).await;
+        }
+        self.ended = true;
+        self.notes.remove(self.engine);
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if !self.ended {
+            signal_group(self.group, Signal::SIGKILL);
+        }
+    }
+}
+
+impl Instance for Process {
+    fn endpoint(&self) -> &str {
+        &self.endpoint
+    }
+
+    fn exited(&mut self) -> Doing<'_, String> {
+        async {
+            match self.child.wait().await {
+                Ok(status) => describe(status),
+                Err(error) => format!("could not be waited for: {error}"),
+            }
+        }
+        .boxed_local()
+    }
+
+    fn stop(&mut self, grace: Duration) -> Doing<'_, ()> {
+        self.end(grace).boxed_local()
+    }
+
+    fn tail(&mut self) -> Doing<'_, Vec<String>> {
+        async {
+            // What it wrote last may still be in the pipe.
+            for _ in 0..20 {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+            self.tail.last(TOLD_LINES)
+        }
+        .boxed_local()
+    }
+}
+
+fn describe(status: ExitStatus) -> String {
+    use std::os::unix::process::ExitStatusExt;
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("ended with exit code {code}"),
+        (None, Some(signal)) => match Signal::try_from(signal) {
+            Ok(signal) => format!("was killed by {signal}"),
+            Err(_) => format!("was killed by signal {signal}"),
+        },
+        (None, None) => format!("ended: {status}"),
+    }
+}

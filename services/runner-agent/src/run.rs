@@ -1,0 +1,258 @@
+//! The agent's own life: connect, clear up, serve, and leave in order.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::jetstream::kv::Store;
+use berth_actors::{Backoff, Supervised, Vital, Vitals};
+use berth_bus::{Bodies, Bus, BusError, BusOptions, Registered, register};
+use berth_config::Config;
+use berth_telemetry::Chain;
+use futures::FutureExt;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::accelerators::Devices;
+use crate::actor::{END, Worker};
+use crate::beat;
+use crate::books::Books;
+use crate::detect::try_drivers;
+use crate::docker::DockerDriver;
+use crate::docker_spec::Owner;
+use crate::engine::Stop;
+use crate::error::AgentError;
+use crate::host::{HostActor, supervise_host};
+use crate::leftovers;
+use crate::outbox::Outbox;
+use crate::process::ProcessDriver;
+use crate::record::Notes;
+use crate::records::Records;
+use crate::reporter;
+use crate::shared::Shared;
+
+/// What runs may take so long to end by itself once the agent is to stop.
+const FINISH: Duration = Duration::from_secs(20);
+/// Engines may take so long to stop.
+const STOP: Duration = Duration::from_secs(14);
+/// A leader may take so long to hear the goodbye.
+const GOODBYE: Duration = Duration::from_secs(3);
+
+/// Runs this host's agent on the current thread until `shutdown`, then drains: nothing new is taken, what runs may
+/// finish, engines are stopped, the leader is told.
+///
+/// # Errors
+/// When NATS cannot be reached or the state folder cannot be used. Everything later is tried again.
+pub async fn run(
+    config: Arc<Config>,
+    options: BusOptions,
+    shutdown: CancellationToken,
+) -> Result<(), AgentError> {
+    let connected = tokio::select! {
+        () = shutdown.cancelled() => return Ok(()),
+        bus = Bus::connect(&options, "berth-agent") => bus?,
+    };
+    let Some(stores) = open_stores(&connected, &shutdown).await else {
+        connected.close().await;
+        return Ok(());
+    };
+    let agent = Box::pin(Agent::start(config, connected, stores)).await?;
+    info!(host = %agent.shared.host, boot = agent.shared.boot, "agent ready");
+    shutdown.cancelled().await;
+    agent.leave().await;
+    Ok(())
+}
+
+/// The scheduler makes them when it first starts.
+struct Stores {
+    hosts: Store,
+    engines: Store,
+    bodies: Bodies,
+}
+
+async fn open_stores(bus: &Bus, shutdown: &CancellationToken) -> Option<Stores> {
+    let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
+    let mut told = false;
+    loop {
+        let opened: Result<Stores, BusError> = async {
+            Ok(Stores {
+                hosts: bus.bucket("hosts").await?,
+                engines: bus.bucket("engines").await?,
+                bodies: Bodies::open(bus).await?,
+            })
+        }
+        .await;
+        match opened {
+            Ok(stores) => return Some(stores),
+            Err(error) if !told => {
+                info!(error = %Chain(&error), "waiting for a scheduler");
+                told = true;
+            }
+            Err(_) => {}
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return None,
+            () = tokio::time::sleep(backoff.next_delay()) => {}
+        }
+    }
+}
+
+/// The folder of this host's notes: its own for every fleet and host name.
+fn state_folder(config: &Config) -> PathBuf {
+    let base = config.host.state_dir.clone().unwrap_or_else(|| berth_config::env::data_dir().join("agent"));
+    base.join("engines").join(&config.bus.root).join(config.host.name.as_str())
+}
+
+struct Agent {
+    shared: Rc<Shared>,
+    hosts: Store,
+    host: Supervised<HostActor>,
+    beat: Supervised<Worker>,
+    reporter: Supervised<Worker>,
+    records: Supervised<Worker>,
+    _registered: Option<Registered>,
+}
+
+impl Agent {
+    async fn start(config: Arc<Config>, bus: Bus, stores: Stores) -> Result<Self, AgentError> {
+        let folder = state_folder(&config);
+        let notes =
+            Notes::open(folder.clone()).map_err(|source| AgentError::StateDir { path: folder, source })?;
+        // Before anything starts: their memory must be free.
+        let killed = notes.kill_leftovers().await;
+        let devices = Arc::new(Devices::find(&config));
+        let (found, docker) = try_drivers(&config, &devices).await;
+        for (driver, why) in &found.missing {
+            info!(driver = driver.as_str(), why, "this driver does not work here");
+        }
+        let owner = Owner { root: bus.subjects.root().into(), host: config.host.name.clone() };
+        let docker = match docker {
+            Some(docker) => {
+                Some(DockerDriver::new(docker, owner, config.host.docker_network.as_deref()).await)
+            }
+            None => None,
+        };
+        let http = reqwest::Client::builder()
+            .no_proxy()
+            .http1_only()
+            .tcp_nodelay(true)
+            .redirect(reqwest::redirect::Policy::none())
+            // Below the 5 s after which uvicorn and llama.cpp close idle connections, so that none is closed
+            // under a request.
+            .pool_idle_timeout(Duration::from_secs(3))
+            .build()
+            .map_err(AgentError::Http)?;
+        let shared = Rc::new(Shared {
+            host: config.host.name.clone(),
+            boot: uuid::Uuid::now_v7().simple().to_string(),
+            measured: RefCell::new(devices.known().to_vec()),
+            config,
+            bus,
+            bodies: stores.bodies,
+            http,
+            devices,
+            drivers: found.drivers,
+            docker,
+            process: ProcessDriver::new(notes),
+            vitals: Vitals::default(),
+            books: RefCell::new(Books::default()),
+            outbox: RefCell::new(Outbox::default()),
+            outbox_changed: Notify::new(),
+            records: Records::new(stores.engines),
+            draining: Cell::new(false),
+            beat_now: Notify::new(),
+            listening: tokio::sync::watch::Sender::new(false),
+        });
+        beat::measure(&shared).await;
+        leftovers::clear(&shared, killed).await;
+        shared.want_snapshot();
+        Ok(Self::supervise(shared, stores.hosts).await)
+    }
+
+    async fn supervise(shared: Rc<Shared>, hosts: Store) -> Self {
+        let host = supervise_host(&shared);
+        // Whoever reads the first beat or snapshot may command at once.
+        let _ = shared.listening.subscribe().wait_for(|listening| *listening).await;
+        let vitals = shared.vitals.clone();
+        let beat = beat::supervise(&vitals, &shared, hosts.clone());
+        let reporter = reporter::supervise(&vitals, &shared);
+        let (work, observe) = (Rc::clone(&shared), Rc::clone(&shared));
+        let records = Worker::supervise(
+            &vitals,
+            "agent.records",
+            Rc::new(move || {
+                let shared = Rc::clone(&work);
+                async move { shared.records.run().await }.boxed_local()
+            }),
+            Rc::new(move || observe.records.observe()),
+        );
+        let registered = register_service(&shared).await;
+        Self { shared, hosts, host, beat, reporter, records, _registered: registered }
+    }
+
+    async fn leave(self) {
+        let shared = &self.shared;
+        info!("agent leaves: finishing what runs, then stopping its engines");
+        shared.draining.set(true);
+        shared.beat_now.notify_one();
+        let idle = wait_until(FINISH, || shared.books.borrow().count_running() == 0).await;
+        if !idle {
+            let running = shared.books.borrow().count_running();
+            warn!(running, "jobs did not end in time; cutting them off");
+        }
+        let engines: Vec<_> = shared.books.borrow().engines.values().cloned().collect();
+        for engine in engines {
+            match engine.actor.addr() {
+                Ok(addr) => addr.do_send(Stop),
+                Err(_) => engine.cell.stop.cancel(),
+            }
+        }
+        if !wait_until(STOP, || shared.books.borrow().engines.is_empty()).await {
+            warn!("engines did not stop in time; the next run of this host removes them");
+        }
+        shared.tell_goodbye();
+        if tokio::time::timeout(GOODBYE, reporter::flushed(shared)).await.is_err() {
+            info!("no leader heard the goodbye");
+        }
+        let farewell = async {
+            shared.records.flushed().await;
+            self.stop(&self.beat).await;
+            if let Err(error) = self.hosts.delete(shared.host.as_str()).await {
+                info!(error = %Chain(&error), "could not remove the heartbeat; it expires");
+            }
+        };
+        let _ = tokio::time::timeout(END, farewell).await;
+        tokio::join!(self.stop(&self.host), self.stop(&self.reporter), self.stop(&self.records));
+        let _ = tokio::time::timeout(END, shared.bus.close()).await;
+        info!("agent ended");
+    }
+
+    async fn stop<A: Vital>(&self, actor: &Supervised<A>) {
+        actor.drain(END).await;
+    }
+}
+
+/// Waits for a state, and says whether it came in time.
+async fn wait_until(limit: Duration, mut reached: impl FnMut() -> bool) -> bool {
+    let wait = async {
+        while !reached() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(limit, wait).await.is_ok()
+}
+
+async fn register_service(shared: &Shared) -> Option<Registered> {
+    let (host, boot) = (shared.host.to_string(), shared.boot.clone());
+    let vitals = shared.vitals.clone();
+    let metadata = HashMap::from([("host".to_owned(), host.clone()), ("boot".to_owned(), boot.clone())]);
+    let subject = format!("{}.status.agent.{host}", shared.bus.subjects.root());
+    let status = move || serde_json::json!({ "host": host, "boot": boot, "actors": vitals.signs() });
+    let registered =
+        register(&shared.bus, "berth-agent", "runs this host's engines", subject, metadata, status).await;
+    registered.inspect_err(|error| warn!(error = %Chain(error), "not in `nats micro ls`")).ok()
+}

@@ -1,0 +1,142 @@
+//! What all actors of an agent share; one thread, so no locks.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use berth_actors::Vitals;
+use berth_bus::{Bodies, Bus};
+use berth_config::Config;
+use berth_wire::{Accelerator, Driver as DriverKind, Ended, EngineId, HostBeat, HostId, ModelSpec, Snapshot};
+use tokio::sync::Notify;
+
+use crate::accelerators::Devices;
+use crate::actor::END;
+use crate::books::{Books, EngineCell, now};
+use crate::docker::DockerDriver;
+use crate::driver::Driver;
+use crate::outbox::Outbox;
+use crate::process::ProcessDriver;
+use crate::records::Records;
+
+/// The agent.
+pub(crate) struct Shared {
+    pub(crate) config: Arc<Config>,
+    pub(crate) bus: Bus,
+    pub(crate) bodies: Bodies,
+    pub(crate) http: reqwest::Client,
+    pub(crate) host: HostId,
+    /// Identifies this run.
+    pub(crate) boot: String,
+    pub(crate) devices: Arc<Devices>,
+    pub(crate) drivers: Vec<DriverKind>,
+    pub(crate) docker: Option<DockerDriver>,
+    pub(crate) process: ProcessDriver,
+    pub(crate) vitals: Vitals,
+    pub(crate) books: RefCell<Books>,
+    pub(crate) outbox: RefCell<Outbox>,
+    /// Something is in the outbox, or has left it.
+    pub(crate) outbox_changed: Notify,
+    pub(crate) records: Records,
+    pub(crate) draining: Cell<bool>,
+    /// The accelerators as last measured.
+    pub(crate) measured: RefCell<Vec<Accelerator>>,
+    /// The heartbeat should not wait for its time.
+    pub(crate) beat_now: Notify,
+    /// Commands are heard.
+    pub(crate) listening: tokio::sync::watch::Sender<bool>,
+}
+
+impl Shared {
+    /// What runs engines of this kind, if it works here.
+    pub(crate) fn driver(&self, kind: DriverKind) -> Option<&dyn Driver> {
+        match kind {
+            DriverKind::Docker => self.docker.as_ref().map(|docker| docker as &dyn Driver),
+            DriverKind::Process => self.drivers.contains(&kind).then_some(&self.process as &dyn Driver),
+        }
+    }
+
+    /// Tells the leader, and those who read the engines' bucket, how an engine is.
+    pub(crate) fn tell_engine(&self, cell: &EngineCell) {
+        self.outbox.borrow_mut().push_engine(cell.report());
+        self.outbox_changed.notify_waiters();
+        let record = (!cell.state().is_gone()).then(|| cell.record(&self.host));
+        self.records.put(self.record_key(cell.id()), record);
+    }
+
+    /// Tells the leader of an attempt's end.
+    pub(crate) fn tell_ended(&self, ended: Ended) {
+        self.outbox.borrow_mut().push_ended(ended);
+        self.outbox_changed.notify_waiters();
+    }
+
+    pub(crate) fn tell_goodbye(&self) {
+        self.outbox.borrow_mut().push_goodbye();
+        self.outbox_changed.notify_waiters();
+    }
+
+    pub(crate) fn want_snapshot(&self) {
+        self.outbox.borrow_mut().want_snapshot();
+        self.outbox_changed.notify_waiters();
+    }
+
+    /// The key of an engine in its bucket.
+    pub(crate) fn record_key(&self, engine: EngineId) -> String {
+        format!("{}.{engine}", self.host)
+    }
+
+    /// Takes an engine that is gone off the books, and ends its actor.
+    pub(crate) fn retire(self: &Rc<Self>, engine: EngineId) {
+        if let Some(engine) = self.books.borrow_mut().engines.remove(&engine) {
+            actix_rt::spawn(async move { engine.actor.drain(END).await });
+        }
+    }
+
+    pub(crate) fn beat(&self) -> HostBeat {
+        HostBeat {
+            host: self.host.clone(),
+            boot: self.boot.clone(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            at: now(),
+            accelerators: self.measured.borrow().clone(),
+            drivers: self.drivers.clone(),
+            labels: self.config.host.labels.clone(),
+            running: u32::try_from(self.books.borrow().count_running()).unwrap_or(u32::MAX),
+            draining: self.draining.get(),
+        }
+    }
+
+    /// All that is true here, with `ended` as what no leader has acknowledged.
+    pub(crate) fn snapshot(&self, ended: Vec<Ended>) -> Snapshot {
+        let books = self.books.borrow();
+        let mut models: Vec<ModelSpec> = Vec::new();
+        // A later engine's specification of the same model is the newer one.
+        for engine in books.engines.values().rev() {
+            let model = engine.cell.model();
+            if !models.iter().any(|known| known.id == model.id) {
+                models.push(model.clone());
+            }
+        }
+        Snapshot {
+            beat: self.beat(),
+            engines: books.engines.values().map(|engine| engine.cell.report()).collect(),
+            models,
+            running: books.running(),
+            ended,
+        }
+    }
+
+    /// How things stand, for people.
+    pub(crate) fn observe(&self) -> serde_json::Value {
+        let books = self.books.borrow();
+        let engines: Vec<_> =
+            books.engines.values().map(|engine| serde_json::json!(engine.cell.record(&self.host))).collect();
+        serde_json::json!({
+            "epoch": books.epoch(),
+            "running": books.count_running(),
+            "draining": self.draining.get(),
+            "unacknowledged": self.outbox.borrow().len(),
+            "engines": engines,
+        })
+    }
+}

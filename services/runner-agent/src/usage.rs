@@ -1,0 +1,134 @@
+//! Token counts as an engine tells them at the start or end of its answer, found without keeping the answer.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use serde::Deserialize;
+
+/// So much of either end of the answer is looked at.
+const KEEP: usize = 8 * 1024;
+
+/// The ends of an answer. It holds on to the engine's own buffers instead of copying them.
+#[derive(Debug, Default)]
+pub(crate) struct Ends {
+    first: Option<Bytes>,
+    last: VecDeque<Bytes>,
+    held: usize,
+}
+
+#[derive(Debug, Default, Deserialize, PartialEq, Eq)]
+pub(crate) struct Tokens {
+    pub(crate) prompt_tokens: Option<u64>,
+    pub(crate) completion_tokens: Option<u64>,
+}
+
+impl Ends {
+    pub(crate) fn push(&mut self, data: &Bytes) {
+        if self.first.is_none() {
+            self.first = Some(data.slice(..data.len().min(KEEP)));
+        }
+        let tail = data.slice(data.len().saturating_sub(KEEP)..);
+        self.held += tail.len();
+        self.last.push_back(tail);
+        while let Some(oldest) = self.last.front() {
+            if self.held - oldest.len() < KEEP {
+                break;
+            }
+            self.held -= oldest.len();
+            self.last.pop_front();
+        }
+    }
+
+    fn tail(&self) -> Vec<u8> {
+        let mut tail = Vec::with_capacity(self.held);
+        for piece in &self.last {
+            tail.extend_from_slice(piece);
+        }
+        tail
+    }
+
+    /// The last `usage` object told.
+    pub(crate) fn tokens(&self) -> Tokens {
+        usage_in(&self.tail()).or_else(|| usage_in(self.first.as_deref()?)).unwrap_or_default()
+    }
+
+    /// Whether an event stream said that it is complete.
+    pub(crate) fn said_done(&self) -> bool {
+        let tail = self.tail();
+        let near_end = tail.get(tail.len().saturating_sub(64)..).unwrap_or_default();
+        find_last(near_end, b"[DONE]").is_some()
+    }
+}
+
+fn usage_in(bytes: &[u8]) -> Option<Tokens> {
+    let mut end = bytes.len();
+    loop {
+        let at = find_last(bytes.get(..end)?, b"\"usage\"")?;
+        // Within a JSON string the quote would be escaped.
+        let escaped = at.checked_sub(1).and_then(|before| bytes.get(before)) == Some(&b'\\');
+        let value = bytes.get(at + b"\"usage\"".len()..)?.trim_ascii_start().strip_prefix(b":");
+        if let (false, Some(value)) = (escaped, value) {
+            let mut values = serde_json::Deserializer::from_slice(value).into_iter::<Option<Tokens>>();
+            if let Some(Ok(Some(tokens))) = values.next() {
+                return Some(tokens);
+            }
+        }
+        end = at;
+    }
+}
+
+fn find_last(bytes: &[u8], what: &[u8]) -> Option<usize> {
+    bytes.windows(what.len()).rposition(|window| window == what)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tokens(pieces: &[&str]) -> Tokens {
+        let mut ends = Ends::default();
+        for piece in pieces {
+            ends.push(&Bytes::from((*piece).to_owned()));
+        }
+        ends.tokens()
+    }
+
+    #[test]
+    fn the_last_chunk_before_done_tells_the_usage() {
+        let found = tokens(&[
+            "data: {\"choices\":[{\"delta\":{\"content\":\"say \\\"usage\\\":{}\"}}],\"usage\":null}\n\n",
+            "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":5,\"compl",
+            "etion_tokens\":7,\"total_tokens\":12}}\n\ndata: [DONE]\n\n",
+        ]);
+        assert_eq!(found, Tokens { prompt_tokens: Some(5), completion_tokens: Some(7) });
+    }
+
+    #[test]
+    fn usage_before_a_long_answer_is_found_too() {
+        let long = format!("{{\"usage\": {{\"prompt_tokens\":3}},\"data\":[{}0]}}", "0,".repeat(20_000));
+        assert_eq!(tokens(&[&long]).prompt_tokens, Some(3));
+    }
+
+    #[test]
+    fn an_answer_without_usage_has_none() {
+        assert_eq!(tokens(&["{\"a\":1}", "\"usage\"", ""]), Tokens::default());
+    }
+
+    #[test]
+    fn what_is_held_stays_bounded() {
+        let mut ends = Ends::default();
+        for _ in 0..10_000 {
+            ends.push(&Bytes::from_static(&[b'x'; 100]));
+        }
+        assert!(ends.held < 2 * KEEP);
+    }
+
+    #[test]
+    fn only_a_stream_that_ends_with_done_said_so() {
+        let mut ends = Ends::default();
+        ends.push(&Bytes::from_static(b"data: {}\n\n"));
+        assert!(!ends.said_done());
+        ends.push(&Bytes::from_static(b"data: [DONE]\n\n"));
+        assert!(ends.said_done());
+    }
+}

@@ -1,0 +1,91 @@
+"""A small engine for tests: OpenAI-shaped, and told by the request what to do.
+
+engine.py PORT [--load SECONDS] [--die-at-start]
+A request's "do" says: "stream" (n pieces of size bytes, delay seconds apart), "plain", "die" (after n pieces),
+"hang" (until the client leaves).
+"""
+import json
+import os
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+STATS = {"requests": 0, "aborted": 0, "bodies": []}
+READY_AT = time.time() + (float(sys.argv[sys.argv.index("--load") + 1]) if "--load" in sys.argv else 0)
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_):
+        pass
+
+    def answer(self, status, body):
+        data = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def chunk(self, data):
+        self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
+        self.wfile.flush()
+
+    def do_GET(self):
+        if self.path == "/stats":
+            self.answer(200, STATS)
+        elif self.path == "/health" and time.time() >= READY_AT:
+            self.answer(200, {"status": "ok"})
+        else:
+            self.answer(503, {"status": "loading"})
+
+    def do_POST(self):
+        raw = self.rfile.read(int(self.headers["Content-Length"]))
+        STATS["requests"] += 1
+        STATS["bodies"].append({"text": raw[:200].decode(), "traceparent": self.headers.get("traceparent")})
+        body = json.loads(raw)
+        do = body.get("do", "plain")
+        try:
+            if do == "plain":
+                usage = {"prompt_tokens": len(raw), "completion_tokens": 2}
+                self.answer(200, {"model": body["model"], "usage": usage})
+            elif do == "hang":
+                while self.connection.recv(1):
+                    pass
+                raise BrokenPipeError
+            else:
+                self.stream(body, do)
+        except (BrokenPipeError, ConnectionResetError):
+            STATS["aborted"] += 1
+            self.close_connection = True
+
+    def stream(self, body, do):
+        n, size, delay = body.get("n", 3), body.get("size", 10), body.get("delay", 0)
+        if do == "die" and n == 0:
+            print("dying before the first byte", flush=True)
+            os._exit(7)
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        for i in range(n):
+            self.chunk(b"data: " + (b"%d " % i).ljust(size, b"x") + b"\n\n")
+            time.sleep(delay)
+        if do == "die":
+            print("dying on request", flush=True)
+            os._exit(7)
+        usage = {"choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": n}}
+        self.chunk(b"data: " + json.dumps(usage).encode() + b"\n\n")
+        self.chunk(b"data: [DONE]\n\n")
+        self.chunk(b"")
+
+
+if "--die-at-start" in sys.argv:
+    print("loading weights", flush=True)
+    print("error: the weights are made of cheese", file=sys.stderr, flush=True)
+    sys.exit(3)
+server = ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler)
+server.daemon_threads = True
+server.serve_forever()

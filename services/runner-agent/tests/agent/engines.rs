@@ -1,0 +1,102 @@
+//! Engines that are processes: how they start, fail and stop.
+
+use std::time::Duration;
+
+use berth_testkit::wait::until;
+use berth_wire::{BeginReply, EngineState, Outcome, Reply};
+
+use crate::fixture::{Fleet, STREAM, WAIT, engine_py, group_members, noted_pid, process, python};
+
+#[actix::test]
+async fn an_engine_that_ends_before_it_is_ready_is_reported_with_its_log() {
+    let mut fleet = Fleet::start("fail").await;
+    let crashing = fleet.start_engine(python(&["--die-at-start"])).await;
+    let failure = fleet.failure_of(crashing).await;
+    assert!(!failure.permanent && !failure.was_ready);
+    assert!(failure.message.contains("exit code 3"), "{}", failure.message);
+    assert!(failure.message.contains("made of cheese"), "{}", failure.message);
+    assert!(fleet.status().await.engines.is_empty());
+    fleet.leave().await;
+}
+
+#[actix::test]
+async fn a_program_that_does_not_exist_is_a_permanent_failure() {
+    let mut fleet = Fleet::start("missing").await;
+    let missing = fleet.start_engine(process(&["no-such-program-of-berth"])).await;
+    let failure = fleet.failure_of(missing).await;
+    assert!(failure.permanent);
+    assert_eq!(
+        failure.message,
+        "cannot run `no-such-program-of-berth`: not found on PATH; install it or correct `command`"
+    );
+    fleet.leave().await;
+}
+
+#[actix::test]
+async fn an_engine_that_never_answers_or_whose_port_is_taken_fails_and_says_so() {
+    let mut fleet = Fleet::start("port").await;
+    let mut slow = python(&["--load", "600"]);
+    slow.engine.start_timeout = Duration::from_millis(300);
+    let slow = fleet.start_engine(slow).await;
+    let failure = fleet.failure_of(slow).await;
+    assert!(failure.message.contains("did not answer on /health"), "{}", failure.message);
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut fixed = process(&["sleep", "600"]);
+    fixed.engine.port = taken.local_addr().unwrap().port();
+    let fixed = fleet.start_engine(fixed).await;
+    let failure = fleet.failure_of(fixed).await;
+    assert!(failure.message.contains("cannot be used on this host"), "{}", failure.message);
+    fleet.leave().await;
+}
+
+#[actix::test]
+async fn a_start_is_timed_and_a_stop_frees_the_whole_group() {
+    let mut fleet = Fleet::start("stop").await;
+    // The worker ignores SIGTERM and would outlive its leader.
+    let script = format!(
+        "sh -c 'trap \"\" TERM; sleep 601; sleep 602' & exec python3 -u {} {{port}} --load 0.3",
+        engine_py()
+    );
+    let mut model = process(&["sh", "-c", &script]);
+    model.engine.stop_grace = Duration::from_millis(300);
+    let engine = fleet.ready_engine(model).await;
+    let ready = fleet.engine_in(engine, EngineState::Ready).await;
+    assert!(ready.start_took.unwrap() >= Duration::from_millis(300));
+    let key = format!("stop.{engine}");
+    let records = fleet.bus.bucket("engines").await.unwrap();
+    until("the engine is in its bucket", WAIT, async || records.get(&key).await.unwrap().is_some()).await;
+    let group = noted_pid(&fleet).unwrap();
+    assert!(group_members(group).len() > 1);
+    assert_eq!(fleet.stop_engine(engine, false).await, Reply::Ok);
+    fleet.engine_in(engine, EngineState::Stopped).await;
+    assert!(group_members(group).is_empty(), "stopped means that nothing holds memory");
+    until("its record is gone", WAIT, async || records.get(&key).await.unwrap().is_none()).await;
+    assert!(matches!(fleet.stop_engine(engine, false).await, Reply::Refused { .. }));
+    fleet.leave().await;
+}
+
+#[actix::test]
+async fn a_slow_start_delays_no_other_engine_and_can_be_stopped() {
+    let mut fleet = Fleet::start("slow").await;
+    let slow = fleet.start_engine(python(&["--load", "600"])).await;
+    let quick = fleet.ready_engine(python(&[])).await;
+    fleet.run(quick, STREAM).await;
+    fleet.gateway.take_all(1 << 20).await;
+    assert_eq!(fleet.stop_engine(slow, false).await, Reply::Ok);
+    fleet.engine_in(slow, EngineState::Stopped).await;
+    fleet.leave().await;
+}
+
+#[actix::test]
+async fn an_engine_is_not_stopped_while_it_serves_unless_forced() {
+    let mut fleet = Fleet::start("force").await;
+    let engine = fleet.ready_engine(python(&[])).await;
+    let (_, attempt) = fleet.run(engine, r#"{"model":"m","do":"hang"}"#).await;
+    fleet.gateway.answer(&BeginReply::Go { credit: 1 << 20 }).await;
+    let Reply::Refused { message } = fleet.stop_engine(engine, false).await else { panic!("not refused") };
+    assert!(message.contains("serves 1 jobs"), "{message}");
+    assert_eq!(fleet.stop_engine(engine, true).await, Reply::Ok);
+    assert!(matches!(fleet.ended(attempt).await.outcome, Outcome::Failed { output_sent: false, .. }));
+    fleet.engine_in(engine, EngineState::Stopped).await;
+    fleet.leave().await;
+}

@@ -1,0 +1,184 @@
+//! Jobs on an engine that is a process.
+
+use std::time::Duration;
+
+use berth_testkit::wait::until;
+use berth_wire::{BeginReply, Body, Finish, Outcome, Reply};
+
+use crate::fixture::{Fleet, STREAM, WAIT, python, stats};
+use crate::gateway::text;
+
+#[actix::test]
+async fn a_streamed_answer_arrives_in_numbered_frames_with_usage_and_one_end() {
+    let mut fleet = Fleet::start("stream").await;
+    let engine = fleet.ready_engine(python(&[])).await;
+    let (_, attempt) = fleet.run(engine, STREAM).await;
+    let frames = fleet.gateway.take_all(1 << 20).await;
+    assert_eq!(frames[0].begin.as_ref().unwrap().engine, engine);
+    let head = frames[1].head.as_ref().unwrap();
+    assert_eq!((head.status, head.content_type.as_deref()), (200, Some("text/event-stream")));
+    assert!(text(&frames).starts_with("data: 0 xxx"));
+    assert!(text(&frames).ends_with("data: [DONE]\n\n"));
+    let end = frames.last().unwrap().end.clone().unwrap();
+    assert_eq!(end.finish, Finish::Stop);
+    assert_eq!((end.usage.prompt_tokens, end.usage.completion_tokens), (Some(5), Some(4)));
+    let ended = fleet.ended(attempt).await;
+    assert_eq!(ended.outcome, Outcome::Completed);
+    assert!(ended.usage.first_byte.is_some());
+    let sent = &stats(&fleet).await["bodies"][0];
+    assert_eq!(sent["text"], STREAM.replace("alias", "served"), "only the model changes");
+    assert!(sent["traceparent"].as_str().unwrap().starts_with("00-0af"));
+    fleet.leave().await;
+}
+
+#[actix::test]
+async fn a_plain_answer_is_one_frame_with_its_end() {
+    let mut fleet = Fleet::start("plain").await;
+    let engine = fleet.ready_engine(python(&[])).await;
+    fleet.run(engine, r#"{"model":"m"}"#).await;
+    let frames = fleet.gateway.take_all(1 << 20).await;
+    assert_eq!(frames.len(), 2);
+    assert!(frames[1].head.is_some() && frames[1].data.is_some());
+    assert_eq!(frames[1].end.as_ref().unwrap().usage.completion_tokens, Some(2));
+    fleet.leave().await;
+}
+
+#[actix::test]
+async fn a_large_body_comes_by_claim_check_and_is_removed_at_the_end() {
+    let mut fleet = Fleet::start("claim").await;
+    let engine = fleet.ready_engine(python(&[])).await;
+    let bodies = berth_bus::Bodies::open(&fleet.bus).await.unwrap();
+    let text = format!(r#"{{"model":"alias","pad":"{}"}}"#, "x".repeat(3 << 20));
+    let len = text.len() as u64;
+    bodies.put("b1", &text.into()).await.unwrap();
+    let job = fleet.job_with(Body::Claim { object: "b1".into(), len });
+    assert_eq!(fleet.dispatch(engine, &job).await, Reply::Ok);
+    let frames = fleet.gateway.take_all(1 << 20).await;
+    let usage = frames.last().unwrap().end.as_ref().unwrap().usage;
+    assert_eq!(usage.prompt_tokens, Some(len + 1), "`served` is one longer than `alias`");
+    until("the body was removed", WAIT, async || {
+        // One that is removed while it is read never comes.
+        let get = tokio::time::timeout(Duration::from_secs(1), bodies.get("b1", len));
+        !matches!(get.await, Ok(Ok(_)))
+    })
+    .await;
+    fleet.leave().await;
+}
+
+#[actix::test]
+async fn without_credit_no_more_is_sent() {
+    let mut fleet = Fleet::start("credit").await;
+    let engine = fleet.ready_engine(python(&[])).await;
+    let (job, attempt) = fleet.run(engine, r#"{"model":"m","do":"stream","n":50,"size":1000}"#).await;
+    fleet.gateway.answer(&BeginReply::Go { credit: 4096 }).await;
+    let (mut sent, mut seq) = (0, 0);
+    while sent < 4096 {
+        let frame = fleet.gateway.frame().await;
+        seq += 1;
+        assert_eq!(frame.seq, seq);
+        sent += frame.data.unwrap().len();
+    }
+    assert_eq!(sent, 4096, "never more than was granted");
+    assert!(fleet.gateway.is_quiet(Duration::from_millis(300)).await);
+    fleet.credit(&job, attempt, 5000).await;
+    assert_eq!(fleet.gateway.frame().await.data.unwrap().len(), 5000 - 4096);
+    fleet.credit(&job, attempt, 1 << 20).await;
+    while fleet.gateway.frame().await.end.is_none() {}
+    assert_eq!(fleet.ended(attempt).await.outcome, Outcome::Completed);
+    fleet.leave().await;
+}
+
+#[actix::test]
+async fn an_answer_that_just_uses_up_its_credit_ends_without_more() {
+    let mut fleet = Fleet::start("exact").await;
+    let engine = fleet.ready_engine(python(&[])).await;
+    fleet.run(engine, r#"{"model":"m"}"#).await;
+    let whole = text(&fleet.gateway.take_all(1 << 20).await).len() as u64;
+    let (_, attempt) = fleet.run(engine, r#"{"model":"m"}"#).await;
+    assert_eq!(text(&fleet.gateway.take_all(whole).await).len() as u64, whole);
+    assert_eq!(fleet.ended(attempt).await.outcome, Outcome::Completed);
+    fleet.leave().await;
+}
+
+#[actix::test]
+async fn a_cancelled_job_frees_its_slot_and_its_engines_request() {
+    let mut fleet = Fleet::start("cancel").await;
+    let engine = fleet.ready_engine(python(&[])).await;
+    let (job, attempt) = fleet.run(engine, r#"{"model":"m","do":"stream","n":10000,"delay":0.05}"#).await;
+    fleet.gateway.answer(&BeginReply::Go { credit: 1 << 20 }).await;
+    fleet.gateway.frame().await;
+    let other = fleet.job(r#"{"model":"m"}"#);
+    assert_eq!(fleet.dispatch(engine, &other).await, Reply::Busy { retry_after: None });
+    assert_eq!(fleet.status().await.running.len(), 1);
+    assert_eq!(fleet.cancel(&job).await, Reply::Ok);
+    assert_eq!(fleet.ended(attempt).await.outcome, Outcome::Cancelled);
+    while fleet.gateway.frame().await.end.is_none_or(|end| end.finish != Finish::Cancelled) {}
+    assert_eq!(fleet.dispatch(engine, &other).await, Reply::Ok);
+    fleet.gateway.take_all(1 << 20).await;
+    until("the engine saw its client leave", WAIT, async || stats(&fleet).await["aborted"] == 1).await;
+    fleet.leave().await;
+}
+
+#[actix::test]
+async fn a_job_that_hangs_before_its_first_byte_can_be_cancelled_too() {
+    let mut fleet = Fleet::start("hang").await;
+    let engine = fleet.ready_engine(python(&[])).await;
+    let (job, attempt) = fleet.run(engine, r#"{"model":"m","do":"hang"}"#).await;
+    fleet.gateway.answer(&BeginReply::Go { credit: 1 << 20 }).await;
+    until("the engine has it", WAIT, async || stats(&fleet).await["requests"] == 1).await;
+    assert_eq!(fleet.cancel(&job).await, Reply::Ok);
+    assert_eq!(fleet.ended(attempt).await.outcome, Outcome::Cancelled);
+    until("the engine saw its client leave", WAIT, async || stats(&fleet).await["aborted"] == 1).await;
+    fleet.leave().await;
+}
+
+#[actix::test]
+async fn a_gateway_that_is_gone_or_refuses_ends_the_attempt_as_abandoned() {
+    let mut fleet = Fleet::start("abandon").await;
+    let engine = fleet.ready_engine(python(&[])).await;
+    let (_, refused) = fleet.run(engine, r#"{"model":"m","do":"hang"}"#).await;
+    until("the engine has it", WAIT, async || stats(&fleet).await["requests"] == 1).await;
+    fleet.gateway.answer(&BeginReply::Refuse { reason: "the client left".into() }).await;
+    assert_eq!(fleet.ended(refused).await.outcome, Outcome::Abandoned);
+    until("the engine saw its client leave", WAIT, async || stats(&fleet).await["aborted"] == 1).await;
+    fleet.gateway.close();
+    let (_, lost) = fleet.run(engine, r#"{"model":"m","do":"hang"}"#).await;
+    assert_eq!(fleet.ended(lost).await.outcome, Outcome::Abandoned);
+    fleet.leave().await;
+}
+
+#[actix::test]
+async fn an_engine_that_dies_while_it_answers_is_told_of_with_its_last_words() {
+    let mut fleet = Fleet::start("die").await;
+    let engine = fleet.ready_engine(python(&[])).await;
+    let (_, attempt) = fleet.run(engine, r#"{"model":"m","do":"die","n":2,"delay":0.1}"#).await;
+    let frames = fleet.gateway.take_all(1 << 20).await;
+    let Finish::Error(error) = frames.last().unwrap().end.clone().unwrap().finish else { panic!("no error") };
+    assert_eq!(error.code, "engine_failed");
+    assert!(!error.message.contains("127.0.0.1"), "{}", error.message);
+    let Outcome::Failed { output_sent, .. } = fleet.ended(attempt).await.outcome else {
+        panic!("not failed")
+    };
+    assert!(output_sent);
+    let failure = fleet.failure_of(engine).await;
+    assert!(failure.was_ready && !failure.permanent);
+    assert!(failure.message.contains("exit code 7"), "{}", failure.message);
+    assert!(failure.message.contains("dying on request"), "{}", failure.message);
+    let job = fleet.job(STREAM);
+    assert!(matches!(fleet.dispatch(engine, &job).await, Reply::Refused { .. }));
+    fleet.leave().await;
+}
+
+#[actix::test]
+async fn an_engine_that_dies_before_its_first_byte_leaves_the_job_to_another_attempt() {
+    let mut fleet = Fleet::start("early").await;
+    let engine = fleet.ready_engine(python(&[])).await;
+    let (_, attempt) = fleet.run(engine, r#"{"model":"m","do":"die","n":0}"#).await;
+    fleet.gateway.answer(&BeginReply::Go { credit: 1 << 20 }).await;
+    let Outcome::Failed { output_sent, .. } = fleet.ended(attempt).await.outcome else {
+        panic!("not failed")
+    };
+    assert!(!output_sent);
+    assert!(fleet.gateway.is_quiet(Duration::from_millis(200)).await, "the gateway hears nothing of it");
+    fleet.leave().await;
+}
