@@ -1,5 +1,6 @@
 //! Carrying out what the core decides: commands to hosts, notices to gateways, facts for the log.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -118,6 +119,17 @@ impl Carrier {
                 None
             }
         }
+    }
+
+    /// Which of these gateways nobody hears output for.
+    pub(crate) async fn unheard(&self, gateways: BTreeSet<GatewayId>) -> BTreeSet<GatewayId> {
+        let mut unheard = BTreeSet::new();
+        for gateway in gateways {
+            if !self.output.is_heard(&gateway).await {
+                unheard.insert(gateway);
+            }
+        }
+        unheard
     }
 
     pub(crate) async fn notify(&self, gateway: &GatewayId, job: JobId, notice: Notice) {

@@ -1,9 +1,10 @@
 //! What the service keeps of a job beside the core's books.
 
+use std::collections::{BTreeSet, HashMap};
+
 use berth_bus::{QueuedJob, Ticket};
 use berth_wire::{GatewayId, JobId};
 use bytes::Bytes;
-use std::collections::HashMap;
 
 /// Payloads kept in memory together; beyond that they are fetched from the stream when they are dispatched.
 const KEPT: usize = 256 * 1024 * 1024;
@@ -56,6 +57,16 @@ impl Entries {
             self.kept = self.kept.saturating_sub(payload.len());
         }
         Some(entry)
+    }
+
+    /// The gateways that somebody waits at.
+    pub(crate) fn gateways(&self) -> BTreeSet<GatewayId> {
+        self.jobs.values().map(|entry| entry.gateway.clone()).collect()
+    }
+
+    /// The jobs of one gateway.
+    pub(crate) fn of_gateway(&self, gateway: &GatewayId) -> Vec<JobId> {
+        self.jobs.iter().filter(|(_, entry)| entry.gateway == *gateway).map(|(job, _)| *job).collect()
     }
 
     pub(crate) fn len(&self) -> usize {

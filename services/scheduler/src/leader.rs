@@ -1,6 +1,6 @@
 //! The leading actor: owns the core's state for one term.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -13,8 +13,8 @@ use berth_bus::{Entries as Kv, Jobs, QueuedJob};
 use berth_placement::{Effect, Event, ModelNeeds, Policy, State, Verdict, step};
 use berth_telemetry::metric;
 use berth_wire::{
-    EngineId, EventBody, HostBeat, HostId, JobId, ModelId, ModelSpec, Notice, Report, ReportAck, ReportEntry,
-    Snapshot, Timestamp,
+    EngineId, EventBody, GatewayId, HostBeat, HostId, JobId, ModelId, ModelSpec, Notice, Report, ReportAck,
+    ReportEntry, Snapshot, Timestamp,
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -44,6 +44,8 @@ impl Shared {
 
 /// How long before a host that did not take a stop is asked again.
 const STOP_AGAIN: Duration = Duration::from_secs(1);
+/// A gateway that is not heard twice in a row, so far apart, is gone, and its clients with it.
+const ROLL_CALL: Duration = Duration::from_secs(3);
 
 /// The actor.
 pub(crate) struct Leader {
@@ -54,6 +56,8 @@ pub(crate) struct Leader {
     entries: Entries,
     hosts: Hosts,
     timer: Option<(Timestamp, SpawnHandle)>,
+    /// Gateways that were not heard when they were last asked for.
+    missed: BTreeSet<GatewayId>,
     over: CancellationToken,
 }
 
@@ -76,6 +80,7 @@ impl Leader {
             entries: Entries::default(),
             hosts: Hosts::new(host_timeout),
             timer: None,
+            missed: BTreeSet::new(),
             over,
         }
     }
@@ -180,6 +185,24 @@ impl Leader {
         }));
     }
 
+    /// Looks for gateways that died: nobody waits for their jobs any more.
+    fn call_gateways(&mut self, ctx: &mut Context<Self>) {
+        let (carrier, gateways) = (self.carrier.clone(), self.entries.gateways());
+        let called = async move { carrier.unheard(gateways).await };
+        ctx.spawn(called.into_actor(self).map(|unheard, leader, ctx| {
+            let before = std::mem::replace(&mut leader.missed, unheard);
+            let gone: Vec<GatewayId> = leader.missed.intersection(&before).cloned().collect();
+            for gateway in gone {
+                let jobs = leader.entries.of_gateway(&gateway);
+                warn!(%gateway, jobs = jobs.len(), "a gateway is gone; cancelling what its clients waited for");
+                for job in jobs {
+                    leader.feed(Event::JobCancelled(job), ctx);
+                }
+            }
+            ctx.run_later(ROLL_CALL, Self::call_gateways);
+        }));
+    }
+
     /// Asks a host for a snapshot.
     fn ask(&mut self, host: HostId, ctx: &mut Context<Self>) {
         let carrier = self.carrier.clone();
@@ -264,6 +287,7 @@ impl Actor for Leader {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         self.set_timer(ctx);
+        self.call_gateways(ctx);
         ctx.run_interval(Duration::from_secs(1), |leader, _| {
             let running = leader.state.running();
             metrics::gauge!(metric::RUNNING).set(running as f64);

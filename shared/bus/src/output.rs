@@ -42,6 +42,9 @@ pub trait OutputSink: Clone + 'static {
     ) -> impl Future<Output = Result<(), BusError>>;
 }
 
+/// How long a gateway may take to answer a probe before it counts as alive and busy.
+const PROBE_LIMIT: Duration = Duration::from_secs(2);
+
 /// A message about a job, as a gateway receives it.
 #[derive(Debug)]
 pub struct Delivery {
@@ -77,7 +80,18 @@ impl NatsOutput {
     /// # Errors
     /// When the subscription cannot be made.
     pub async fn listen(&self, gateway: &GatewayId) -> Result<NatsOutputSource, BusError> {
-        Ok(NatsOutputSource { subscriber: self.bus.subscribe(self.bus.subjects.out_all(gateway)).await? })
+        let subscriber = self.bus.subscribe(self.bus.subjects.out_all(gateway)).await?;
+        Ok(NatsOutputSource { subscriber, client: self.bus.client.clone() })
+    }
+
+    /// Whether anybody hears output for `gateway`. A probe is an empty message, answered by the transport itself.
+    pub async fn is_heard(&self, gateway: &GatewayId) -> bool {
+        let subject = self.bus.subjects.out_probe(gateway);
+        let probe = async_nats::Request::new().timeout(Some(PROBE_LIMIT));
+        match self.bus.client.send_request(subject, probe).await {
+            Ok(_) => true,
+            Err(error) => error.kind() != async_nats::RequestErrorKind::NoResponders,
+        }
     }
 
     async fn publish(
@@ -143,12 +157,19 @@ impl OutputSink for NatsOutput {
 #[derive(Debug)]
 pub struct NatsOutputSource {
     subscriber: Subscriber,
+    client: async_nats::Client,
 }
 
 impl NatsOutputSource {
-    /// Reads one message; `None` if it is none of ours.
-    #[must_use]
-    pub fn read(message: &Inbound) -> Option<Delivery> {
+    /// Reads one message; `None` if it is a probe or none of ours.
+    async fn read(client: &async_nats::Client, message: &Inbound) -> Option<Delivery> {
+        if message.payload.is_empty() {
+            if let Some(reply) = message.reply.clone() {
+                // If it fails, the prober hears nothing, which it takes for a busy gateway.
+                let _ = client.publish(reply, bytes::Bytes::new()).await;
+            }
+            return None;
+        }
         let output = read_as(message, Output::SCHEMA, Output::decode)?;
         let job = Subjects::job_of(&message.subject)?;
         Some(Delivery { job, output, reply: message.reply.clone() })
@@ -156,7 +177,11 @@ impl NatsOutputSource {
 
     /// The messages, as an actor adds them as a stream.
     pub fn into_stream(self) -> impl futures::Stream<Item = Delivery> {
-        self.subscriber.filter_map(|message| std::future::ready(Self::read(&message)))
+        let Self { subscriber, client } = self;
+        subscriber.filter_map(move |message| {
+            let client = client.clone();
+            async move { Self::read(&client, &message).await }
+        })
     }
 }
 
@@ -164,7 +189,7 @@ impl OutputSource for NatsOutputSource {
     async fn next(&mut self) -> Option<Delivery> {
         loop {
             let message = self.subscriber.next().await?;
-            if let Some(delivery) = Self::read(&message) {
+            if let Some(delivery) = Self::read(&self.client, &message).await {
                 return Some(delivery);
             }
         }

@@ -105,6 +105,12 @@ impl Subjects {
         format!("{}.out.{gateway}.*", self.root)
     }
 
+    /// Where it is asked whether a gateway is there.
+    #[must_use]
+    pub fn out_probe(&self, gateway: &GatewayId) -> String {
+        format!("{}.out.{gateway}.probe", self.root)
+    }
+
     /// The job of an output subject.
     #[must_use]
     pub fn job_of(subject: &str) -> Option<JobId> {
