@@ -1,6 +1,6 @@
 //! An agent with engines that are containers of a real llama-server, on a real Docker engine.
 //!
-//! Needs `BERTH_TEST_LLAMA_IMAGE` and `BERTH_TEST_GGUF`, which `bash tests/run` provides; does nothing without.
+//! Needs `BERTH_TEST_LLAMA_IMAGE` and `BERTH_TEST_GGUF`, which `bash tests/run` provides; fails without.
 
 use std::process::Command;
 use std::time::Duration;
@@ -15,14 +15,13 @@ struct Parts {
     weights: String,
 }
 
-fn parts() -> Option<Parts> {
-    let parts = berth_config::env::var("BERTH_TEST_LLAMA_IMAGE")
-        .zip(berth_config::env::var("BERTH_TEST_GGUF"))
-        .map(|(image, weights)| Parts { image, weights });
-    if parts.is_none() {
-        eprintln!("skipped: run it by `bash tests/run`, which provides the image and the weights");
-    }
-    parts
+fn parts() -> Parts {
+    let part = |name| {
+        berth_config::env::var(name).unwrap_or_else(|| {
+            panic!("{name} is not set: run `bash tests/run`, which provides the real parts")
+        })
+    };
+    Parts { image: part("BERTH_TEST_LLAMA_IMAGE"), weights: part("BERTH_TEST_GGUF") }
 }
 
 fn llama(parts: &Parts) -> ModelSpec {
@@ -68,7 +67,7 @@ const CHAT: &str = r#"{"model":"alias","stream":true,"stream_options":{"include_
 
 #[actix::test]
 async fn a_container_serves_without_privileges_and_leaves_nothing_behind() {
-    let Some(parts) = parts() else { return };
+    let parts = parts();
     let mut fleet = fleet("docker-serve").await;
     let engine = fleet.ready_engine(llama(&parts)).await;
     let (_, attempt) = fleet.run(engine, CHAT).await;
@@ -95,7 +94,7 @@ async fn a_container_serves_without_privileges_and_leaves_nothing_behind() {
 
 #[actix::test]
 async fn a_container_that_dies_is_reported_with_its_log_and_removed() {
-    let Some(parts) = parts() else { return };
+    let parts = parts();
     let mut fleet = fleet("docker-die").await;
     let engine = fleet.ready_engine(llama(&parts)).await;
     let long = CHAT.replace("\"max_tokens\":16", "\"max_tokens\":100000,\"ignore_eos\":true");
@@ -121,7 +120,7 @@ async fn a_container_that_dies_is_reported_with_its_log_and_removed() {
 
 #[actix::test]
 async fn a_missing_image_or_program_is_a_permanent_failure() {
-    let Some(parts) = parts() else { return };
+    let parts = parts();
     let mut fleet = fleet("docker-missing").await;
     let mut missing = llama(&parts);
     missing.engine.image = Some("localhost:1/berth-test/none:1".into());
@@ -141,7 +140,7 @@ async fn a_missing_image_or_program_is_a_permanent_failure() {
 
 #[actix::test]
 async fn an_engine_that_outgrows_its_memory_is_told_so() {
-    let Some(parts) = parts() else { return };
+    let parts = parts();
     let mut fleet = fleet("docker-oom").await;
     let mut model = llama(&parts);
     model.memory = Some(24 << 20);
@@ -155,7 +154,7 @@ async fn an_engine_that_outgrows_its_memory_is_told_so() {
 
 #[actix::test]
 async fn a_restarted_agent_adopts_what_serves_and_removes_what_does_not() {
-    let Some(parts) = parts() else { return };
+    let parts = parts();
     let mut fleet = fleet("docker-adopt").await;
     let engine = fleet.ready_engine(llama(&parts)).await;
     let mut loading = llama(&parts);
@@ -191,7 +190,7 @@ async fn a_restarted_agent_adopts_what_serves_and_removes_what_does_not() {
 
 #[actix::test]
 async fn on_a_shared_network_no_port_is_published() {
-    let Some(parts) = parts() else { return };
+    let parts = parts();
     let network = "berth-test-agent";
     docker(&["network", "create", network]);
     let mut fleet = Fleet::start_with("docker-network", |config| {
