@@ -15,12 +15,18 @@ pub struct Bus {
 }
 
 impl Bus {
-    /// Connects to a nats-server.
+    /// Connects to a nats-server; a token may stand before the `@` of its URL, as for the NATS CLI.
     ///
     /// # Panics
     /// When it does not answer.
     pub async fn connect(url: &str) -> Self {
-        let client = async_nats::connect(url).await.unwrap_or_else(|e| panic!("no connection to {url}: {e}"));
+        let (options, url) = match url.strip_prefix("nats://").and_then(|rest| rest.split_once('@')) {
+            Some((token, address)) => {
+                (async_nats::ConnectOptions::with_token(token.into()), format!("nats://{address}"))
+            }
+            None => (async_nats::ConnectOptions::new(), url.to_owned()),
+        };
+        let client = options.connect(&url).await.unwrap_or_else(|e| panic!("no connection to {url}: {e}"));
         Self { context: jetstream::new(client) }
     }
 

@@ -104,7 +104,10 @@ impl Berth {
         .await;
         self.gateway = found.0;
         if self.nats.is_none() {
-            self.nats_url = found.1.unwrap_or_default();
+            let url = found.1.unwrap_or_default();
+            let token = std::fs::read_to_string(self.folder.path().join("data/nats/token"));
+            let token = token.expect("`berth up` has written its NATS token");
+            self.nats_url = url.replace("nats://", &format!("nats://{}@", token.trim()));
         }
     }
 
@@ -136,7 +139,7 @@ impl Berth {
         self.nats.as_mut().expect("`berth up` has a nats-server of its own")
     }
 
-    /// Address of its nats-server.
+    /// Address of its nats-server, with the token of one that is its own.
     #[must_use]
     pub fn nats_url(&self) -> &str {
         &self.nats_url
