@@ -28,14 +28,14 @@ pub async fn two_models_take_turns(berth: &Berth, one: &str, other: &str) {
     let watch = berth.engines.watch();
     let requests = (0..12).map(async |n| {
         let model = if n % 2 == 0 { one } else { other };
-        let answer = berth.gateway.chat(model, &json!({"max_tokens": 4})).await;
+        let answer = berth.gateway.chat(model, &json!({"max_tokens": 4, "ignore_eos": true})).await;
         answer.content();
         assert_eq!(answer.json["usage"]["completion_tokens"], 4, "{}", answer.text);
     });
     futures::future::join_all(requests).await;
     // And one after the other, so that each must swap.
     for model in [one, other, one] {
-        berth.gateway.chat(model, &json!({"max_tokens": 4})).await.content();
+        berth.gateway.chat(model, &json!({"max_tokens": 4, "ignore_eos": true})).await.content();
     }
     let (all, most) = watch.stop();
     assert!(all.len() >= 2, "both models had an engine: {all:?}");
@@ -63,7 +63,7 @@ pub async fn a_killed_engine_is_told_of_and_replaced(berth: &Berth, model: &str)
     first.kill9();
     an_error_ends_the_stream(&stream.rest().await);
 
-    let answer = berth.gateway.chat(model, &json!({"max_tokens": 4})).await;
+    let answer = berth.gateway.chat(model, &json!({"max_tokens": 4, "ignore_eos": true})).await;
     answer.content();
     until("the dead engine is gone", SOON, async || !berth.engines.running().contains(&first)).await;
     assert_ne!(berth.engines.only(), first);

@@ -100,7 +100,7 @@ async fn an_engine_that_cannot_start_is_told_with_its_reason() {
         Model::new("no-program")
             .field("engine", "\"custom\"")
             .field("driver", "\"process\"")
-            .list("command", &["/no/such/program"]),
+            .list("command", &["/no/such/program", "{port}"]),
         Model::sim("no-luck", &["--load", "100ms", "--fail-start", "the simulated GPU is on fire"]),
         Model::sim("too-big", &[]).memory("64GiB"),
     ]);

@@ -1,6 +1,7 @@
 //! Why: reasons for people, in the decision log and in errors.
 
 use berth_wire::{ApiError, ErrorKind, ModelId};
+use bytesize::ByteSize;
 
 use crate::books::{EnginePhase, Model};
 use crate::place::{eligible, need_on};
@@ -53,7 +54,7 @@ impl Step<'_> {
             for (name, host) in &self.state.hosts {
                 let memory = host.devices.iter().map(|d| d.memory).max().unwrap_or(0);
                 let offer = if eligible(host, model) {
-                    format!("{name} has {} accelerator(s) of up to {}", host.devices.len(), mebibytes(memory))
+                    format!("{name} has {} accelerator(s) of up to {}", host.devices.len(), show(memory))
                 } else if !host.drivers.contains(&model.needs.driver) {
                     format!("{name} cannot run the {} driver", model.needs.driver.as_str())
                 } else if host.draining {
@@ -83,21 +84,16 @@ fn need_text(model: &Model) -> String {
         Some(bytes) if accelerators > 1 => {
             let each = need_on(model, &crate::books::Device { id: "".into(), memory: 0 });
             format!(
-                "{} on {accelerators} accelerators of one host ({} each)",
-                mebibytes(bytes),
-                mebibytes(each)
+                "{} of memory on {accelerators} accelerators of one host ({} each)",
+                show(bytes),
+                show(each)
             )
         }
-        Some(bytes) => mebibytes(bytes),
-        None => format!("{accelerators} whole accelerator(s) of one host"),
+        Some(bytes) => format!("{} of memory", show(bytes)),
+        None => format!("all the memory of {accelerators} accelerator(s) of one host"),
     }
 }
 
-fn mebibytes(bytes: u64) -> String {
-    const MIB: u64 = 1024 * 1024;
-    if bytes >= 10 * 1024 * MIB {
-        format!("{} GiB", bytes / (1024 * MIB))
-    } else {
-        format!("{} MiB", bytes / MIB)
-    }
+fn show(bytes: u64) -> String {
+    ByteSize::b(bytes).display().iec().to_string()
 }
