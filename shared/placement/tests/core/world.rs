@@ -223,13 +223,14 @@ impl World {
     }
 
     pub fn tell(&mut self, event: Event) {
-        let effects = step(&mut self.state, event.clone(), self.now);
+        let told = format!("{event:?}");
+        let effects = step(&mut self.state, event, self.now);
         let mut cancels = Vec::new();
         for effect in effects {
             self.carry_out(effect, &mut cancels);
         }
         if let Err(violation) = self.state.check() {
-            panic!("{violation} after {event:?}");
+            panic!("{violation} after {told}");
         }
         for (job, attempt, engine) in cancels {
             self.finish(job, attempt, engine, AttemptEnd::Cancelled);
