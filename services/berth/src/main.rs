@@ -1,1 +1,54 @@
-fn main() {}
+//! The one binary. It reads the command line and the configuration, starts the roles, and says in words what
+//! happened.
+//!
+//! What may enter: what a person types and reads. What may not: the work of a role; each is a library with `run`.
+
+mod check;
+mod cli;
+mod exit;
+mod role;
+mod setup;
+mod signals;
+mod sim;
+mod status;
+mod table;
+mod translate;
+mod up;
+
+use std::process::ExitCode;
+
+use berth_telemetry::Chain;
+use clap::Parser;
+
+use crate::cli::{Cli, Command};
+use crate::exit::{Exit, Failure};
+use crate::role::Role;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli) {
+        Ok(exit) => exit.into(),
+        Err(failure) => {
+            eprintln!("error: {}", Chain(&failure));
+            failure.exit().into()
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<Exit, Failure> {
+    let logs = cli.log.as_deref();
+    match cli.command {
+        // A person reads along: the story in its own words, and only what is wrong from the log.
+        Command::Up(args) => setup::logs(logs, "warn").and_then(|()| up::run(&args)),
+        Command::Gateway(args) => setup::logs(logs, "info").and_then(|()| role::run(Role::Gateway, &args)),
+        Command::Scheduler(args) => {
+            setup::logs(logs, "info").and_then(|()| role::run(Role::Scheduler, &args))
+        }
+        Command::Agent(args) => setup::logs(logs, "info").and_then(|()| role::run(Role::Agent, &args)),
+        Command::Health(args) => setup::logs(logs, "info").and_then(|()| role::run(Role::Health, &args)),
+        Command::Status(args) => setup::logs(logs, "error").and_then(|()| status::run(&args)),
+        Command::Check(args) => check::run(&args),
+        Command::Translate { .. } => translate::run(),
+        Command::SimEngine(args) => sim::run(args),
+    }
+}

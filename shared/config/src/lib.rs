@@ -17,12 +17,12 @@ mod template;
 mod value;
 
 pub use gguf::{LlamaServer, ModelFileError};
-pub use placeholder::{PLACEHOLDERS, fill};
+pub use placeholder::PLACEHOLDERS;
 pub use problem::{ConfigError, Problem};
 pub use resolve::EXAMPLE;
 pub use secret::Secret;
 pub use settings::{BusConfig, Config, GatewayConfig, HealthConfig, HostConfig, SchedulerConfig};
-pub use value::parse_listen;
+pub use value::{parse_duration, parse_listen};
 
 /// Bytes as people read them, as in `16.0 GiB`.
 #[must_use]

@@ -1,0 +1,83 @@
+//! `berth check`: what a configuration amounts to, or what is wrong with it.
+
+use berth_config::{Config, show_bytes};
+use berth_wire::ModelSpec;
+
+use crate::cli::CheckArgs;
+use crate::exit::{Exit, Failure};
+use crate::{setup, table};
+
+/// Checks the file and prints a summary.
+pub(crate) fn run(args: &CheckArgs) -> Result<Exit, Failure> {
+    let named = args.file.as_deref().or(args.config.as_deref());
+    let Some(path) = setup::config_file(named) else {
+        return Err(Failure::Option(
+            "no configuration to check: name one, as in `berth check my.toml`".into(),
+        ));
+    };
+    let config = Config::load(&path)?;
+    print!("{}", summary(&path.display().to_string(), &config));
+    Ok(Exit::Done)
+}
+
+fn summary(name: &str, config: &Config) -> String {
+    let count = config.models.len();
+    let listen: Vec<String> = config.gateway.listen.iter().map(ToString::to_string).collect();
+    let mut text = format!(
+        "{name}: ok, {count} model{}\nendpoint {}, host {}\n",
+        if count == 1 { "" } else { "s" },
+        listen.join(", "),
+        config.host.name,
+    );
+    if count > 0 {
+        text.push('\n');
+        let rows: Vec<Vec<String>> = config.models.iter().map(row).collect();
+        text.push_str(&table::render(
+            &["MODEL", "ENGINE", "DRIVER", "MEMORY", "ACCELERATORS", "SLOTS", "CONTEXT", "RUNS"],
+            &rows,
+        ));
+    }
+    text
+}
+
+fn row(model: &ModelSpec) -> Vec<String> {
+    let mut names = vec![model.id.as_str()];
+    names.extend(model.aliases.iter().map(String::as_str));
+    let memory = model.memory.map_or_else(|| "all of it".into(), show_bytes);
+    vec![
+        names.join(", "),
+        format!("{}{}", model.engine.kind.as_str(), if model.pin { " (pinned)" } else { "" }),
+        model.engine.driver.as_str().into(),
+        memory,
+        model.accelerators.to_string(),
+        model.concurrency.to_string(),
+        model.context.map_or_else(|| "-".into(), |tokens| tokens.to_string()),
+        runs(model),
+    ]
+}
+
+/// The image and command line, as it would be typed; values of `env` are not shown.
+fn runs(model: &ModelSpec) -> String {
+    let engine = &model.engine;
+    let words = engine.image.iter().chain(&engine.command).chain(&engine.args);
+    words
+        .map(|word| if word.contains(char::is_whitespace) { format!("'{word}'") } else { word.clone() })
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_summary_names_every_model_and_how_it_runs() {
+        let text = summary("berth.toml", &Config::builtin());
+        assert!(text.starts_with("berth.toml: ok, 2 models\n"), "{text}");
+        for part in
+            ["demo", "{berth} sim-engine", "qwen2.5-0.5b, qwen2.5-0.5b-instruct", "2.0 GiB", "-hf Qwen/"]
+        {
+            assert!(text.contains(part), "`{part}` in:\n{text}");
+        }
+    }
+}

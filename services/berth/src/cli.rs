@@ -1,0 +1,184 @@
+//! The command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+const EXAMPLES: &str = "\
+Examples:
+  berth up                             everything on this machine; a simulated model answers at once
+  berth up --model qwen2.5-7b.gguf     serve a model file, without any configuration
+  berth up --config my.toml            serve the models of a configuration file
+  berth check my.toml                  see whether a configuration is right, and what it amounts to
+  berth status                         hosts, engines and the queue
+
+A fleet of several machines shares one nats-server (with JetStream). Each role runs on its own:
+  berth scheduler --nats-url nats://nats.example:4222 --config fleet.toml
+  berth gateway   --nats-url nats://nats.example:4222 --listen 0.0.0.0:8421
+  berth agent     --nats-url nats://nats.example:4222        on every machine that runs engines
+  berth health    --nats-url nats://nats.example:4222
+
+Environment: BERTH_CONFIG, BERTH_NATS_URL, BERTH_NATS_TOKEN, BERTH_NATS_NKEY, BERTH_NATS_CREDENTIALS,
+BERTH_LISTEN, BERTH_HOST, BERTH_DATA_DIR, BERTH_LOG_FORMAT=json, RUST_LOG. Options go before them.
+Exit status: 0 done, 1 failed, 2 wrong command line or configuration, 130 stopped at once.";
+
+/// LLM requests queue for GPU slots across a fleet; one OpenAI-compatible endpoint.
+#[derive(Debug, Parser)]
+#[command(name = "berth", version, after_help = EXAMPLES, max_term_width = 110)]
+pub(crate) struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+    /// What to log to standard error, in the syntax of RUST_LOG, as in `info,berth_scheduler=debug`.
+    #[arg(long, global = true, value_name = "FILTER")]
+    pub(crate) log: Option<String>,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the whole fleet on this machine: NATS, gateway, scheduler, agent and health.
+    #[command(after_help = UP_EXAMPLES)]
+    Up(UpArgs),
+    /// Run a gateway: the HTTP endpoint.
+    Gateway(RoleArgs),
+    /// Run a scheduler: it publishes the catalog and decides what runs where. Several elect a leader.
+    Scheduler(RoleArgs),
+    /// Run this machine's agent: it starts engines and streams their answers.
+    Agent(RoleArgs),
+    /// Run the watcher of the fleet.
+    Health(RoleArgs),
+    /// Show hosts, engines and the queue.
+    Status(StatusArgs),
+    /// Check a configuration: says what it amounts to, or points at what is wrong.
+    Check(CheckArgs),
+    /// Turn a message of the bus (standard input) into JSON; payload bytes are shown as their number.
+    ///
+    /// For the NATS CLI: nats sub 'berth.v1.>' --translate 'berth translate {{Subject}}'
+    Translate {
+        /// The subject it came on; for the NATS CLI, not needed.
+        subject: Option<String>,
+    },
+    /// Run the engine simulator, an OpenAI-compatible server that computes nothing and says so.
+    SimEngine(Box<SimArgs>),
+}
+
+const UP_EXAMPLES: &str = "\
+Without --config it uses $BERTH_CONFIG, else ./berth.toml, else a built-in example. Without --nats-url it
+runs a nats-server of its own on loopback: from PATH (2.11 or newer), else fetched once.
+The first Ctrl-C lets running answers end and stops what was started; a second one stops at once.
+
+Examples:
+  berth up
+  berth up --model llama.gguf --model qwen.gguf
+  berth up --config my.toml --listen 0.0.0.0:8421";
+
+/// Options of `up`.
+#[derive(Debug, Args)]
+pub(crate) struct UpArgs {
+    /// Configuration file.
+    #[arg(long, short, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Address of the endpoint [default: 127.0.0.1:8421].
+    #[arg(long, short, value_name = "ADDRESS", value_parser = berth_config::parse_listen)]
+    pub(crate) listen: Option<SocketAddr>,
+    /// Where the queue, logs and NATS keep their data [default: ~/.local/share/berth].
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// Use this NATS server (with JetStream) instead of one's own; may be given several times.
+    #[arg(long, value_name = "URL")]
+    pub(crate) nats_url: Vec<String>,
+    /// Serve this GGUF file by llama.cpp's server (on PATH, else its Docker image); may be given several times.
+    ///
+    /// Without --config these are then all the models. A model is named after its file; its memory is taken to be
+    /// 1.2 times the file's size plus 512 MiB, its context is 8192 tokens.
+    #[arg(long, short, value_name = "FILE.gguf")]
+    pub(crate) model: Vec<PathBuf>,
+}
+
+/// Options of a single role.
+#[derive(Debug, Args)]
+pub(crate) struct RoleArgs {
+    /// Configuration file [default: $BERTH_CONFIG, else ./berth.toml, else a built-in example].
+    #[arg(long, short, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// NATS server; may be given several times [default: [bus] urls, nats://127.0.0.1:4222].
+    #[arg(long, value_name = "URL")]
+    pub(crate) nats_url: Vec<String>,
+    /// Address to serve HTTP on (gateway: 127.0.0.1:8421 by default; health: none by default).
+    #[arg(long, short, value_name = "ADDRESS", value_parser = berth_config::parse_listen)]
+    pub(crate) listen: Option<SocketAddr>,
+    /// Where the agent keeps its notes and engine logs [default: ~/.local/share/berth].
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+}
+
+/// Options of `status`.
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    /// Configuration file, for its [bus] section.
+    #[arg(long, short, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// NATS server [default: that of a running `berth up`, else [bus] urls].
+    #[arg(long, value_name = "URL")]
+    pub(crate) nats_url: Vec<String>,
+    /// Data directory of the `berth up` to ask.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// One JSON object instead of tables.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Options of `check`.
+#[derive(Debug, Args)]
+pub(crate) struct CheckArgs {
+    /// Configuration file [default: $BERTH_CONFIG, else ./berth.toml].
+    pub(crate) file: Option<PathBuf>,
+    /// The same as FILE, as the other commands write it.
+    #[arg(long, short, value_name = "FILE", conflicts_with = "file")]
+    pub(crate) config: Option<PathBuf>,
+}
+
+/// Options of `sim-engine`. Durations are written 250ms, 2s.
+#[derive(Debug, Args)]
+pub(crate) struct SimArgs {
+    /// Address to listen on.
+    #[arg(long, default_value = "127.0.0.1")]
+    pub(crate) host: String,
+    /// Port to listen on; 0 takes a free one.
+    #[arg(long, default_value_t = 8080)]
+    pub(crate) port: u16,
+    /// The model it says it serves.
+    #[arg(long, default_value = "simulator")]
+    pub(crate) id: String,
+    /// Requests served at once.
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) concurrency: u32,
+    /// How long it loads before it is healthy.
+    #[arg(long, default_value = "0s", value_parser = berth_config::parse_duration)]
+    pub(crate) load: Duration,
+    /// Time to the first token.
+    #[arg(long, default_value = "20ms", value_parser = berth_config::parse_duration)]
+    pub(crate) first_token: Duration,
+    /// Time between tokens.
+    #[arg(long, default_value = "5ms", value_parser = berth_config::parse_duration)]
+    pub(crate) per_token: Duration,
+    /// Tokens of an answer, where the request sets no lower limit.
+    #[arg(long, default_value_t = 26)]
+    pub(crate) tokens: u32,
+    /// Say this on standard error and fail once the load is over.
+    #[arg(long, value_name = "MESSAGE")]
+    pub(crate) fail_start: Option<String>,
+    /// End the process in the middle of an answer, after so many of its tokens.
+    #[arg(long, value_name = "TOKENS")]
+    pub(crate) crash_after_tokens: Option<u32>,
+    /// Stay when told to stop.
+    #[arg(long)]
+    pub(crate) ignore_sigterm: bool,
+    /// Threads that serve HTTP.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) workers: usize,
+}

@@ -1,0 +1,259 @@
+//! `berth status`: hosts, engines and the queue, as the fleet itself publishes them.
+
+use std::fmt::Write;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use berth_bus::{Bus, BusOptions, Entries, View};
+use berth_config::{env, show_bytes};
+use berth_wire::{Accelerator, EngineRecord, HostBeat, LeaderRecord, Message, ModelSpec, Timestamp};
+use serde_json::{Value, json};
+use tokio::time::timeout;
+
+use crate::cli::StatusArgs;
+use crate::exit::{Exit, Failure};
+use crate::up::BusFile;
+use crate::{setup, table};
+
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Asks and prints.
+pub(crate) fn run(args: &StatusArgs) -> Result<Exit, Failure> {
+    let options = options(args)?;
+    let picture = actix_rt::System::new().block_on(Box::pin(look(&options)))?;
+    if args.json {
+        println!("{}", picture.json());
+    } else {
+        print!("{}", picture.text(Timestamp::from(SystemTime::now())));
+    }
+    Ok(Exit::Done)
+}
+
+/// The NATS that was named, else that of a running `berth up`, else the configured one.
+fn options(args: &StatusArgs) -> Result<BusOptions, Failure> {
+    let (config, _) = setup::config(args.config.as_deref(), &args.nats_url)?;
+    let named = !args.nats_url.is_empty() || env::nats_urls().is_some() || args.config.is_some();
+    let of_up = match named && args.data_dir.is_none() {
+        true => None,
+        false => BusFile::read(&args.data_dir.clone().unwrap_or_else(env::data_dir))?,
+    };
+    if let (None, Some(dir)) = (&of_up, &args.data_dir) {
+        let dir = dir.display();
+        return Err(Failure::Option(format!("no `berth up` with a nats-server of its own runs on {dir}")));
+    }
+    let mut options = of_up.unwrap_or_else(|| BusOptions::from_config(&config.bus));
+    options.patience = Duration::ZERO;
+    Ok(options)
+}
+
+/// What was found out.
+struct Picture {
+    leader: Option<Arc<LeaderRecord>>,
+    hosts: Entries<HostBeat>,
+    engines: Entries<EngineRecord>,
+    catalog: Entries<ModelSpec>,
+    /// The leader's own answer; null where none leads.
+    scheduler: Value,
+}
+
+async fn look(options: &BusOptions) -> Result<Picture, Failure> {
+    let bus = Bus::connect(options, "berth-status").await?;
+    // Says that there is no fleet, rather than wait for one.
+    bus.bucket("hosts").await?;
+    let picture = Picture {
+        leader: entries::<LeaderRecord>(&bus, "leader").await?.values().next().cloned(),
+        hosts: entries(&bus, "hosts").await?,
+        engines: entries(&bus, "engines").await?,
+        catalog: entries(&bus, "catalog").await?,
+        scheduler: ask(&bus).await,
+    };
+    bus.close().await;
+    Ok(picture)
+}
+
+async fn entries<M: Message + Send + Sync + 'static>(bus: &Bus, bucket: &str) -> Result<Entries<M>, Failure> {
+    let mut view = View::<M>::follow(bus, bucket);
+    match timeout(PATIENCE, view.synced()).await {
+        Ok(()) => Ok(view.entries()),
+        Err(_) => {
+            Err(Failure::Input(format!("NATS does not give the bucket {}", bus.subjects.bucket(bucket))))
+        }
+    }
+}
+
+async fn ask(bus: &Bus) -> Value {
+    let request = bus.client.request(bus.subjects.scheduler_status(), Default::default());
+    match timeout(PATIENCE, request).await {
+        Ok(Ok(answer)) => serde_json::from_slice(&answer.payload).unwrap_or_default(),
+        _ => Value::Null,
+    }
+}
+
+impl Picture {
+    fn json(&self) -> Value {
+        json!({
+            "leader": self.leader,
+            "hosts": self.hosts.values().collect::<Vec<_>>(),
+            "engines": self.engines.values().collect::<Vec<_>>(),
+            "models": self.catalog.values().map(|model| &model.id).collect::<Vec<_>>(),
+            "scheduler": self.scheduler,
+        })
+    }
+
+    fn text(&self, now: Timestamp) -> String {
+        let mut text = match &self.leader {
+            Some(leader) => format!("{} leads; elected {}\n", leader.instance, ago(leader.since, now)),
+            None => "no scheduler leads: requests wait until one does\n".into(),
+        };
+        text.push('\n');
+        text.push_str(&section(
+            "HOST",
+            "no host has joined",
+            &self.hosts(now),
+            &["HOST", "ACCELERATOR", "SET ASIDE", "OF", "FREE NOW", "DRIVERS", "RUNNING", "SEEN"],
+        ));
+        text.push('\n');
+        text.push_str(&section(
+            "ENGINE",
+            "no engine runs",
+            &self.engines(now),
+            &["ENGINE", "MODEL", "HOST", "RUNS AS", "STATE", "SLOTS", "MEMORY", "SINCE", ""],
+        ));
+        text.push('\n');
+        text.push_str(&section(
+            "MODEL",
+            "the catalog is empty",
+            &self.models(),
+            &["MODEL", "ENGINE", "WAITING", "RUNNING", ""],
+        ));
+        text
+    }
+
+    fn hosts(&self, now: Timestamp) -> Vec<Vec<String>> {
+        let mut rows = Vec::new();
+        for beat in self.hosts.values() {
+            for (n, accelerator) in beat.accelerators.iter().enumerate() {
+                // What holds for the whole host stands once.
+                let once = |text: String| if n == 0 { text } else { String::new() };
+                let drivers: Vec<&str> = beat.drivers.iter().map(|driver| driver.as_str()).collect();
+                rows.push(vec![
+                    once(format!("{}{}", beat.host, if beat.draining { " (draining)" } else { "" })),
+                    accelerator.name.clone(),
+                    show_bytes(self.set_aside(beat, accelerator)),
+                    show_bytes(accelerator.memory),
+                    accelerator.free.map_or_else(|| "-".into(), show_bytes),
+                    once(drivers.join(", ")),
+                    once(beat.running.to_string()),
+                    once(ago(beat.at, now)),
+                ]);
+            }
+        }
+        rows
+    }
+
+    fn set_aside(&self, beat: &HostBeat, accelerator: &Accelerator) -> u64 {
+        self.engines
+            .values()
+            .filter(|engine| engine.host == beat.host && !engine.state.is_gone())
+            .flat_map(|engine| &engine.reservations)
+            .filter(|reservation| reservation.accelerator == accelerator.id)
+            .map(|reservation| reservation.bytes)
+            .sum()
+    }
+
+    fn engines(&self, now: Timestamp) -> Vec<Vec<String>> {
+        self.engines
+            .values()
+            .map(|engine| {
+                let memory: u64 = engine.reservations.iter().map(|reservation| reservation.bytes).sum();
+                vec![
+                    engine.engine.to_string(),
+                    engine.model.to_string(),
+                    engine.host.to_string(),
+                    format!("{}, {}", engine.kind.as_str(), engine.driver.as_str()),
+                    engine.state.as_str().into(),
+                    format!("{}/{}", engine.running, engine.concurrency),
+                    show_bytes(memory),
+                    ago(engine.since, now),
+                    first_line(engine.detail.as_deref()),
+                ]
+            })
+            .collect()
+    }
+
+    fn models(&self) -> Vec<Vec<String>> {
+        let known = self.scheduler.get("models").and_then(Value::as_array);
+        self.catalog
+            .values()
+            .map(|model| {
+                let view = known.and_then(|views| {
+                    views
+                        .iter()
+                        .find(|view| view.get("model").and_then(Value::as_str) == Some(model.id.as_str()))
+                });
+                let count = |key: &str| {
+                    let number = view.and_then(|view| view.get(key)?.as_u64());
+                    number.map_or_else(|| "?".into(), |number| number.to_string())
+                };
+                vec![
+                    model.id.to_string(),
+                    format!("{}{}", model.engine.kind.as_str(), if model.pin { " (pinned)" } else { "" }),
+                    count("queued"),
+                    count("running"),
+                    first_line(view.and_then(|view| view.get("error")?.as_str())),
+                ]
+            })
+            .collect()
+    }
+}
+
+fn section(name: &str, none: &str, rows: &[Vec<String>], headings: &[&str]) -> String {
+    if rows.is_empty() {
+        let mut text = String::new();
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{name}S: {none}");
+        return text;
+    }
+    table::render(headings, rows)
+}
+
+fn first_line(text: Option<&str>) -> String {
+    let line = text.and_then(|text| text.lines().next()).unwrap_or_default();
+    if line.chars().count() > 80 { line.chars().take(79).chain(['…']).collect() } else { line.into() }
+}
+
+fn ago(then: Timestamp, now: Timestamp) -> String {
+    let seconds = now.since(then).as_secs();
+    match seconds {
+        0..60 => format!("{seconds}s ago"),
+        60..3600 => format!("{}m ago", seconds / 60),
+        3600..172_800 => format!("{}h ago", seconds / 3600),
+        _ => format!("{}d ago", seconds / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_told_in_one_unit() {
+        let at = |seconds: u64| ago(Timestamp(0), Timestamp(seconds * 1000));
+        assert_eq!([at(5), at(300), at(7300), at(200_000)], ["5s ago", "5m ago", "2h ago", "2d ago"]);
+    }
+
+    #[test]
+    fn a_fleet_without_anything_says_so() {
+        let picture = Picture {
+            leader: None,
+            hosts: Entries::default(),
+            engines: Entries::default(),
+            catalog: Entries::default(),
+            scheduler: Value::Null,
+        };
+        let text = picture.text(Timestamp(0));
+        for part in ["no scheduler leads", "no host has joined", "no engine runs", "the catalog is empty"] {
+            assert!(text.contains(part), "{text}");
+        }
+    }
+}

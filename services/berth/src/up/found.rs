@@ -1,0 +1,57 @@
+//! What there is on this machine, and which of the models can run on it.
+
+use berth_config::{Config, show_bytes};
+use berth_runner_agent::Found;
+use berth_wire::{EngineKind, ModelSpec};
+
+use super::tell;
+
+/// Prints the host, its accelerators and drivers, and the models.
+pub(super) fn tell_all(config: &Config, found: &Found) {
+    tell("host", &format!("{} ({})", config.host.name, std::env::consts::ARCH));
+    for (n, accelerator) in found.accelerators.iter().enumerate() {
+        let what = format!("{}, {} for engines", accelerator.name, show_bytes(accelerator.memory));
+        tell(if n == 0 { "accelerators" } else { "" }, &what);
+    }
+    let working: Vec<&str> = found.drivers.iter().map(|driver| driver.as_str()).collect();
+    tell("drivers", &if working.is_empty() { "none that works".into() } else { working.join(", ") });
+    for (driver, why) in &found.missing {
+        tell("", &format!("{} does not work here: {why}", driver.as_str()));
+    }
+    if config.models.is_empty() {
+        tell("models", "none: add [[models]] to the configuration, or give --model FILE.gguf");
+    }
+    for (n, model) in config.models.iter().enumerate() {
+        tell(if n == 0 { "models" } else { "" }, &describe(model, found));
+    }
+}
+
+fn describe(model: &ModelSpec, found: &Found) -> String {
+    let engine = &model.engine;
+    let what = match engine.kind {
+        EngineKind::Sim => "simulator: its answers are simulated".to_owned(),
+        kind => format!("{} by {}", kind.as_str(), engine.driver.as_str()),
+    };
+    let memory = model.memory.map_or_else(|| "a whole accelerator".into(), show_bytes);
+    let slots = if model.concurrency == 1 { "1 slot".into() } else { format!("{} slots", model.concurrency) };
+    let mut text = format!("{} ({what}, {memory}, {slots})", model.id);
+    if let Some(problem) = problem(model, found) {
+        text.push_str(&format!(": cannot run on this machine, {problem}"));
+    }
+    text
+}
+
+fn problem(model: &ModelSpec, found: &Found) -> Option<String> {
+    let driver = model.engine.driver;
+    if !found.drivers.contains(&driver) {
+        return Some(format!("where the {} driver does not work", driver.as_str()));
+    }
+    let wanted = usize::try_from(model.accelerators).unwrap_or(usize::MAX);
+    if found.accelerators.len() < wanted {
+        return Some(format!("which has {} of {wanted} accelerators", found.accelerators.len()));
+    }
+    let mut sizes: Vec<u64> = found.accelerators.iter().map(|accelerator| accelerator.memory).collect();
+    sizes.sort_unstable_by(|a, b| b.cmp(a));
+    let room: u64 = sizes.iter().take(wanted).sum();
+    model.memory.filter(|needs| *needs > room).map(|_| format!("which has {} for it", show_bytes(room)))
+}

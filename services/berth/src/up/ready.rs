@@ -1,0 +1,89 @@
+//! Says when a request will be taken, and how to send one.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use berth_config::Config;
+use serde_json::Value;
+use tokio::time::Instant;
+
+use super::tell;
+
+/// After this long it says what is missing.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Asks the endpoint itself until it says that it is ready.
+pub(super) async fn tell_when_ready(config: &Config, addresses: &[SocketAddr]) {
+    for address in addresses {
+        let note = if address.ip().is_loopback() { "" } else { " (whoever reaches this address may use it)" };
+        tell("endpoint", &format!("http://{address}/v1{note}"));
+    }
+    let Some(url) = addresses.first().map(|address| format!("http://{}", reachable(*address))) else {
+        return;
+    };
+    let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(2)).build();
+    let Ok(client) = client else { return };
+    let mut complain = Instant::now() + PATIENCE;
+    loop {
+        let missing = match client.get(format!("{url}/readyz")).send().await {
+            Ok(answer) if answer.status().is_success() => break,
+            Ok(answer) => missing(&answer.json().await.unwrap_or_default()),
+            Err(error) => error.to_string(),
+        };
+        if Instant::now() > complain {
+            tell("waiting", &missing);
+            complain = Instant::now() + PATIENCE;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    tell("ready", "try it:");
+    let model = config.models.first().map_or("MODEL", |model| model.id.as_str());
+    tell(
+        "",
+        &format!(
+            "curl {url}/v1/chat/completions -H 'Content-Type: application/json' \\\n{:14}  \
+             -d '{{\"model\": \"{model}\", \"messages\": [{{\"role\": \"user\", \"content\": \"Hello\"}}]}}'",
+            ""
+        ),
+    );
+}
+
+/// An address of this machine for one that stands for all.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, address.port())
+}
+
+/// The parts that are not ready, as the endpoint names them.
+fn missing(body: &Value) -> String {
+    let parts = body.get("components").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let names: Vec<&str> = parts
+        .iter()
+        .filter(|part| part.get("ready").and_then(Value::as_bool) == Some(false))
+        .filter_map(|part| part.get("name").and_then(Value::as_str))
+        .collect();
+    if names.is_empty() {
+        "the endpoint is not ready yet".into()
+    } else {
+        format!("for: {}", names.join(", "))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_is_missing_is_named() {
+        let body =
+            json!({"components": [{"name": "bus", "ready": true}, {"name": "scheduler", "ready": false}]});
+        assert_eq!(missing(&body), "for: scheduler");
+        assert_eq!(missing(&Value::Null), "the endpoint is not ready yet");
+    }
+}

@@ -1,0 +1,106 @@
+//! The file's shape as written, before defaults and checks; every value knows its place.
+
+use std::path::PathBuf;
+
+use berth_wire::{Driver, EngineKind};
+use serde::Deserialize;
+use toml::Spanned;
+
+use crate::secret::Secret;
+use crate::value::{OneOrMany, Size, Span, Ttl, Words};
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct RawConfig {
+    pub(crate) bus: RawBus,
+    pub(crate) gateway: RawGateway,
+    pub(crate) host: RawHost,
+    pub(crate) scheduler: RawScheduler,
+    pub(crate) health: RawHealth,
+    pub(crate) models: Vec<RawModel>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct RawBus {
+    pub(crate) urls: Option<Spanned<OneOrMany>>,
+    pub(crate) root: Option<Spanned<String>>,
+    pub(crate) token: Option<Secret>,
+    pub(crate) token_file: Option<Spanned<PathBuf>>,
+    pub(crate) credentials: Option<PathBuf>,
+    pub(crate) nkey: Option<Secret>,
+    pub(crate) nkey_file: Option<Spanned<PathBuf>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct RawGateway {
+    pub(crate) listen: Option<Spanned<OneOrMany>>,
+    pub(crate) workers: Option<Spanned<usize>>,
+    pub(crate) body_limit: Option<Size>,
+    pub(crate) inline_limit: Option<Spanned<Size>>,
+    pub(crate) window: Option<Spanned<Size>>,
+    pub(crate) grace: Option<Span>,
+    pub(crate) heartbeat: Option<Spanned<Span>>,
+    pub(crate) wait_limit: Option<Span>,
+    pub(crate) stream_wait_limit: Option<Span>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct RawHost {
+    pub(crate) name: Option<Spanned<String>>,
+    pub(crate) labels: Words,
+    pub(crate) memory: Option<Spanned<Size>>,
+    pub(crate) drivers: Option<Spanned<Vec<Driver>>>,
+    pub(crate) docker_network: Option<String>,
+    pub(crate) state_dir: Option<String>,
+    pub(crate) stop_grace: Option<Span>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct RawScheduler {
+    pub(crate) idle_ttl: Option<Ttl>,
+    pub(crate) max_wait: Option<Span>,
+    pub(crate) host_timeout: Option<Spanned<Span>>,
+    pub(crate) queue_limit: Option<Spanned<u64>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct RawHealth {
+    pub(crate) listen: Option<Spanned<String>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawModel {
+    pub(crate) id: Spanned<String>,
+    #[serde(default)]
+    pub(crate) aliases: Words,
+    pub(crate) engine: Spanned<EngineKind>,
+    pub(crate) driver: Option<Spanned<Driver>>,
+    pub(crate) image: Option<Spanned<String>>,
+    pub(crate) command: Option<Spanned<Words>>,
+    #[serde(default)]
+    pub(crate) args: Words,
+    #[serde(default)]
+    pub(crate) env: Words,
+    #[serde(default)]
+    pub(crate) volumes: Words,
+    pub(crate) memory: Option<Spanned<Size>>,
+    pub(crate) accelerators: Option<Spanned<u32>>,
+    pub(crate) concurrency: Option<Spanned<u32>>,
+    pub(crate) context: Option<Spanned<u32>>,
+    pub(crate) idle_ttl: Option<Ttl>,
+    #[serde(default)]
+    pub(crate) pin: bool,
+    pub(crate) health_path: Option<Spanned<String>>,
+    pub(crate) start_timeout: Option<Span>,
+    pub(crate) stop_grace: Option<Span>,
+    pub(crate) port: Option<Spanned<u16>>,
+    pub(crate) served_name: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(crate) labels: Words,
+}

@@ -1,0 +1,304 @@
+//! From the file's text to a complete [`Config`], with every problem found in one go.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use berth_wire::{HostId, Subjects, slug};
+use toml::Spanned;
+
+use crate::env;
+use crate::model::{self, Surroundings};
+use crate::problem::{ConfigError, Findings};
+use crate::raw::{RawBus, RawConfig, RawGateway, RawHost, RawModel, RawScheduler};
+use crate::secret::Secret;
+use crate::settings::{BusConfig, Config, GatewayConfig, HealthConfig, HostConfig, SchedulerConfig};
+use crate::value::{Size, parse_listen};
+
+/// Text of the example at the root of the repository, which `berth up` uses when it is given none.
+pub const EXAMPLE: &str = include_str!("../../../berth.toml");
+
+impl Config {
+    /// Reads and checks the file at `path`.
+    ///
+    /// # Errors
+    /// When it cannot be read, or says something wrong; then every problem is shown at its line.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        Self::parse(&text, &path.display().to_string())
+    }
+
+    /// Reads and checks `text`; `name` is what errors call it, and its folder is where relative paths start.
+    ///
+    /// # Errors
+    /// When it says something wrong; then every problem is shown at its line.
+    pub fn parse(text: &str, name: &str) -> Result<Self, ConfigError> {
+        let mut findings = Findings::new(name, text);
+        let raw = match toml::from_str::<RawConfig>(text) {
+            Ok(raw) => raw,
+            Err(error) => {
+                findings.add_toml(&error);
+                RawConfig::default()
+            }
+        };
+        let base = Path::new(name).parent().unwrap_or(Path::new("."));
+        let config = resolve(&raw, base, &mut findings);
+        findings.finish()?;
+        Ok(config)
+    }
+
+    /// The repository's example, built in.
+    #[must_use]
+    pub fn builtin() -> Self {
+        // It is read by a test of this crate, so that it cannot be wrong here.
+        Self::parse(EXAMPLE, "berth.toml").unwrap_or_default()
+    }
+
+    /// All defaults and no models.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self::default()
+    }
+
+    /// Puts what the environment says (`BERTH_NATS_URL`, `BERTH_NATS_TOKEN`, `BERTH_NATS_NKEY`,
+    /// `BERTH_NATS_CREDENTIALS`, `BERTH_LISTEN`, `BERTH_HOST`) over what the file says.
+    ///
+    /// # Errors
+    /// When a variable holds what cannot be used.
+    pub fn apply_environment(&mut self) -> Result<(), String> {
+        if let Some(urls) = env::nats_urls() {
+            self.bus.urls = urls;
+        }
+        self.bus.token = env::nats_token().or(self.bus.token.take());
+        self.bus.nkey = env::nats_nkey().or(self.bus.nkey.take());
+        self.bus.credentials = env::nats_credentials().or(self.bus.credentials.take());
+        if let Some(listen) = env::listen() {
+            self.gateway.listen = vec![parse_listen(&listen).map_err(|why| format!("BERTH_LISTEN: {why}"))?];
+        }
+        if let Some(name) = env::host_override() {
+            if !slug::is_token(&name) {
+                return Err(format!(
+                    "BERTH_HOST: `{name}` is no host name; use letters, digits, `-` and `_`"
+                ));
+            }
+            self.host.name = HostId::from(name);
+        }
+        Ok(())
+    }
+}
+
+fn resolve(raw: &RawConfig, base: &Path, findings: &mut Findings<'_>) -> Config {
+    let host = host(&raw.host, base, findings);
+    let scheduler = scheduler(&raw.scheduler, findings);
+    let around = Surroundings { idle_ttl: scheduler.idle_ttl, stop_grace: host.stop_grace, base };
+    model::check_unique(&raw.models, findings);
+    let models = raw
+        .models
+        .iter()
+        .map(|raw| {
+            model::check_labels(&raw.labels, findings);
+            check_pin(raw, &host, findings);
+            model::resolve(raw, around, findings)
+        })
+        .collect();
+    let health = HealthConfig {
+        listen: raw.health.listen.as_ref().and_then(|text| address(text.get_ref(), text, findings)),
+    };
+    Config {
+        bus: bus(&raw.bus, base, findings),
+        gateway: gateway(&raw.gateway, findings),
+        host,
+        scheduler,
+        health,
+        models,
+    }
+}
+
+fn bus(raw: &RawBus, base: &Path, findings: &mut Findings<'_>) -> BusConfig {
+    let default = BusConfig::default();
+    let urls = raw.urls.as_ref().map_or(default.urls, |urls| {
+        let list = &urls.get_ref().0;
+        if list.is_empty() {
+            findings.add(urls.span(), "no NATS server is named", "write urls = [\"nats://127.0.0.1:4222\"]");
+        }
+        for url in list {
+            let known = ["nats://", "tls://", "ws://", "wss://"].iter().any(|scheme| url.starts_with(scheme));
+            if url.contains("://") && !known {
+                findings.add(
+                    urls.span(),
+                    "a NATS address begins with nats://, tls://, ws:// or wss://",
+                    "as in urls = [\"nats://127.0.0.1:4222\"]",
+                );
+            }
+        }
+        list.clone()
+    });
+    let root = raw.root.as_ref().map_or(default.root, |root| {
+        if Subjects::new(root.get_ref()).is_none() {
+            findings.add(
+                root.span(),
+                "this is no root of subjects",
+                "use words of letters, digits, `-` and `_` with dots between, as in \"berth.v1\"",
+            );
+        }
+        root.get_ref().clone()
+    });
+    BusConfig {
+        urls,
+        root,
+        token: raw.token.clone().or_else(|| secret_file(raw.token_file.as_ref(), base, findings)),
+        credentials: raw.credentials.as_ref().map(|path| below(base, path)),
+        nkey: raw.nkey.clone().or_else(|| secret_file(raw.nkey_file.as_ref(), base, findings)),
+    }
+}
+
+fn secret_file(path: Option<&Spanned<PathBuf>>, base: &Path, findings: &mut Findings<'_>) -> Option<Secret> {
+    let path = path?;
+    match std::fs::read_to_string(below(base, path.get_ref())) {
+        Ok(text) => Some(Secret::new(text.trim())),
+        Err(error) => {
+            findings.add(
+                path.span(),
+                format!("cannot read it: {error}"),
+                "name a file that holds the secret alone",
+            );
+            None
+        }
+    }
+}
+
+/// `path` as seen from the configuration's folder.
+fn below(base: &Path, path: &Path) -> PathBuf {
+    base.join(path.to_str().map_or_else(|| path.to_owned(), env::expand_home))
+}
+
+fn gateway(raw: &RawGateway, findings: &mut Findings<'_>) -> GatewayConfig {
+    let default = GatewayConfig::default();
+    let listen = raw.listen.as_ref().map_or(default.listen, |listen| {
+        if listen.get_ref().0.is_empty() {
+            findings.add(listen.span(), "no address to listen on", "as in listen = \"127.0.0.1:8421\"");
+        }
+        listen.get_ref().0.iter().filter_map(|text| address(text, listen, findings)).collect()
+    });
+    if let Some(workers) = raw.workers.as_ref().filter(|workers| *workers.get_ref() == 0) {
+        findings.add(workers.span(), "workers must be at least 1", "leave it out for one per core");
+    }
+    if let Some(heartbeat) =
+        raw.heartbeat.as_ref().filter(|beat| beat.get_ref().0 < Duration::from_millis(100))
+    {
+        findings.add(heartbeat.span(), "this heartbeat is too short", "10s suits every client known");
+    }
+    let mut size = |value: Option<&Spanned<Size>>, default: u64, least: u64, most: u64| {
+        let Some(value) = value else { return default };
+        let bytes = value.get_ref().0;
+        if !(least..=most).contains(&bytes) {
+            let range = format!("it may be {least} to {most} bytes");
+            findings.add(value.span(), "this size is out of range", range);
+        }
+        bytes
+    };
+    GatewayConfig {
+        listen,
+        workers: raw.workers.as_ref().map(|workers| *workers.get_ref()),
+        // nats-server takes messages of 1 MiB unless told otherwise, headers and the job's own fields included.
+        inline_limit: size(raw.inline_limit.as_ref(), default.inline_limit, 0, 900 * 1024),
+        window: size(raw.window.as_ref(), default.window, 4096, u64::MAX),
+        body_limit: raw.body_limit.map_or(default.body_limit, |size| size.0),
+        grace: raw.grace.map_or(default.grace, |span| span.0),
+        heartbeat: raw.heartbeat.as_ref().map_or(default.heartbeat, |span| span.get_ref().0),
+        wait_limit: raw.wait_limit.map_or(default.wait_limit, |span| span.0),
+        stream_wait_limit: raw.stream_wait_limit.map_or(default.stream_wait_limit, |span| span.0),
+    }
+}
+
+fn address<T>(text: &str, place: &Spanned<T>, findings: &mut Findings<'_>) -> Option<SocketAddr> {
+    match parse_listen(text) {
+        Ok(address) => Some(address),
+        Err(why) => {
+            let (message, help) = why.split_once("; ").unwrap_or((&why, "as in 127.0.0.1:8421"));
+            findings.add_within(place.span(), text, message.into(), help.into());
+            None
+        }
+    }
+}
+
+fn host(raw: &RawHost, base: &Path, findings: &mut Findings<'_>) -> HostConfig {
+    let default = HostConfig::default();
+    model::check_labels(&raw.labels, findings);
+    let name = raw.name.as_ref().map_or(default.name, |name| {
+        if !slug::is_token(name.get_ref()) {
+            findings.add(
+                name.span(),
+                format!("`{}` is no host name", name.get_ref()),
+                "use letters, digits, `-` and `_`, as in \"gpu-1\"; leave it out for the machine's own",
+            );
+        }
+        HostId::from(name.get_ref().as_str())
+    });
+    let drivers = raw.drivers.as_ref().map_or(default.drivers, |drivers| {
+        if drivers.get_ref().is_empty() {
+            findings.add(
+                drivers.span(),
+                "without a driver no engine can run here",
+                "write drivers = [\"docker\", \"process\"], or leave it out",
+            );
+        }
+        drivers.get_ref().clone()
+    });
+    if let Some(memory) = raw.memory.as_ref().filter(|memory| memory.get_ref().0 == 0) {
+        findings.add(memory.span(), "a host needs some memory", "leave it out for what the machine has");
+    }
+    HostConfig {
+        name,
+        labels: raw.labels.texts(),
+        memory: raw.memory.as_ref().map(|memory| memory.get_ref().0),
+        drivers,
+        docker_network: raw.docker_network.clone(),
+        state_dir: raw.state_dir.as_deref().map(|dir| below(base, Path::new(dir))),
+        stop_grace: raw.stop_grace.map_or(default.stop_grace, |span| span.0),
+    }
+}
+
+fn scheduler(raw: &RawScheduler, findings: &mut Findings<'_>) -> SchedulerConfig {
+    let default = SchedulerConfig::default();
+    let host_timeout = raw.host_timeout.as_ref().map_or(default.host_timeout, |span| {
+        if span.get_ref().0 < Duration::from_secs(6) {
+            findings.add(span.span(), "hosts report every 5s", "a host may be silent for at least 6s");
+        }
+        span.get_ref().0
+    });
+    let queue_limit = raw.queue_limit.as_ref().map_or(default.queue_limit, |limit| {
+        if *limit.get_ref() == 0 {
+            findings.add(limit.span(), "a queue holds at least 1 job", "the default is 100000");
+        }
+        *limit.get_ref()
+    });
+    SchedulerConfig {
+        idle_ttl: raw.idle_ttl.map_or(default.idle_ttl, |ttl| ttl.0),
+        max_wait: raw.max_wait.map_or(default.max_wait, |span| span.0),
+        host_timeout,
+        queue_limit,
+    }
+}
+
+/// A pinned model that could run on no host but this one, and that this one has not the memory for.
+fn check_pin(raw: &RawModel, host: &HostConfig, findings: &mut Findings<'_>) {
+    let (true, Some(needs), Some(has)) = (raw.pin, &raw.memory, host.memory) else { return };
+    // Labels that this host lacks say that it is meant for another one.
+    if !raw.labels.0.iter().all(|label| host.labels.contains(label.get_ref())) {
+        return;
+    }
+    let accelerators = raw.accelerators.as_ref().map_or(1, |count| *count.get_ref());
+    if needs.get_ref().0 > has.saturating_mul(accelerators.into()) {
+        findings.add(
+            needs.span(),
+            format!(
+                "this model is pinned and needs {}, but [host] memory is {}",
+                crate::show_bytes(needs.get_ref().0),
+                crate::show_bytes(has)
+            ),
+            "raise [host] memory, lower the model's, or give it `labels` of the host that it is for",
+        );
+    }
+}

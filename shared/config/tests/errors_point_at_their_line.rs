@@ -1,0 +1,160 @@
+//! Every mistake in a file is shown at its line, with what to do.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by it")]
+
+use berth_config::Config;
+
+const SIM: &str = "[[models]]\nid = \"demo\"\nengine = \"sim\"\n";
+
+fn complaint(text: &str) -> String {
+    Config::parse(text, "berth.toml").unwrap_err().to_string()
+}
+
+#[track_caller]
+fn refuses(text: &str, at: &str, parts: &[&str]) {
+    let shown = complaint(text);
+    assert!(shown.starts_with(&format!("berth.toml:{at}: ")), "expected {at} in:\n{shown}");
+    for part in parts {
+        assert!(shown.contains(part), "expected `{part}` in:\n{shown}");
+    }
+}
+
+#[test]
+fn a_typo_is_shown_with_its_line_a_caret_and_a_suggestion() {
+    let text = format!("{SIM}idel_ttl = \"5m\"\n");
+    assert_eq!(
+        complaint(&text),
+        "berth.toml:4:1: unknown field `idel_ttl`\n  \
+         |\n\
+         4 | idel_ttl = \"5m\"\n  \
+         | ^^^^^^^^\n  \
+         = did you mean `idle_ttl`?"
+    );
+    refuses("[gatway]\n", "1:2", &["unknown field `gatway`", "did you mean `gateway`?"]);
+    refuses("[[models]]\nid = \"x\"\nengine = \"vlm\"\n", "3:10", &["did you mean `vllm`?"]);
+}
+
+#[test]
+fn broken_toml_is_shown_where_it_breaks() {
+    refuses("[gateway]\nlisten = \"127.0.0.1:8421\n", "2:25", &["expected `\"`", "2 | listen"]);
+    refuses("[[models]]\nid = \n", "2:6", &["2 | id"]);
+    refuses("a", "1:2", &["1 | a"]);
+}
+
+#[test]
+fn a_value_of_the_wrong_kind_is_shown() {
+    refuses("[gateway]\nlisten = 8421\n", "2:10", &["a string or a list of strings"]);
+    refuses(&format!("{SIM}pin = \"yes\"\n"), "4:7", &["boolean"]);
+    refuses(&format!("{SIM}concurrency = -1\n"), "4:15", &["-1"]);
+    refuses(&format!("{SIM}args = \"-m x\"\n"), "4:8", &["must be a list", "[\"-m\", \"x\"]"]);
+}
+
+#[test]
+fn durations_and_sizes_without_a_unit_say_how_to_write_them() {
+    refuses(&format!("{SIM}idle_ttl = 90\n"), "4:12", &["`90` lacks its unit", "\"15m\""]);
+    refuses(&format!("{SIM}start_timeout = \"soon\"\n"), "4:17", &["`soon` is not a duration", "\"90s\""]);
+    refuses(&format!("{SIM}memory = \"16\"\n"), "4:10", &["lacks its unit", "\"16GiB\""]);
+    refuses(&format!("{SIM}memory = \"lots\"\n"), "4:10", &["`lots` is not a size"]);
+    refuses(&format!("{SIM}memory = 17179869184\n"), "4:10", &["lacks its unit"]);
+    refuses(&format!("{SIM}memory = \"0GiB\"\n"), "4:10", &["some memory"]);
+}
+
+#[test]
+fn a_name_used_twice_names_the_first_line() {
+    refuses(&format!("{SIM}{SIM}"), "5:6", &["`demo` is already the name of a model, in line 2"]);
+    let alias = "[[models]]\nid = \"b\"\nengine = \"sim\"\naliases = [\"x\", \"demo\"]\n";
+    refuses(&format!("{SIM}{alias}"), "7:17", &["line 2"]);
+}
+
+#[test]
+fn an_engine_that_nothing_can_run_is_refused() {
+    let custom = "[[models]]\nid = \"x\"\nengine = \"custom\"\n";
+    refuses(custom, "3:10", &["needs an image"]);
+    refuses(&format!("{custom}driver = \"docker\"\n"), "4:10", &["needs an image", "image = "]);
+    refuses(&format!("{custom}driver = \"process\"\n"), "4:10", &["needs a command"]);
+    refuses(&format!("{custom}driver = \"process\"\ncommand = []\n"), "5:11", &["needs a command"]);
+    refuses(&format!("{custom}command = [\"serve\"]\n"), "4:11", &["its port", "{port}"]);
+    refuses(
+        &format!("{custom}driver = \"process\"\nimage = \"x\"\ncommand = [\"{{port}}\"]\n"),
+        "5:9",
+        &["image"],
+    );
+    refuses(
+        "[[models]]\nid = \"x\"\nengine = \"llama.cpp\"\ndriver = \"podman\"\n",
+        "4:10",
+        &["docker, process"],
+    );
+    refuses("[[models]]\nengine = \"sim\"\n", "1:1", &["missing field `id`"]);
+}
+
+#[test]
+fn placeholders_are_checked_to_the_letter() {
+    refuses(
+        &format!("{SIM}args = [\"--x\", \"a{{prot}}\"]\n"),
+        "4:18",
+        &["`{prot}`", "did you mean `port`?"],
+    );
+    refuses(&format!("{SIM}env = [\"A={{context}}\"]\n"), "4:11", &["context = N"]);
+    Config::parse(&format!("{SIM}args = [\"{{\\\"json\\\": 1}}\", \"{{{{ jinja }}}}\"]\n"), "f").unwrap();
+}
+
+#[test]
+fn flags_that_berth_must_know_are_refused() {
+    let llama = "[[models]]\nid = \"x\"\nengine = \"llama.cpp\"\n";
+    refuses(&format!("{llama}args = [\"-np\", \"4\"]\n"), "4:9", &["concurrency = N"]);
+    refuses(&format!("{llama}args = [\"--port\", \"9000\"]\n"), "4:9", &["Berth chooses the port"]);
+    Config::parse(&format!("{llama}args = [\"--port={{port}}\", \"-np\", \"{{concurrency}}\"]\n"), "f")
+        .unwrap();
+}
+
+#[test]
+fn names_numbers_and_paths_out_of_range_are_refused() {
+    refuses("[host]\nname = \"gpu 1\"\n", "2:8", &["`gpu 1` is no host name", "letters, digits"]);
+    refuses(&format!("{SIM}concurrency = 0\n"), "4:15", &["at least 1"]);
+    refuses(&format!("{SIM}accelerators = 0\n"), "4:16", &["at least 1"]);
+    refuses(&format!("{SIM}health_path = \"health\"\n"), "4:15", &["begins with `/`"]);
+    refuses(&format!("{SIM}env = [\"A B=c\"]\n"), "4:8", &["NAME=value"]);
+    refuses("[gateway]\nlisten = \"here\"\n", "2:11", &["`here` is not an address", "127.0.0.1:8421"]);
+    refuses("[bus]\nroot = \"a b\"\n", "2:8", &["root of subjects"]);
+    refuses("[bus]\nurls = \"http://x\"\n", "2:8", &["nats://"]);
+    refuses("[[models]]\nid = \"a{b}\"\nengine = \"sim\"\n", "2:6", &["brace"]);
+    let volumes = "[[models]]\nid = \"x\"\nengine = \"llama.cpp\"\nvolumes = [\"/data\"]\n";
+    refuses(volumes, "4:12", &["source and a target"]);
+}
+
+#[test]
+fn a_pinned_model_must_fit_the_host_it_is_for() {
+    let text = format!("[host]\nmemory = \"8GiB\"\n{SIM}pin = true\nmemory = \"9GiB\"\n");
+    refuses(&text, "7:10", &["pinned and needs 9.0 GiB", "[host] memory is 8.0 GiB"]);
+    Config::parse(&format!("{text}labels = [\"another=host\"]\n"), "f").unwrap();
+}
+
+#[test]
+fn every_problem_is_listed_in_the_order_of_the_file() {
+    let shown = complaint(&format!("[host]\nname = \"a b\"\n{SIM}concurrency = 0\naccelerators = 0\n"));
+    let lines: Vec<&str> = shown.lines().filter(|line| line.starts_with("berth.toml:")).collect();
+    assert_eq!(lines.len(), 3, "{shown}");
+    assert!(lines[0].starts_with("berth.toml:2:") && lines[2].starts_with("berth.toml:7:"), "{shown}");
+}
+
+#[test]
+fn no_secret_shows_in_a_complaint() {
+    for text in [
+        "[bus]\ntoken = \"hunter2\n",
+        "[bus]\ntoken = [\"hunter2\"]\n",
+        "[bus]\nnkey = hunter2\n",
+        "[bus]\nurls = \"http://me:hunter2@x\"\n",
+    ] {
+        let shown = complaint(text);
+        assert!(!shown.contains("hunter2"), "{shown}");
+    }
+    let shown = complaint(&format!("{SIM}env = [\"HF_TOKEN=hunter2\", \"A B\"]\n"));
+    assert!(!shown.contains("hunter2"), "{shown}");
+    assert!(!complaint("[bus]\ntoken = 4711\n").contains("4711"));
+}
+
+#[test]
+fn a_missing_file_is_named() {
+    let error = Config::load(std::path::Path::new("/no/such/berth.toml")).unwrap_err().to_string();
+    assert!(error.contains("/no/such/berth.toml") && error.contains("--config"), "{error}");
+}
