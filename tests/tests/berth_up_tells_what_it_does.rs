@@ -103,3 +103,17 @@ fn translate_turns_msgpack_into_json() {
     let value: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(value, json!({"model": "a", "n": [1, -2]}));
 }
+
+#[tokio::test]
+async fn killed_and_started_again_it_serves_at_once_and_leaves_no_engine_of_before() {
+    let mut berth = Berth::up(&Config::of([Model::sim("sim", &[])])).await;
+    berth.gateway.chat("sim", &json!({"max_tokens": 2})).await.content();
+    let before = berth.engines.only();
+    berth.role("up").kill9();
+    berth.restart("up");
+    berth.until_ready().await;
+    let begun = std::time::Instant::now();
+    berth.gateway.chat("sim", &json!({"max_tokens": 2})).await.content();
+    assert!(begun.elapsed().as_secs() < 5, "no dead leader's term is waited for: {:?}", begun.elapsed());
+    assert_ne!(berth.engines.only(), before, "the engine that was left is stopped");
+}

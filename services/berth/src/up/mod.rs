@@ -12,7 +12,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use berth_bus::BusOptions;
+use berth_bus::{Bus, BusOptions};
 use berth_bus::server::{DataDir, NatsServer, Search};
 use berth_config::{Config, LlamaServer, Secret, env};
 use tokio::sync::oneshot;
@@ -83,6 +83,9 @@ async fn up(args: &UpArgs, mut config: Config, source: &Source, data_dir: &Path)
         config.bus.token = Some(Secret::new(started.token()));
         config.bus.nkey = None;
         config.bus.credentials = None;
+        let bus = Bus::connect(&BusOptions::from_config(&config.bus), "berth-up").await?;
+        berth_bus::forget_leader(&bus).await?;
+        bus.close().await;
         let file = BusFile::write(data_dir.path(), &started, &config.bus.root)?;
         (Some(started), Some(file))
     };
@@ -116,7 +119,13 @@ async fn start_nats(data_dir: &DataDir) -> Result<NatsServer, Failure> {
     let binary = berth_bus::server::find(&search, &|step| tell("nats", step)).await?;
     let server = NatsServer::start(binary.clone(), data_dir, None).await?;
     tell("nats", server.url());
-    tell("", &format!("{binary}; token in {}", server.token_file().display()));
+    tell("", &binary.to_string());
+    let address = server.url().trim_start_matches("nats://");
+    tell("", "look inside with the NATS CLI:");
+    tell(
+        "",
+        &format!("nats --server \"nats://$(cat {})@{address}\" sub '>'", server.token_file().display()),
+    );
     Ok(server)
 }
 

@@ -1,6 +1,6 @@
 //! The bus against a real nats-server.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "test code")]
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "test code")]
 
 mod election;
 mod jobs;
