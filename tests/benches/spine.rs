@@ -20,7 +20,7 @@ const COLD: usize = 12;
 async fn main() {
     let json = std::env::args().any(|argument| argument == "--json");
     let config = Config::of([
-        Model::sim("sim", &["--per-token", "0ms"]).memory("1MiB").concurrency(8),
+        Model::sim("sim", &["--first-token", "0ms", "--per-token", "0ms"]).memory("1MiB").concurrency(8),
         Model::llama_process("one").memory("3GiB").concurrency(4),
         Model::llama_process("other").memory("3GiB").concurrency(4),
     ]);
