@@ -145,6 +145,16 @@ pub fn expand_home(path: &str) -> PathBuf {
     }
 }
 
+/// A path as people write it, with `~` for the user's home: what [`expand_home`] reads back.
+#[must_use]
+pub fn show_path(path: &Path) -> String {
+    let below_home = home_dir().and_then(|home| path.strip_prefix(home).ok().map(Path::to_owned));
+    match below_home {
+        Some(rest) => format!("~/{}", rest.display()),
+        None => path.display().to_string(),
+    }
+}
+
 /// The machine's name as a host name of the fleet: what is no `[A-Za-z0-9_-]` becomes `-`.
 #[must_use]
 pub fn host_name() -> HostId {

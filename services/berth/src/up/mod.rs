@@ -12,8 +12,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use berth_bus::{Bus, BusOptions};
 use berth_bus::server::{DataDir, NatsServer, Search};
+use berth_bus::{Bus, BusOptions};
 use berth_config::{Config, LlamaServer, Secret, env};
 use tokio::sync::oneshot;
 
@@ -124,7 +124,7 @@ async fn start_nats(data_dir: &DataDir) -> Result<NatsServer, Failure> {
     tell("", "look inside with the NATS CLI:");
     tell(
         "",
-        &format!("nats --server \"nats://$(cat {})@{address}\" sub '>'", server.token_file().display()),
+        &format!("nats --server \"nats://$(cat {})@{address}\" sub '>'", env::show_path(server.token_file())),
     );
     Ok(server)
 }

@@ -7,6 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use berth_config::env::show_path;
 use tokio::process::Command;
 
 use super::{ServerError, output};
@@ -54,7 +55,7 @@ pub enum NatsBinary {
 impl std::fmt::Display for NatsBinary {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Program { path, version } => write!(f, "nats-server {version} ({})", path.display()),
+            Self::Program { path, version } => write!(f, "nats-server {version} ({})", show_path(path)),
             Self::Docker { image, .. } => write!(f, "nats-server as Docker image {image}"),
         }
     }
