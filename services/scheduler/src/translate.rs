@@ -2,7 +2,7 @@
 
 use berth_config::SchedulerConfig;
 use berth_placement::{AttemptEnd, EngineFacts, Event, HostFacts, JobFacts, Policy};
-use berth_wire::{Ended, EngineReport, Job, Outcome, Snapshot};
+use berth_wire::{Ended, EngineReport, Job, Outcome, Snapshot, Timestamp};
 
 pub(crate) fn policy(config: &SchedulerConfig) -> Policy {
     Policy {
@@ -13,8 +13,14 @@ pub(crate) fn policy(config: &SchedulerConfig) -> Policy {
     }
 }
 
-pub(crate) fn job(job: &Job) -> JobFacts {
-    JobFacts { id: job.id, model: job.model.clone(), arrival: job.submitted_at, deadline: job.deadline }
+/// A gateway's clock may be ahead; a job has arrived by now at the latest.
+pub(crate) fn job(job: &Job, now: Timestamp) -> JobFacts {
+    JobFacts {
+        id: job.id,
+        model: job.model.clone(),
+        arrival: job.submitted_at.min(now),
+        deadline: job.deadline,
+    }
 }
 
 pub(crate) fn engine(report: EngineReport) -> EngineFacts {

@@ -1,27 +1,26 @@
 //! The leading actor: owns the core's state for one term.
 
+mod heard;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use actix::{
-    Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Message, MessageResult, SpawnHandle,
-    WrapFuture,
-};
+use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, SpawnHandle, WrapFuture};
 use berth_actors::{Drain, Life, Vital};
-use berth_bus::{Entries as Kv, Jobs, QueuedJob};
-use berth_placement::{Effect, Event, ModelNeeds, Policy, State, Verdict, step};
+use berth_placement::{Effect, Event, Policy, State, Verdict, step};
 use berth_telemetry::metric;
 use berth_wire::{
-    EngineId, EventBody, GatewayId, HostBeat, HostId, JobId, ModelId, ModelSpec, Notice, Report, ReportAck,
-    ReportEntry, Snapshot, Timestamp,
+    EngineId, EventBody, GatewayId, HostId, JobId, ModelId, ModelSpec, Notice, ReportEntry, Snapshot,
+    Timestamp,
 };
+pub(crate) use heard::{Arrived, Beats, Cancelled, Catalog, Reported, StatusAsked, StreamTaken};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::effects::{Answer, Carrier, record};
 use crate::entry::Entries;
-use crate::hosts::{Hosts, Taken, Todo};
+use crate::hosts::Hosts;
 use crate::translate;
 
 /// What outlives a term: whether this instance leads.
@@ -51,6 +50,7 @@ const ROLL_CALL: Duration = Duration::from_secs(3);
 pub(crate) struct Leader {
     life: Life,
     carrier: Carrier,
+    clock: Clock,
     state: State,
     catalog: BTreeMap<ModelId, Arc<ModelSpec>>,
     entries: Entries,
@@ -71,10 +71,12 @@ impl Leader {
         over: CancellationToken,
     ) -> Self {
         shared.set();
-        let state = State::new(policy, carrier.epoch, now());
+        let clock = Clock::start();
+        let state = State::new(policy, carrier.epoch, clock.now());
         Self {
             life,
             carrier,
+            clock,
             state,
             catalog: BTreeMap::new(),
             entries: Entries::default(),
@@ -88,7 +90,7 @@ impl Leader {
     /// One event through the core, and its effects on their way.
     fn feed(&mut self, event: Event, ctx: &mut Context<Self>) {
         let began = Instant::now();
-        let effects = step(&mut self.state, event, now());
+        let effects = step(&mut self.state, event, self.clock.now());
         metrics::histogram!(metric::DECISION_SECONDS).record(began.elapsed().as_secs_f64());
         for effect in effects {
             self.carry_out(effect, ctx);
@@ -107,7 +109,7 @@ impl Leader {
             ctx.cancel_future(handle);
         }
         if let Some(due) = due {
-            let handle = ctx.run_later(due.since(now()), |leader, ctx| {
+            let handle = ctx.run_later(due.since(self.clock.now()), |leader, ctx| {
                 leader.timer = None;
                 leader.feed(Event::Timer, ctx);
             });
@@ -269,8 +271,22 @@ impl Leader {
     }
 }
 
-fn now() -> Timestamp {
-    SystemTime::now().into()
+/// Wall-clock time that never goes backwards, as the core needs it: the clock of the term's start, and what has
+/// passed since.
+#[derive(Debug, Clone, Copy)]
+struct Clock {
+    start: Timestamp,
+    began: Instant,
+}
+
+impl Clock {
+    fn start() -> Self {
+        Self { start: SystemTime::now().into(), began: Instant::now() }
+    }
+
+    fn now(self) -> Timestamp {
+        self.start.plus(self.began.elapsed())
+    }
 }
 
 fn log(body: &EventBody) {
@@ -317,126 +333,5 @@ impl Handler<Drain> for Leader {
 
     fn handle(&mut self, _: Drain, ctx: &mut Self::Context) {
         ctx.stop();
-    }
-}
-
-/// The catalog has changed.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub(crate) struct Catalog(pub(crate) Kv<ModelSpec>);
-
-impl Handler<Catalog> for Leader {
-    type Result = ();
-
-    fn handle(&mut self, Catalog(models): Catalog, ctx: &mut Self::Context) {
-        self.catalog = models.values().map(|spec| (spec.id.clone(), Arc::clone(spec))).collect();
-        let needs = self.catalog.values().map(|spec| ModelNeeds::from(&**spec)).collect();
-        self.feed(Event::Catalog(needs), ctx);
-    }
-}
-
-/// The heartbeats as they are now; answers how many hosts are in the books.
-#[derive(Message)]
-#[rtype(result = "usize")]
-pub(crate) struct Beats(pub(crate) Kv<HostBeat>);
-
-impl Handler<Beats> for Leader {
-    type Result = usize;
-
-    fn handle(&mut self, Beats(beats): Beats, ctx: &mut Self::Context) -> usize {
-        for todo in self.hosts.review(&beats, Instant::now()) {
-            match todo {
-                Todo::Ask(host) => self.ask(host, ctx),
-                Todo::Lost(host, reason) => self.feed(Event::HostLost { host, reason }, ctx),
-            }
-        }
-        self.hosts.alive()
-    }
-}
-
-/// A host reports.
-#[derive(Message)]
-#[rtype(result = "ReportAck")]
-pub(crate) struct Reported(pub(crate) Report);
-
-impl Handler<Reported> for Leader {
-    type Result = MessageResult<Reported>;
-
-    fn handle(&mut self, Reported(report): Reported, ctx: &mut Self::Context) -> Self::Result {
-        let starts_with_snapshot = matches!(report.entries.first(), Some(ReportEntry::Snapshot(_)));
-        let count = report.entries.len();
-        let now = Instant::now();
-        let taken =
-            self.hosts.take(&report.host, &report.boot, report.first, count, starts_with_snapshot, now);
-        let want_snapshot = match taken {
-            Taken::WantSnapshot => true,
-            Taken::From(index) => {
-                for entry in report.entries.into_iter().skip(index) {
-                    self.take_entry(&report.host, entry, ctx);
-                }
-                false
-            }
-        };
-        MessageResult(ReportAck { epoch: self.carrier.epoch, want_snapshot })
-    }
-}
-
-/// A job came from the stream.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub(crate) struct Arrived(pub(crate) QueuedJob);
-
-impl Handler<Arrived> for Leader {
-    type Result = ();
-
-    fn handle(&mut self, Arrived(queued): Arrived, ctx: &mut Self::Context) {
-        let facts = translate::job(&queued.job);
-        self.entries.insert(queued);
-        self.feed(Event::JobSubmitted(facts), ctx);
-    }
-}
-
-/// The job stream was taken over.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub(crate) struct StreamTaken(pub(crate) Jobs);
-
-impl Handler<StreamTaken> for Leader {
-    type Result = ();
-
-    fn handle(&mut self, StreamTaken(jobs): StreamTaken, _: &mut Self::Context) {
-        let _ = self.carrier.jobs.set(jobs);
-    }
-}
-
-/// Nobody waits for a job any more.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub(crate) struct Cancelled(pub(crate) JobId);
-
-impl Handler<Cancelled> for Leader {
-    type Result = ();
-
-    fn handle(&mut self, Cancelled(job): Cancelled, ctx: &mut Self::Context) {
-        self.feed(Event::JobCancelled(job), ctx);
-    }
-}
-
-/// Somebody asks what the leader knows.
-#[derive(Message)]
-#[rtype(result = "serde_json::Value")]
-pub(crate) struct StatusAsked;
-
-impl Handler<StatusAsked> for Leader {
-    type Result = MessageResult<StatusAsked>;
-
-    fn handle(&mut self, _: StatusAsked, _: &mut Self::Context) -> Self::Result {
-        MessageResult(serde_json::json!({
-            "epoch": self.carrier.epoch,
-            "hosts": self.hosts.alive(),
-            "outstanding": self.entries.len(),
-            "models": self.state.models(),
-            "jobs": self.state.jobs(100, now()),
-        }))
     }
 }

@@ -1,0 +1,134 @@
+//! What the leading actor is told, and what it does about it.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use actix::{Handler, Message, MessageResult};
+use berth_bus::{Entries as Kv, Jobs, QueuedJob};
+use berth_placement::{Event, ModelNeeds};
+use berth_wire::{HostBeat, JobId, ModelSpec, Report, ReportAck, ReportEntry};
+
+use super::Leader;
+use crate::hosts::{Taken, Todo};
+use crate::translate;
+
+/// The catalog has changed.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Catalog(pub(crate) Kv<ModelSpec>);
+
+impl Handler<Catalog> for Leader {
+    type Result = ();
+
+    fn handle(&mut self, Catalog(models): Catalog, ctx: &mut Self::Context) {
+        self.catalog = models.values().map(|spec| (spec.id.clone(), Arc::clone(spec))).collect();
+        let needs = self.catalog.values().map(|spec| ModelNeeds::from(&**spec)).collect();
+        self.feed(Event::Catalog(needs), ctx);
+    }
+}
+
+/// The heartbeats as they are now; answers how many hosts are in the books.
+#[derive(Message)]
+#[rtype(result = "usize")]
+pub(crate) struct Beats(pub(crate) Kv<HostBeat>);
+
+impl Handler<Beats> for Leader {
+    type Result = usize;
+
+    fn handle(&mut self, Beats(beats): Beats, ctx: &mut Self::Context) -> usize {
+        for todo in self.hosts.review(&beats, Instant::now()) {
+            match todo {
+                Todo::Ask(host) => self.ask(host, ctx),
+                Todo::Lost(host, reason) => self.feed(Event::HostLost { host, reason }, ctx),
+            }
+        }
+        self.hosts.alive()
+    }
+}
+
+/// A host reports.
+#[derive(Message)]
+#[rtype(result = "ReportAck")]
+pub(crate) struct Reported(pub(crate) Report);
+
+impl Handler<Reported> for Leader {
+    type Result = MessageResult<Reported>;
+
+    fn handle(&mut self, Reported(report): Reported, ctx: &mut Self::Context) -> Self::Result {
+        let starts_with_snapshot = matches!(report.entries.first(), Some(ReportEntry::Snapshot(_)));
+        let count = report.entries.len();
+        let now = Instant::now();
+        let taken =
+            self.hosts.take(&report.host, &report.boot, report.first, count, starts_with_snapshot, now);
+        let want_snapshot = match taken {
+            Taken::WantSnapshot => true,
+            Taken::From(index) => {
+                for entry in report.entries.into_iter().skip(index) {
+                    self.take_entry(&report.host, entry, ctx);
+                }
+                false
+            }
+        };
+        MessageResult(ReportAck { epoch: self.carrier.epoch, want_snapshot })
+    }
+}
+
+/// A job came from the stream.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Arrived(pub(crate) QueuedJob);
+
+impl Handler<Arrived> for Leader {
+    type Result = ();
+
+    fn handle(&mut self, Arrived(queued): Arrived, ctx: &mut Self::Context) {
+        let facts = translate::job(&queued.job, self.clock.now());
+        self.entries.insert(queued);
+        self.feed(Event::JobSubmitted(facts), ctx);
+    }
+}
+
+/// The job stream was taken over.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct StreamTaken(pub(crate) Jobs);
+
+impl Handler<StreamTaken> for Leader {
+    type Result = ();
+
+    fn handle(&mut self, StreamTaken(jobs): StreamTaken, _: &mut Self::Context) {
+        let _ = self.carrier.jobs.set(jobs);
+    }
+}
+
+/// Nobody waits for a job any more.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Cancelled(pub(crate) JobId);
+
+impl Handler<Cancelled> for Leader {
+    type Result = ();
+
+    fn handle(&mut self, Cancelled(job): Cancelled, ctx: &mut Self::Context) {
+        self.feed(Event::JobCancelled(job), ctx);
+    }
+}
+
+/// Somebody asks what the leader knows.
+#[derive(Message)]
+#[rtype(result = "serde_json::Value")]
+pub(crate) struct StatusAsked;
+
+impl Handler<StatusAsked> for Leader {
+    type Result = MessageResult<StatusAsked>;
+
+    fn handle(&mut self, _: StatusAsked, _: &mut Self::Context) -> Self::Result {
+        MessageResult(serde_json::json!({
+            "epoch": self.carrier.epoch,
+            "hosts": self.hosts.alive(),
+            "outstanding": self.entries.len(),
+            "models": self.state.models(),
+            "jobs": self.state.jobs(100, self.clock.now()),
+        }))
+    }
+}
