@@ -47,6 +47,7 @@ impl Step<'_> {
         let waited = self.now.since(job.arrival);
         engine.running.insert(id, attempt);
         engine.last_used = self.now;
+        engine.used = true;
         engine.quota = engine.quota.saturating_sub(1);
         let host = engine.host.clone();
         if let Some(model) = self.state.models.get_mut(&job.model) {

@@ -42,6 +42,8 @@ pub(crate) struct Engine {
     pub(crate) draining_for: Option<ModelId>,
     /// Jobs that it must have started before it may be drained.
     pub(crate) quota: u32,
+    /// A job has been sent to it.
+    pub(crate) used: bool,
     /// Its host refused a dispatch: nothing is sent to it before this.
     pub(crate) held_until: Option<Timestamp>,
 }
@@ -91,6 +93,8 @@ pub(crate) struct Model {
     pub(crate) plan: Option<Plan>,
     /// Starts that failed in a row.
     pub(crate) start_failures: u32,
+    /// Why its last engine failed, if no job has been answered since.
+    pub(crate) last_failure: Option<String>,
     /// Times it was given up in a row.
     pub(crate) given_up: u32,
     /// No start before this.
@@ -113,6 +117,7 @@ impl Model {
             engines: BTreeSet::new(),
             plan: None,
             start_failures: 0,
+            last_failure: None,
             given_up: 0,
             not_before: None,
             blocked: None,

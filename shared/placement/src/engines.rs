@@ -44,6 +44,7 @@ impl Step<'_> {
                 last_used: self.now,
                 draining_for: None,
                 quota: 0,
+                used: false,
                 held_until: None,
             },
         );
@@ -118,6 +119,7 @@ impl Step<'_> {
             last_used: now,
             draining_for: None,
             quota: 0,
+            used: false,
             held_until: None,
         });
         engine.reservations = facts.reservations;
@@ -191,10 +193,14 @@ impl Step<'_> {
             permanent: false,
             was_ready: false,
         });
-        let stopping = match self.state.engines.get(&facts.id) {
-            Some(engine) => engine.phase == EnginePhase::Stopping,
-            None => return,
-        };
+        let Some(engine) = self.state.engines.get(&facts.id) else { return };
+        let stopping = engine.phase == EnginePhase::Stopping;
+        // One that fell over by itself would otherwise be started again for ever. One that fell over its work
+        // may do better with other work, and jobs have a limit of attempts of their own.
+        let at_start = !failure.was_ready || !engine.used;
+        if let Some(model) = self.state.models.get_mut(&facts.model) {
+            model.last_failure = Some(failure.message.clone());
+        }
         self.emit(Effect::Record(EventBody::EngineFailed {
             engine: facts.id,
             host: host.clone(),
@@ -202,7 +208,7 @@ impl Step<'_> {
             message: failure.message.clone(),
         }));
         self.forget_engine(facts.id, &failure.message);
-        if !failure.was_ready && !stopping {
+        if at_start && !stopping {
             self.start_failed(&facts.model, &failure);
         }
     }

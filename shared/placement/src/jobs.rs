@@ -181,6 +181,7 @@ impl Step<'_> {
         // It starts and it serves: whatever went wrong before is over.
         model.start_failures = 0;
         model.given_up = 0;
+        model.last_failure = None;
     }
 
     /// Gives a slot back.
@@ -214,10 +215,16 @@ impl Step<'_> {
     }
 
     /// Puts a job whose attempt came to nothing back into the queue, or ends it.
-    pub(crate) fn retry(&mut self, id: JobId, error: ApiError) {
+    pub(crate) fn retry(&mut self, id: JobId, mut error: ApiError) {
         let max = self.state.policy.max_attempts;
+        let failure = self.state.model_of(id).and_then(|model| model.last_failure.clone());
         let Some(job) = self.state.jobs.get_mut(&id) else { return };
         if job.attempts >= max {
+            // What the attempt saw (a refused connection, say) seldom says why.
+            if let Some(failure) = failure.filter(|failure| !error.message.contains(failure.as_str())) {
+                error.message =
+                    format!("{}; the last engine of `{}` failed: {failure}", error.message, job.model);
+            }
             self.end(id, Verdict::Failed { error, told: false });
             return;
         }

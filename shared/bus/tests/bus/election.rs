@@ -27,9 +27,11 @@ async fn one_candidate_leads_and_hands_over_to_the_other_with_a_later_epoch() {
     let bus = provisioned(&nats).await;
     let (first, resign) = candidate(&bus, "one").await;
     wait::until("the first leads", Duration::from_secs(5), async || epoch(&first).is_some()).await;
-    let (second, _keep) = candidate(&connect(&nats).await, "two").await;
-    tokio::time::sleep(Duration::from_millis(1200)).await;
-    assert_eq!(epoch(&second), None, "there is a leader already");
+    let (mut second, _keep) = candidate(&connect(&nats).await, "two").await;
+    // Long enough for it to have asked twice.
+    let lead = second.state.wait_for(|state| *state != Leadership::Follower);
+    let led = tokio::time::timeout(Duration::from_millis(1200), lead).await.is_ok();
+    assert!(!led, "there is a leader already");
     let earlier = epoch(&first).unwrap();
     resign.cancel();
     wait::until("the second leads", Duration::from_secs(5), async || epoch(&second).is_some()).await;

@@ -331,3 +331,40 @@ fn a_job_past_its_deadline_is_told_and_not_run() {
     let Verdict::Failed { error, .. } = &world.verdicts[&JobId(0)] else { panic!("not told") };
     assert_eq!(error.code, "deadline_exceeded");
 }
+
+#[test]
+fn a_pinned_engine_that_falls_over_by_itself_is_not_started_again_and_again() {
+    let mut pinned = model("p", GIB, 1);
+    pinned.pin = true;
+    let mut world = World::new(&[(1, 8 * GIB)], vec![pinned]);
+    for _ in 0..100 {
+        world.wait(Duration::from_secs(1));
+        world.progress();
+        if let Some(engine) = world.in_state(EngineState::Ready).first() {
+            let failure = EngineFailure { message: "x".into(), permanent: false, was_ready: true };
+            world.gone(*engine, Some(failure));
+        }
+    }
+    assert!((4..12).contains(&world.started.len()), "{} starts in 100 s", world.started.len());
+}
+
+#[test]
+fn a_job_that_is_given_up_is_told_how_its_engines_failed() {
+    let mut world = World::new(&[(1, 8 * GIB)], vec![model("a", GIB, 1)]);
+    let job = world.submit(0, "a");
+    while !world.verdicts.contains_key(&job) {
+        world.progress();
+        if let Some((job, attempt, engine)) = world.running().first() {
+            let why = berth_placement::Refusal::Failed("connection refused".into());
+            world.engines.get_mut(engine).unwrap().running.clear();
+            world.tell(Event::DispatchRefused { job: *job, attempt: *attempt, why });
+            let message = "out of memory, says its log".into();
+            world.gone(*engine, Some(EngineFailure { message, permanent: false, was_ready: true }));
+        }
+    }
+    let Verdict::Failed { error, .. } = &world.verdicts[&job] else { panic!("answered") };
+    assert!(
+        error.message.contains("connection refused") && error.message.contains("out of memory"),
+        "{error}"
+    );
+}

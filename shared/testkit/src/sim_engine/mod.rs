@@ -118,7 +118,8 @@ struct Sim {
 
 impl Sim {
     fn is_loading(&self) -> bool {
-        !self.options.load.is_zero() && Instant::now() < self.ready_at
+        // One that is to fail is never ready, not even for a moment before it ends.
+        self.options.fail_start.is_some() || !self.options.load.is_zero() && Instant::now() < self.ready_at
     }
 }
 
