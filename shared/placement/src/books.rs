@@ -42,6 +42,8 @@ pub(crate) struct Engine {
     pub(crate) draining_for: Option<ModelId>,
     /// Jobs that it must have started before it may be drained.
     pub(crate) quota: u32,
+    /// Its idle timer runs; there is one at most, however often it falls idle.
+    pub(crate) idle_timer: bool,
     /// A job has been sent to it.
     pub(crate) used: bool,
     /// Its host refused a dispatch: nothing is sent to it before this.

@@ -44,6 +44,7 @@ impl Step<'_> {
                 last_used: self.now,
                 draining_for: None,
                 quota: 0,
+                idle_timer: false,
                 used: false,
                 held_until: None,
             },
@@ -119,6 +120,7 @@ impl Step<'_> {
             last_used: now,
             draining_for: None,
             quota: 0,
+            idle_timer: false,
             used: false,
             held_until: None,
         });
@@ -260,9 +262,11 @@ impl Step<'_> {
     }
 
     pub(crate) fn set_idle_timer(&mut self, id: EngineId) {
-        let Some(engine) = self.state.engines.get(&id) else { return };
-        if let Some(ttl) = self.idle_ttl(engine) {
-            self.state.timers.set(engine.last_used.plus(ttl), Due::Idle(id));
+        let Some(engine) = self.state.engines.get(&id).filter(|engine| !engine.idle_timer) else { return };
+        let Some(ttl) = self.idle_ttl(engine) else { return };
+        self.state.timers.set(engine.last_used.plus(ttl), Due::Idle(id));
+        if let Some(engine) = self.state.engines.get_mut(&id) {
+            engine.idle_timer = true;
         }
     }
 
@@ -272,6 +276,9 @@ impl Step<'_> {
     }
 
     pub(crate) fn idle_due(&mut self, id: EngineId) {
+        if let Some(engine) = self.state.engines.get_mut(&id) {
+            engine.idle_timer = false;
+        }
         let Some(engine) = self.state.engines.get(&id) else { return };
         if engine.phase != EnginePhase::Ready || !engine.running.is_empty() {
             return;

@@ -314,6 +314,9 @@ impl Step<'_> {
     /// Ends a job, once.
     pub(crate) fn end(&mut self, id: JobId, verdict: Verdict) {
         let Some(job) = self.state.jobs.remove(&id) else { return };
+        if let Some(deadline) = job.deadline {
+            self.state.timers.unset(deadline, Due::Deadline(id));
+        }
         if let Some(model) = self.state.models.get_mut(&job.model) {
             if model.queue.remove(&(job.arrival, id)) {
                 model.stale_places = true;

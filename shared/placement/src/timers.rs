@@ -32,6 +32,10 @@ impl Timers {
         self.due.insert((at, due));
     }
 
+    pub(crate) fn unset(&mut self, at: Timestamp, due: Due) {
+        self.due.remove(&(at, due));
+    }
+
     pub(crate) fn next(&self) -> Option<Timestamp> {
         self.due.first().map(|(at, _)| *at)
     }

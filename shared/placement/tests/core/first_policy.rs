@@ -368,3 +368,20 @@ fn a_job_that_is_given_up_is_told_how_its_engines_failed() {
         "{error}"
     );
 }
+
+#[test]
+fn an_engine_that_is_used_again_and_again_is_stopped_its_idle_ttl_after_the_last_time() {
+    let mut short = model("a", GIB, 1);
+    short.idle_ttl = Some(Duration::from_secs(60));
+    let mut world = World::new(&[(1, 8 * GIB)], vec![short]);
+    for n in 0..10 {
+        world.submit(n, "a");
+        world.run_out();
+        world.wait(Duration::from_secs(40));
+    }
+    assert_eq!(world.in_state(EngineState::Ready).len(), 1);
+    world.wait(Duration::from_secs(19));
+    assert_eq!(world.in_state(EngineState::Ready).len(), 1);
+    world.wait(Duration::from_secs(1));
+    assert_eq!(world.in_state(EngineState::Stopping).len(), 1);
+}
