@@ -44,7 +44,15 @@ impl Step<'_> {
         model.blocked = None;
         model.not_before = None;
         model.start_failures = 0;
+        let engines = model.engines.clone();
         self.drop_plan(id);
+        for engine in engines {
+            let idle = self.state.engines.get(&engine).is_some_and(|engine| engine.running.is_empty());
+            if idle {
+                // Its idle limit may be new.
+                self.set_idle_timer(engine);
+            }
+        }
         self.touch(id);
     }
 
