@@ -1,7 +1,5 @@
 //! The client leaves while queued, while loading, while streaming: its slot is freed and the engine's request aborted.
 
-use std::time::Duration;
-
 use berth_tests::{Berth, Config, Model, SOON, scenario, until, until_ok};
 use serde_json::{Value, json};
 

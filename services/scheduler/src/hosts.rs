@@ -19,6 +19,8 @@ struct Seen {
     /// It said goodbye.
     left: bool,
     asked: Option<Instant>,
+    /// It is being asked whether it lives.
+    suspected: bool,
 }
 
 /// What is to be done about hosts.
@@ -26,8 +28,8 @@ struct Seen {
 pub(crate) enum Todo {
     /// Ask for a snapshot.
     Ask(HostId),
-    /// Take it out of the books.
-    Lost(HostId, String),
+    /// It has been silent for too long: ask it once more, and take it out of the books if it does not answer.
+    Suspect(HostId, String),
 }
 
 /// How a report is to be taken.
@@ -62,6 +64,7 @@ impl Hosts {
             next: 0,
             left: false,
             asked: None,
+            suspected: false,
         };
         let seen = self.seen.entry(host.clone()).or_insert_with(fresh);
         if seen.boot != boot {
@@ -86,19 +89,12 @@ impl Hosts {
                 todo.push(Todo::Ask(beat.host.clone()));
             }
         }
-        let timeout = self.timeout;
-        let lost: Vec<(HostId, String)> = self
-            .seen
-            .iter()
-            .filter(|(_, seen)| seen.synced)
-            .filter_map(|(id, seen)| {
-                let silent = now.duration_since(seen.beat);
-                (silent >= timeout).then(|| (id.clone(), format!("no heartbeat for {} s", silent.as_secs())))
-            })
-            .collect();
-        for (id, reason) in lost {
-            self.seen.remove(&id);
-            todo.push(Todo::Lost(id, reason));
+        for (id, seen) in &mut self.seen {
+            let silent = now.duration_since(seen.beat);
+            if seen.synced && silent >= self.timeout && !seen.suspected {
+                seen.suspected = true;
+                todo.push(Todo::Suspect(id.clone(), format!("no sign of life for {} s", silent.as_secs())));
+            }
         }
         todo
     }
@@ -108,7 +104,19 @@ impl Hosts {
         let seen = self.host(host, boot, now);
         seen.synced = true;
         seen.left = false;
+        seen.suspected = false;
         seen.beat = now;
+    }
+
+    /// A suspect did not answer. Whether it is lost: it may have reported meanwhile.
+    pub(crate) fn is_lost(&mut self, host: &HostId, now: Instant) -> bool {
+        let Some(seen) = self.seen.get_mut(host) else { return false };
+        seen.suspected = false;
+        if now.duration_since(seen.beat) < self.timeout {
+            return false;
+        }
+        self.seen.remove(host);
+        true
     }
 
     /// What of a report is news. Whoever reports is alive.
@@ -165,14 +173,28 @@ mod tests {
     }
 
     #[test]
-    fn a_host_that_falls_silent_is_lost_once() {
+    fn a_host_that_falls_silent_and_does_not_answer_is_lost_once() {
         let start = Instant::now();
         let mut hosts = Hosts::new(Duration::from_secs(15));
         hosts.synced(&"h".into(), "b", start);
         let beats = Entries::default();
         assert!(hosts.review(&beats, start + Duration::from_secs(14)).is_empty());
-        let later = hosts.review(&beats, start + Duration::from_secs(16));
-        assert!(matches!(later.as_slice(), [Todo::Lost(..)]));
+        let later = start + Duration::from_secs(16);
+        assert!(matches!(hosts.review(&beats, later).as_slice(), [Todo::Suspect(..)]));
+        assert!(hosts.review(&beats, later).is_empty(), "it is being asked");
+        assert!(hosts.is_lost(&"h".into(), later));
         assert!(hosts.review(&beats, start + Duration::from_secs(40)).is_empty());
+    }
+
+    #[test]
+    fn a_silent_host_that_answers_is_kept() {
+        let start = Instant::now();
+        let mut hosts = Hosts::new(Duration::from_secs(15));
+        hosts.synced(&"h".into(), "b", start);
+        let later = start + Duration::from_secs(16);
+        assert_eq!(hosts.review(&Entries::default(), later).len(), 1);
+        hosts.synced(&"h".into(), "b", later);
+        assert!(!hosts.is_lost(&"h".into(), later));
+        assert!(hosts.review(&Entries::default(), later + Duration::from_secs(14)).is_empty());
     }
 }

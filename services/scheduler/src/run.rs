@@ -7,6 +7,7 @@ use std::time::Duration;
 use berth_actors::{Vitals, supervise};
 use berth_bus::{Bus, BusOptions, Election, Leadership, register};
 use berth_config::Config;
+use berth_telemetry::Chain;
 use berth_wire::{Epoch, EventBody};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -20,6 +21,8 @@ use crate::leader::{Leader, Shared};
 
 /// Messages that may wait for the core before readers of the bus are held back.
 const MAILBOX: usize = 4096;
+/// How often it is looked whether streams and buckets are there.
+const REPAIR: Duration = Duration::from_secs(3);
 
 /// Runs a scheduler on this thread's actix system until `shutdown`: declares streams and buckets, publishes the
 /// configured catalog, and leads whenever it is elected.
@@ -49,6 +52,7 @@ pub async fn run(
         )
         .await?
     };
+    let repairs = actix_rt::spawn(keep_repaired(bus.clone()));
     while !shutdown.is_cancelled() {
         let candidacy = shutdown.child_token();
         let (election, campaign) = Election::join(&bus, instance.clone(), candidacy.clone()).await?;
@@ -58,8 +62,21 @@ pub async fn run(
         candidacy.cancel();
         let _ = campaign.await;
     }
+    repairs.abort();
     bus.close().await;
     Ok(())
+}
+
+/// Streams and buckets may go away with a server; whoever needs them waits until they are there again.
+async fn keep_repaired(bus: Bus) {
+    let mut ticks = tokio::time::interval(REPAIR);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        if let Err(error) = berth_bus::repair(&bus).await {
+            warn!(error = %Chain(&error), "cannot see to the streams and buckets");
+        }
+    }
 }
 
 /// Waits for leadership and serves one term.

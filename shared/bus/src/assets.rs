@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream::{kv, object_store, stream};
+use async_nats::jetstream::context::{GetStreamError, GetStreamErrorKind};
+use async_nats::jetstream::{ErrorCode, kv, object_store, stream};
 use bytesize::ByteSize;
 use serde::Deserialize;
 use thiserror::Error;
@@ -171,13 +172,42 @@ pub async fn provision(bus: &Bus) -> Result<(), BusError> {
     Ok(())
 }
 
-fn stream_config(bus: &Bus, asset: &StreamAsset) -> Result<stream::Config, BusError> {
-    let name = match asset.name.as_str() {
+/// Creates what is missing, without touching the rest: buckets in memory do not survive their server.
+///
+/// # Errors
+/// As [`provision`].
+pub async fn repair(bus: &Bus) -> Result<(), BusError> {
+    let assets = declared().map_err(|e| BusError::nats("read nats/assets.toml", e))?;
+    let streams = assets.stream.iter().map(|asset| stream_name(bus, asset));
+    let buckets = assets.bucket.iter().map(|asset| format!("KV_{}", bus.subjects.bucket(&asset.name)));
+    let objects = assets.objects.iter().map(|asset| format!("OBJ_{}", bus.subjects.bucket(&asset.name)));
+    for name in streams.chain(buckets).chain(objects) {
+        match bus.jetstream.get_stream(&name).await {
+            Ok(_) => {}
+            Err(error) if is_missing(&error) => {
+                info!(name, "a stream or bucket is missing; creating it anew");
+                return provision(bus).await;
+            }
+            Err(error) => return Err(BusError::nats(format!("look for {name}"), error)),
+        }
+    }
+    Ok(())
+}
+
+fn is_missing(error: &GetStreamError) -> bool {
+    matches!(error.kind(), GetStreamErrorKind::JetStream(told) if told.error_code() == ErrorCode::STREAM_NOT_FOUND)
+}
+
+fn stream_name(bus: &Bus, asset: &StreamAsset) -> String {
+    match asset.name.as_str() {
         "jobs" => bus.subjects.jobs_stream(),
         _ => bus.subjects.events_stream(),
-    };
+    }
+}
+
+fn stream_config(bus: &Bus, asset: &StreamAsset) -> Result<stream::Config, BusError> {
     Ok(stream::Config {
-        name,
+        name: stream_name(bus, asset),
         description: Some(asset.description.clone()),
         subjects: asset.subjects.iter().map(|s| s.replace("{root}", bus.subjects.root())).collect(),
         retention: match asset.retention {

@@ -8,6 +8,7 @@ use async_nats::jetstream;
 use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event};
 use berth_telemetry::metric;
 use berth_wire::Subjects;
+use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::error::BusError;
@@ -75,6 +76,8 @@ pub struct Bus {
     pub jetstream: jetstream::Context,
     /// The subject grammar.
     pub subjects: Arc<Subjects>,
+    /// How often the connection was made, the first time included.
+    pub(crate) connects: watch::Receiver<u64>,
 }
 
 impl Bus {
@@ -86,8 +89,10 @@ impl Bus {
         let subjects = Subjects::new(&options.root).ok_or_else(|| BusError::Root(options.root.clone()))?;
         let began = Instant::now();
         let mut told = false;
+        let (count, connects) = watch::channel(0);
+        let count = Arc::new(count);
         let client = loop {
-            match connect_options(options, name).await?.connect(&options.urls[..]).await {
+            match connect_options(options, name, Arc::clone(&count)).await?.connect(&options.urls[..]).await {
                 Ok(client) => break client,
                 Err(error) => {
                     let urls = options.urls.join(", ");
@@ -112,7 +117,7 @@ impl Bus {
             return Err(BusError::TooOld { version: client.server_info().version });
         }
         let jetstream = jetstream::new(client.clone());
-        Ok(Self { client, jetstream, subjects: Arc::new(subjects) })
+        Ok(Self { client, jetstream, subjects: Arc::new(subjects), connects })
     }
 
     /// Fails unless `size` bytes fit into one message; an oversized publish would look like a time-out.
@@ -131,7 +136,11 @@ impl Bus {
     }
 }
 
-async fn connect_options(options: &BusOptions, name: &str) -> Result<ConnectOptions, BusError> {
+async fn connect_options(
+    options: &BusOptions,
+    name: &str,
+    connects: Arc<watch::Sender<u64>>,
+) -> Result<ConnectOptions, BusError> {
     let label = name.to_owned();
     let mut connect = ConnectOptions::new()
         .name(name)
@@ -140,6 +149,9 @@ async fn connect_options(options: &BusOptions, name: &str) -> Result<ConnectOpti
         .connection_timeout(Duration::from_secs(5))
         .event_callback(move |event| {
             note(&label, &event);
+            if matches!(event, Event::Connected) {
+                connects.send_modify(|count| *count += 1);
+            }
             std::future::ready(())
         });
     if let Some(token) = &options.token {

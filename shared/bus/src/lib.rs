@@ -15,7 +15,7 @@ pub mod server;
 mod service;
 mod view;
 
-pub use assets::{AssetError, provision};
+pub use assets::{AssetError, provision, repair};
 pub use bodies::Bodies;
 pub use connect::{Bus, BusOptions};
 pub use consume::{Jobs, QueuedJob, Ticket};

@@ -96,12 +96,19 @@ const QUIET: Duration = Duration::from_secs(2);
 
 async fn follow<M: Message>(bus: &Bus, bucket: &str, publish: &watch::Sender<Option<Entries<M>>>) {
     let mut delay = Duration::from_millis(100);
+    let mut connects = bus.connects.clone();
     loop {
-        match follow_once(bus, bucket, publish).await {
+        connects.mark_unchanged();
+        let followed = tokio::select! {
+            followed = follow_once(bus, bucket, publish) => followed,
+            // The server may have been restarted, and the bucket with it: a watch would find out late.
+            Ok(()) = connects.changed() => Ok(()),
+        };
+        match followed {
             Ok(()) => delay = Duration::from_millis(100),
             Err(error) => {
                 debug!(bucket, %error, "cannot follow the bucket yet");
-                delay = (delay * 2).min(Duration::from_secs(5));
+                delay = (delay * 2).min(Duration::from_secs(2));
             }
         }
         tokio::time::sleep(delay).await;

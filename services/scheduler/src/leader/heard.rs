@@ -39,7 +39,7 @@ impl Handler<Beats> for Leader {
         for todo in self.hosts.review(&beats, Instant::now()) {
             match todo {
                 Todo::Ask(host) => self.ask(host, ctx),
-                Todo::Lost(host, reason) => self.feed(Event::HostLost { host, reason }, ctx),
+                Todo::Suspect(host, reason) => self.suspect(host, reason, ctx),
             }
         }
         self.hosts.alive()

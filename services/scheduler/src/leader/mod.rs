@@ -211,11 +211,29 @@ impl Leader {
         let asked = async move { carrier.ask_snapshot(&host).await };
         ctx.spawn(asked.into_actor(self).map(|snapshot, leader, ctx| {
             if let Some(snapshot) = snapshot {
-                let beat = &snapshot.beat;
-                leader.hosts.synced(&beat.host, &beat.boot, Instant::now());
-                leader.take_snapshot(snapshot, ctx);
+                leader.met(snapshot, ctx);
             }
         }));
+    }
+
+    /// Asks a silent host whether it lives: its heartbeats may have been lost with a bucket or a connection.
+    fn suspect(&mut self, host: HostId, reason: String, ctx: &mut Context<Self>) {
+        let carrier = self.carrier.clone();
+        let to = host.clone();
+        let asked = async move { carrier.ask_snapshot(&to).await };
+        ctx.spawn(asked.into_actor(self).map(|snapshot, leader, ctx| match snapshot {
+            Some(snapshot) => leader.met(snapshot, ctx),
+            None if leader.hosts.is_lost(&host, Instant::now()) => {
+                leader.feed(Event::HostLost { host, reason }, ctx);
+            }
+            None => {}
+        }));
+    }
+
+    fn met(&mut self, snapshot: Snapshot, ctx: &mut Context<Self>) {
+        let beat = &snapshot.beat;
+        self.hosts.synced(&beat.host, &beat.boot, Instant::now());
+        self.take_snapshot(snapshot, ctx);
     }
 
     fn notify(&self, job: JobId, notice: Notice, ctx: &mut Context<Self>) {
