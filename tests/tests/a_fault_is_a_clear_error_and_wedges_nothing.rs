@@ -196,8 +196,10 @@ fn no_nats_server_is_named() {
     let url = format!("nats://{free}");
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("berth.toml");
-    std::fs::write(&file, format!("[bus]\nurls = [\"{url}\"]\n[[models]]\nid = \"a\"\nengine = \"sim\"\n"))
-        .unwrap();
+    let text = format!(
+        "[bus]\nurls = [\"{url}\"]\n[gateway]\nlisten = \"127.0.0.1:0\"\n[[models]]\nid = \"a\"\nengine = \"sim\"\n"
+    );
+    std::fs::write(&file, text).unwrap();
     for command in ["gateway", "scheduler", "agent", "health"] {
         let mut run = berth();
         run.arg(command).arg("--config").arg(&file);
