@@ -33,7 +33,7 @@ async fn probe(client: &reqwest::Client, port: u16, name: &str, path: &str) -> O
         return None;
     }
     let list: Value = answer.error_for_status().ok()?.json().await.ok()?;
-    let models = ["models", "data"].iter().find_map(|key| list.get(key)?.as_array())?;
+    let models = ["data", "models"].iter().find_map(|key| list.get(key)?.as_array())?;
     Some(hint(port, owner(name, models), models.len()))
 }
 
