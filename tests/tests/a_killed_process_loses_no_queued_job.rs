@@ -115,3 +115,28 @@ async fn nats_itself_with_jobs_queued() {
     .await;
     scenario::nothing_is_outstanding(&bus).await;
 }
+
+#[tokio::test]
+async fn and_a_nats_that_is_away_for_longer_than_a_leaders_term_ends_nobody() {
+    let mut berth = Berth::fleet(&config()).await;
+    berth.gateway.chat("sim", &json!({"max_tokens": 2})).await.content();
+    berth.nats().kill9();
+    until("the scheduler has stepped down", Duration::from_secs(20), async || {
+        berth.role("scheduler").lines().join("\n").contains("leadership lost")
+    })
+    .await;
+    // It campaigns without a server by now, and says so.
+    until("the scheduler tries again", Duration::from_secs(20), async || {
+        berth.role("scheduler").lines().join("\n").contains("cannot campaign")
+    })
+    .await;
+    berth.nats().restart().unwrap();
+    for role in ["scheduler", "agent", "gateway", "health"] {
+        assert!(berth.role(role).ended().is_none(), "{role} has ended");
+    }
+    until_ok("a request is answered", Duration::from_secs(60), async || {
+        let answer = berth.gateway.chat("sim", &json!({"max_tokens": 2})).await;
+        if answer.status == 200 { Ok(()) } else { Err(answer.text) }
+    })
+    .await;
+}

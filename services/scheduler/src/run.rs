@@ -21,6 +21,8 @@ use crate::leader::{Leader, Shared};
 
 /// Messages that may wait for the core before readers of the bus are held back.
 const MAILBOX: usize = 4096;
+/// How long before it is tried again to campaign.
+const REJOIN: Duration = Duration::from_secs(1);
 /// How often it is looked whether streams and buckets are there.
 const REPAIR: Duration = Duration::from_secs(3);
 
@@ -55,7 +57,18 @@ pub async fn run(
     let repairs = actix_rt::spawn(keep_repaired(bus.clone()));
     while !shutdown.is_cancelled() {
         let candidacy = shutdown.child_token();
-        let (election, campaign) = Election::join(&bus, instance.clone(), candidacy.clone()).await?;
+        let (election, campaign) = match Election::join(&bus, instance.clone(), candidacy.clone()).await {
+            Ok(joined) => joined,
+            Err(error) => {
+                // NATS is away, or was wiped: it comes back, or the bucket is made anew.
+                warn!(error = %Chain(&error), "cannot campaign; trying again");
+                tokio::select! {
+                    () = tokio::time::sleep(REJOIN) => {}
+                    () = shutdown.cancelled() => {}
+                }
+                continue;
+            }
+        };
         let campaign = actix_rt::spawn(campaign);
         serve(&config, &bus, election.state, &vitals, &shared, &instance, &shutdown).await;
         // Also after a term that broke down: a new one begins with a new epoch and empty books.

@@ -46,12 +46,7 @@ impl Election {
         instance: String,
         shutdown: CancellationToken,
     ) -> Result<(Self, impl Future<Output = ()> + use<>), BusError> {
-        let name = bus.subjects.bucket("leader");
-        let store = bus
-            .jetstream
-            .get_key_value(&name)
-            .await
-            .map_err(|_| BusError::Missing { asset: format!("the bucket {name}") })?;
+        let store = bus.bucket("leader").await?;
         let (publish, state) = watch::channel(Leadership::Follower);
         Ok((Self { state }, campaign(store, instance, publish, shutdown)))
     }
@@ -65,7 +60,8 @@ impl Election {
 pub async fn forget_leader(bus: &Bus) -> Result<(), BusError> {
     match bus.bucket("leader").await {
         Ok(store) => store.delete(KEY).await.map_err(|e| BusError::nats("forget the last leader", e)),
-        Err(_) => Ok(()),
+        Err(BusError::Missing { .. }) => Ok(()),
+        Err(error) => Err(error),
     }
 }
 

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_nats::jetstream;
+use async_nats::jetstream::context::{GetStreamError, GetStreamErrorKind, KeyValueErrorKind};
 use async_nats::jetstream::kv::{Operation, Store};
 use berth_wire::{Message, decode_json, encode_json};
 use futures::StreamExt;
@@ -29,11 +31,31 @@ impl Bus {
     /// [`BusError::Missing`] before a scheduler has made it.
     pub async fn bucket(&self, name: &str) -> Result<Store, BusError> {
         let name = self.subjects.bucket(name);
-        self.jetstream
-            .get_key_value(&name)
-            .await
-            .map_err(|_| BusError::Missing { asset: format!("the bucket {name}") })
+        self.jetstream.get_key_value(&name).await.map_err(|error| match error.kind() {
+            // Told apart from a server that does not answer.
+            KeyValueErrorKind::GetBucket if said_missing(&error) => {
+                BusError::Missing { asset: format!("the bucket {name}") }
+            }
+            _ => BusError::nats(format!("open the bucket {name}"), error),
+        })
     }
+}
+
+/// Whether the server itself said that there is no such stream.
+fn said_missing(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(told) = error.downcast_ref::<jetstream::Error>() {
+            return told.error_code() == jetstream::ErrorCode::STREAM_NOT_FOUND;
+        }
+        if let Some(told) = error.downcast_ref::<GetStreamError>()
+            && let GetStreamErrorKind::JetStream(told) = told.kind()
+        {
+            return told.error_code() == jetstream::ErrorCode::STREAM_NOT_FOUND;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 /// The entries of a bucket by key; unreadable ones are left out (and logged).
