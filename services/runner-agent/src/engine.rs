@@ -255,7 +255,9 @@ impl Course<'_> {
                     spec.health_path,
                     spec.start_timeout.as_secs()
                 );
-                Some(self.give_up(instance, what, false).await)
+                // Those who wait have waited for as long as was allowed: no second start without being told.
+                let failure = self.give_up(instance, what, false).await;
+                Some(EngineFailure { permanent: true, ..failure })
             }
         }
     }

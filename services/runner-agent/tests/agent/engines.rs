@@ -40,6 +40,7 @@ async fn an_engine_that_never_answers_or_whose_port_is_taken_fails_and_says_so()
     let slow = fleet.start_engine(slow).await;
     let failure = fleet.failure_of(slow).await;
     assert!(failure.message.contains("did not answer on /health"), "{}", failure.message);
+    assert!(failure.permanent, "those who waited are told, and do not wait once more");
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let mut fixed = process(&["sleep", "600"]);
     fixed.engine.port = taken.local_addr().unwrap().port();
