@@ -11,8 +11,8 @@ use berth_actors::{Drain, Life, Vital};
 use berth_placement::{Effect, Event, Policy, State, Verdict, step};
 use berth_telemetry::metric;
 use berth_wire::{
-    EngineId, EventBody, GatewayId, HostId, JobId, ModelId, ModelSpec, Notice, ReportEntry, Snapshot,
-    Timestamp,
+    ApiError, EngineId, ErrorKind, EventBody, GatewayId, HostId, JobId, ModelId, ModelSpec, Notice,
+    ReportEntry, Snapshot, Timestamp,
 };
 pub(crate) use heard::{Arrived, Beats, Cancelled, Catalog, Reported, StatusAsked, StreamTaken};
 use tokio_util::sync::CancellationToken;
@@ -43,6 +43,8 @@ impl Shared {
 
 /// How long before a host that did not take a stop is asked again.
 const STOP_AGAIN: Duration = Duration::from_secs(1);
+/// How long after a job's end a gateway that still waits for it has lost its last frame.
+const LAST_WORD: Duration = Duration::from_secs(5);
 /// A gateway that is not heard twice in a row, so far apart, is gone, and its clients with it.
 const ROLL_CALL: Duration = Duration::from_secs(3);
 
@@ -249,13 +251,24 @@ impl Leader {
             Verdict::Failed { .. } => "failed",
         };
         metrics::counter!(metric::JOBS_ENDED, "outcome" => outcome).increment(1);
-        if let Verdict::Failed { error, told: false } = verdict {
-            self.notify(job, Notice::Failed(error), ctx);
-        }
-        if let Some(entry) = self.entries.remove(job) {
-            // Outlives the actor: the job must leave the stream.
-            actix_rt::spawn(entry.ticket.remove());
-        }
+        let told_here = match verdict {
+            Verdict::Failed { error, told: false } => {
+                self.notify(job, Notice::Failed(error), ctx);
+                true
+            }
+            _ => false,
+        };
+        let Some(entry) = self.entries.remove(job) else { return };
+        let carrier = self.carrier.clone();
+        // Outlives the actor: the job must leave the stream.
+        actix_rt::spawn(async move {
+            entry.ticket.remove().await;
+            if !told_here {
+                // Its last frame may have been lost with a connection. A gateway that has it knows the job no more.
+                tokio::time::sleep(LAST_WORD).await;
+                carrier.notify(&entry.gateway, job, Notice::Failed(end_lost())).await;
+            }
+        });
     }
 
     fn take_snapshot(&mut self, snapshot: Snapshot, ctx: &mut Context<Self>) {
@@ -287,6 +300,14 @@ impl Leader {
             }
         }
     }
+}
+
+fn end_lost() -> ApiError {
+    ApiError::new(
+        ErrorKind::EngineFailed,
+        "answer_lost",
+        "the end of the answer was lost on its way here; send the request again",
+    )
 }
 
 /// Wall-clock time that never goes backwards, as the core needs it: the clock of the term's start, and what has
