@@ -251,7 +251,7 @@ impl Course<'_> {
             }
             Event::TooLong => {
                 let what = format!(
-                    "the engine did not answer on {} within its start_timeout of {} s",
+                    "the engine did not answer on {} with success (2xx) within its start_timeout of {} s",
                     spec.health_path,
                     spec.start_timeout.as_secs()
                 );
