@@ -267,7 +267,7 @@ impl Container {
             let _ = wait.next().await;
             match self.state().await {
                 Ok(state) if state.running == Some(true) => {}
-                Ok(state) => return self.describe(&self.settled(state).await),
+                Ok(state) => return self.describe(&state),
                 Err(DockerError::DockerResponseServerError { status_code: 404, .. }) => {
                     return "was removed by somebody else".into();
                 }
@@ -275,24 +275,6 @@ impl Container {
             }
             tokio::time::sleep(Duration::from_millis(500)).await;
         }
-    }
-
-    /// The state once Docker has said whether memory was the reason: it hears of that by an event of its own, which
-    /// may come a moment after the end.
-    async fn settled(&self, mut state: bollard::models::ContainerState) -> bollard::models::ContainerState {
-        const KILLED: i64 = 128 + 9;
-        for _ in 0..10 {
-            let unsure = self.ram.is_some() && state.exit_code == Some(KILLED);
-            if !unsure || state.oom_killed == Some(true) {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-            match self.state().await {
-                Ok(later) => state = later,
-                Err(_) => break,
-            }
-        }
-        state
     }
 
     fn describe(&self, state: &bollard::models::ContainerState) -> String {
