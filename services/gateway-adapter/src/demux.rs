@@ -227,8 +227,15 @@ impl Demux {
     fn unknown(&mut self, job: JobId, output: &Output, reply: Option<Subject>) {
         if reply.is_some() {
             self.refuse(job, reply, "no client waits for this job here");
-        } else if matches!(output, Output::Notice { notice: Notice::Waiting { .. }, .. }) {
-            // The scheduler still queues it: it has not heard of the cancel, which core NATS may lose.
+            return;
+        }
+        let still_wanted = match output {
+            Output::Notice { notice: Notice::Waiting { .. }, .. } => true,
+            Output::Frame(frame) => frame.end.is_none(),
+            Output::Notice { .. } => false,
+        };
+        if still_wanted {
+            // It is still queued or run: the cancel was not heard, which core NATS may lose.
             self.cancel(job, None);
         }
     }
