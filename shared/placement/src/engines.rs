@@ -294,7 +294,7 @@ impl Step<'_> {
 }
 
 /// `first` doubled `times - 1` times, up to `ceiling`.
-fn doubled(first: Duration, times: u32, ceiling: Duration) -> Duration {
+pub(crate) fn doubled(first: Duration, times: u32, ceiling: Duration) -> Duration {
     let factor = 1u32.checked_shl(times.saturating_sub(1)).unwrap_or(u32::MAX);
     first.saturating_mul(factor).min(ceiling)
 }

@@ -6,9 +6,17 @@ use berth_wire::{ApiError, Attempt, EngineId, ErrorKind, EventBody, JobId, Stage
 
 use crate::books::{EnginePhase, Job, JobPhase};
 use crate::effect::{Effect, Verdict};
+use crate::engines::doubled;
 use crate::event::{AttemptEnd, JobFacts, Refusal};
 use crate::state::Step;
 use crate::timers::Due;
+
+/// Nothing is sent for so long to an engine whose host says that its slots are taken.
+const BUSY_PAUSE: Duration = Duration::from_millis(50);
+/// The same for a host that did not take a dispatch.
+const SILENT_PAUSE: Duration = Duration::from_secs(1);
+/// The same for an engine that broke a first attempt off without output; doubles with every attempt.
+const FAILED_PAUSE: Duration = Duration::from_millis(250);
 
 impl Step<'_> {
     pub(crate) fn job_submitted(&mut self, facts: &JobFacts) {
@@ -167,7 +175,12 @@ impl Step<'_> {
             _ if !current => {}
             AttemptEnd::Cancelled => self.end(id, Verdict::Cancelled),
             AttemptEnd::Failed { .. } if cancelled => self.end(id, Verdict::Cancelled),
-            AttemptEnd::Failed { error, .. } => self.retry(id, error),
+            AttemptEnd::Failed { error, .. } => {
+                // An engine that refuses connections would use up every attempt before its host sees it die.
+                let tried = self.state.jobs.get(&id).map_or(1, |job| job.attempts);
+                self.hold(engine, doubled(FAILED_PAUSE, tried, self.state.policy.retry_delay));
+                self.retry(id, error);
+            }
         }
     }
 
@@ -250,7 +263,7 @@ impl Step<'_> {
             // The host's slots are taken by jobs we have not heard of yet: not the job's fault.
             job.attempts = job.attempts.saturating_sub(1);
         }
-        self.hold(engine, why);
+        self.hold(engine, if *why == Refusal::Busy { BUSY_PAUSE } else { SILENT_PAUSE });
         if let Some(target) = self.state.engines.get_mut(&engine) {
             target.running.remove(&id);
             let (idle, host) = (target.running.is_empty(), target.host.clone());
@@ -276,14 +289,10 @@ impl Step<'_> {
     }
 
     /// Sends nothing to an engine for a moment: its books at the host differ from ours, or it does not answer.
-    fn hold(&mut self, id: EngineId, why: &Refusal) {
-        let pause = match why {
-            Refusal::Busy => Duration::from_millis(50),
-            Refusal::Failed(_) => Duration::from_secs(1),
-        };
+    fn hold(&mut self, id: EngineId, pause: Duration) {
         let until = self.now.plus(pause);
         if let Some(engine) = self.state.engines.get_mut(&id) {
-            engine.held_until = Some(until);
+            engine.held_until = engine.held_until.max(Some(until));
             self.state.timers.set(until, Due::Held(id));
         }
     }

@@ -298,6 +298,7 @@ fn a_job_that_breaks_off_again_and_again_is_given_up() {
     let job = world.submit(0, "a");
     world.progress();
     for _ in 0..3 {
+        world.wait(Duration::from_secs(1));
         let (_, attempt, engine) = world.running()[0];
         let end = AttemptEnd::Failed { error: error("broke off"), output_sent: false };
         world.finish(job, attempt, engine, end);
@@ -384,4 +385,31 @@ fn an_engine_that_is_used_again_and_again_is_stopped_its_idle_ttl_after_the_last
     assert_eq!(world.in_state(EngineState::Ready).len(), 1);
     world.wait(Duration::from_secs(1));
     assert_eq!(world.in_state(EngineState::Stopping).len(), 1);
+}
+
+#[test]
+fn an_engine_that_refuses_a_job_does_not_use_up_its_attempts_before_its_host_sees_it_die() {
+    let mut world = World::new(&[(1, 8 * GIB)], vec![model("a", 4 * GIB, 1)]);
+    let job = world.submit(1, "a");
+    world.progress();
+    let refuses = |world: &mut World| {
+        let (job, attempt, engine) = world.running()[0];
+        world.finish(
+            job,
+            attempt,
+            engine,
+            AttemptEnd::Failed { error: error("refused"), output_sent: false },
+        );
+        engine
+    };
+    let engine = refuses(&mut world);
+    assert!(world.running().is_empty(), "it is not sent there again in the same moment");
+    world.wait(Duration::from_millis(250));
+    refuses(&mut world);
+    world.wait(Duration::from_millis(250));
+    assert!(world.running().is_empty(), "the pause doubles");
+    world.gone(engine, Some(EngineFailure { message: "x".into(), permanent: false, was_ready: true }));
+    world.run_out();
+    assert_eq!(world.verdicts[&job], Verdict::Completed);
+    assert_eq!(world.started.len(), 2);
 }
