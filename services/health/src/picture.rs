@@ -224,6 +224,7 @@ mod tests {
             labels: Vec::new(),
             running: 0,
             draining,
+            sleep_memory: 0,
         };
         levels.hosts = Arc::new([("h".to_owned(), Arc::new(beat))].into());
         levels

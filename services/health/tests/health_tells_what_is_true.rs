@@ -66,6 +66,7 @@ mod tests {
             labels: Vec::new(),
             running: 0,
             draining: false,
+            sleep_memory: 0,
         };
         let info = until_ok("health is registered", PATIENCE, async || {
             ask(&bus, "$SRV.INFO.berth-health".into()).await

@@ -105,6 +105,8 @@ impl EngineCell {
             failure: self.failure.borrow().clone(),
             start_took: self.start_took.get(),
             detail: self.detail.borrow().clone(),
+            sleep: None,
+            peak_memory: None,
         }
     }
 

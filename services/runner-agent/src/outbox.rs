@@ -196,6 +196,8 @@ mod tests {
             failure: None,
             start_took: None,
             detail: None,
+            sleep: None,
+            peak_memory: None,
         }
     }
 
@@ -220,6 +222,7 @@ mod tests {
             labels: Vec::new(),
             running: 0,
             draining: false,
+            sleep_memory: 0,
         };
         Snapshot { beat, engines: Vec::new(), models: Vec::new(), running: Vec::new(), ended }
     }

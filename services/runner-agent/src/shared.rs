@@ -103,6 +103,7 @@ impl Shared {
             labels: self.config.host.labels.clone(),
             running: u32::try_from(self.books.borrow().count_running()).unwrap_or(u32::MAX),
             draining: self.draining.get(),
+            sleep_memory: 0,
         }
     }
 

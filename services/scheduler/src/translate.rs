@@ -2,7 +2,7 @@
 
 use berth_config::SchedulerConfig;
 use berth_placement::{AttemptEnd, EngineFacts, Event, HostFacts, JobFacts, Policy};
-use berth_wire::{Ended, EngineReport, Job, Outcome, Snapshot, Timestamp};
+use berth_wire::{Class, Ended, EngineReport, Job, Outcome, SessionId, Snapshot, Timestamp};
 
 pub(crate) fn policy(config: &SchedulerConfig) -> Policy {
     Policy {
@@ -13,6 +13,11 @@ pub(crate) fn policy(config: &SchedulerConfig) -> Policy {
     }
 }
 
+/// About so many bytes of a request make a token of prompt.
+const BYTES_PER_TOKEN: u64 = 4;
+/// Output tokens of a job of which nothing is known.
+const EXPECTED_OUTPUT: u64 = 256;
+
 /// A gateway's clock may be ahead; a job has arrived by now at the latest.
 pub(crate) fn job(job: &Job, now: Timestamp) -> JobFacts {
     JobFacts {
@@ -20,6 +25,10 @@ pub(crate) fn job(job: &Job, now: Timestamp) -> JobFacts {
         model: job.model.clone(),
         arrival: job.submitted_at.min(now),
         deadline: job.deadline,
+        session: job.session.as_deref().map(SessionId::from),
+        key: None,
+        class: Class::default(),
+        tokens: (job.body.len() / BYTES_PER_TOKEN).saturating_add(EXPECTED_OUTPUT),
     }
 }
 
@@ -32,6 +41,8 @@ pub(crate) fn engine(report: EngineReport) -> EngineFacts {
         concurrency: report.concurrency,
         failure: report.failure,
         start_took: report.start_took,
+        sleep: report.sleep,
+        peak_memory: report.peak_memory,
     }
 }
 
@@ -41,7 +52,13 @@ pub(crate) fn ended(ended: Ended) -> Event {
         Outcome::Cancelled | Outcome::Abandoned => AttemptEnd::Cancelled,
         Outcome::Failed { error, output_sent } => AttemptEnd::Failed { error, output_sent },
     };
-    Event::AttemptEnded { job: ended.job, attempt: ended.attempt, engine: ended.engine, end }
+    Event::AttemptEnded {
+        job: ended.job,
+        attempt: ended.attempt,
+        engine: ended.engine,
+        end,
+        usage: ended.usage,
+    }
 }
 
 /// A snapshot as events, in the order in which they are to be taken in.
@@ -54,6 +71,7 @@ pub(crate) fn snapshot(snapshot: Snapshot) -> Vec<Event> {
         drivers: beat.drivers,
         labels: beat.labels,
         draining: beat.draining,
+        sleep_memory: beat.sleep_memory,
     };
     let running = snapshot.running.into_iter().map(|r| (r.job, r.attempt, r.engine)).collect();
     let engines = snapshot.engines.into_iter().map(engine).collect();

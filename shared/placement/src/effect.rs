@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use berth_wire::{ApiError, Attempt, EngineId, EventBody, HostId, JobId, ModelId, Reservation, Stage};
+use berth_wire::{
+    ApiError, Attempt, EngineId, EventBody, HostId, JobId, Lease, ModelId, Profile, Reservation, SessionId,
+    Stage,
+};
 use serde::{Deserialize, Serialize};
 
 /// How a job ended.
@@ -55,6 +58,26 @@ pub enum Effect {
         /// Why.
         reason: String,
     },
+    /// Have a host put an engine that runs nothing to sleep: weights to RAM, the memory of its accelerators free.
+    Sleep {
+        /// Which engine.
+        engine: EngineId,
+        /// Where.
+        host: HostId,
+        /// Why.
+        reason: String,
+    },
+    /// Have a host wake an engine that sleeps.
+    Wake {
+        /// Which engine.
+        engine: EngineId,
+        /// What it serves.
+        model: ModelId,
+        /// Where.
+        host: HostId,
+        /// Memory set aside for it.
+        reservations: Vec<Reservation>,
+    },
     /// Have a host abort an attempt.
     CancelAttempt {
         /// Which job.
@@ -91,6 +114,26 @@ pub enum Effect {
         /// How.
         verdict: Verdict,
     },
+    /// A lease was granted or carried on: keep it.
+    LeaseKept(Lease),
+    /// A lease has ended: forget it.
+    LeaseEnded {
+        /// Whose.
+        session: SessionId,
+        /// On what.
+        model: ModelId,
+    },
+    /// A lease was not granted.
+    LeaseRefused {
+        /// Whose.
+        session: SessionId,
+        /// On what.
+        model: ModelId,
+        /// Why.
+        error: ApiError,
+    },
+    /// Something was measured: keep it for later leaders.
+    Learned(Profile),
     /// A fact for the decision log.
     Record(EventBody),
 }

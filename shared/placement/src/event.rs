@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use berth_wire::{
-    Accelerator, ApiError, Attempt, Driver, EngineFailure, EngineId, EngineState, HostId, JobId, ModelId,
-    ModelSpec, Reservation, Timestamp,
+    Accelerator, ApiError, Attempt, Class, Driver, EngineFailure, EngineId, EngineState, HostId, JobId,
+    KeyId, Lease, ModelId, ModelSpec, Profile, Reservation, SessionId, SleepCost, Timestamp, Usage,
 };
 use serde::{Deserialize, Serialize};
 
@@ -27,11 +27,17 @@ pub struct ModelNeeds {
     pub idle_ttl: Option<Duration>,
     /// Keep one engine ready always.
     pub pin: bool,
+    /// Engines at a time, at most; `None`: as many as pay.
+    pub max_replicas: Option<u32>,
+    /// Hash of what it is run with: measurements of another one do not count.
+    pub config: String,
 }
 
 impl From<&ModelSpec> for ModelNeeds {
     fn from(spec: &ModelSpec) -> Self {
         Self {
+            max_replicas: None,
+            config: String::new(),
             id: spec.id.clone(),
             memory: spec.memory,
             accelerators: spec.accelerators.max(1),
@@ -59,6 +65,8 @@ pub struct HostFacts {
     pub labels: Vec<String>,
     /// It takes nothing new.
     pub draining: bool,
+    /// Host RAM for engines that sleep, in bytes.
+    pub sleep_memory: u64,
 }
 
 /// What an agent says of an engine.
@@ -78,6 +86,10 @@ pub struct EngineFacts {
     pub failure: Option<EngineFailure>,
     /// How long its start took.
     pub start_took: Option<Duration>,
+    /// What it would take up asleep; `None`: it cannot sleep.
+    pub sleep: Option<SleepCost>,
+    /// Most bytes it was measured to hold, over all its accelerators.
+    pub peak_memory: Option<u64>,
 }
 
 /// What a job needs of the core.
@@ -91,6 +103,14 @@ pub struct JobFacts {
     pub arrival: Timestamp,
     /// When it must have started.
     pub deadline: Option<Timestamp>,
+    /// The conversation it belongs to.
+    pub session: Option<SessionId>,
+    /// The API key it came with.
+    pub key: Option<KeyId>,
+    /// How much its waiting counts.
+    pub class: Class,
+    /// Prompt and output tokens that it is expected to take.
+    pub tokens: u64,
 }
 
 /// How an attempt ended.
@@ -176,6 +196,8 @@ pub enum Event {
         engine: EngineId,
         /// How.
         end: AttemptEnd,
+        /// Its tokens and times, where they are known.
+        usage: Usage,
     },
     /// A host did not take a dispatch.
     DispatchRefused {
@@ -185,6 +207,44 @@ pub enum Event {
         attempt: Attempt,
         /// Why.
         why: Refusal,
+    },
+    /// A host did not put an engine to sleep.
+    SleepRefused {
+        /// Which engine.
+        engine: EngineId,
+        /// Why.
+        why: String,
+    },
+    /// What earlier leaders measured.
+    Profiles(Vec<Profile>),
+    /// A session asks for a lease, or to renew its own.
+    LeaseAsked {
+        /// Whose.
+        session: SessionId,
+        /// On what.
+        model: ModelId,
+        /// The API key it came with.
+        key: Option<KeyId>,
+        /// For how long.
+        ttl: Duration,
+    },
+    /// A session gives a lease back, or all of its.
+    LeaseReleased {
+        /// Whose.
+        session: SessionId,
+        /// On what; `None`: all of them.
+        model: Option<ModelId>,
+    },
+    /// Leases that an earlier leader granted.
+    LeasesRestored(Vec<Lease>),
+    /// A session says that it will need a model soon.
+    Hint {
+        /// Whose.
+        session: SessionId,
+        /// What.
+        model: ModelId,
+        /// When.
+        due: Timestamp,
     },
     /// Time has passed: something is due.
     Timer,

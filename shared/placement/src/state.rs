@@ -197,11 +197,17 @@ impl Step<'_> {
             Event::JobSubmitted(job) => self.job_submitted(&job),
             Event::JobCancelled(job) => self.job_cancelled(job),
             Event::JobStarted { job, attempt, engine } => self.job_started(job, attempt, engine),
-            Event::AttemptEnded { job, attempt, engine, end } => {
+            Event::AttemptEnded { job, attempt, engine, end, usage: _ } => {
                 self.attempt_ended(job, attempt, engine, end);
             }
             Event::DispatchRefused { job, attempt, why } => self.dispatch_refused(job, attempt, &why),
-            Event::Timer => {}
+            Event::SleepRefused { .. }
+            | Event::Profiles(_)
+            | Event::LeaseAsked { .. }
+            | Event::LeaseReleased { .. }
+            | Event::LeasesRestored(_)
+            | Event::Hint { .. }
+            | Event::Timer => {}
         }
     }
 

@@ -66,6 +66,9 @@ pub struct HostBeat {
     /// It takes nothing new.
     #[serde(default)]
     pub draining: bool,
+    /// Host RAM for engines that sleep, in bytes.
+    #[serde(default)]
+    pub sleep_memory: u64,
 }
 
 impl Message for HostBeat {

@@ -70,6 +70,14 @@ name_type! {
     GatewayId
 }
 name_type! {
+    /// A conversation, as its client names it: any text.
+    SessionId
+}
+name_type! {
+    /// An API key's name (never the key itself).
+    KeyId
+}
+name_type! {
     /// One accelerator of a host: a GPU's UUID, or `ram` for the CPU and RAM pseudo-device.
     AcceleratorId
 }

@@ -31,6 +31,31 @@ impl Route {
     }
 }
 
+/// How much a second of a job's waiting counts, against other jobs'.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Class {
+    /// A person waits for it: four times the standard.
+    Interactive,
+    /// What nobody says anything else of.
+    #[default]
+    Standard,
+    /// Nobody waits for it: a quarter of the standard.
+    Batch,
+}
+
+impl Class {
+    /// Its weight in quarters, so that sums are exact.
+    #[must_use]
+    pub fn quarters(self) -> u64 {
+        match self {
+            Self::Interactive => 16,
+            Self::Standard => 4,
+            Self::Batch => 1,
+        }
+    }
+}
+
 /// A request body: beside the job, or in the object store when it is large.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Body {

@@ -14,6 +14,8 @@ mod header;
 mod host;
 mod id;
 mod job;
+mod lease;
+mod profile;
 mod report;
 pub mod slug;
 mod subject;
@@ -27,11 +29,15 @@ pub use event::{Event, EventBody};
 pub use frame::{Begin, BeginReply, End, Finish, Frame, Head, Notice, Output, Stage};
 pub use header::{ATTEMPT, CONTENT_TYPE, ENGINE, EPOCH, FINAL, JOB, JSON, MSGPACK, SCHEMA, SEQ, TRACEPARENT};
 pub use host::{Accelerator, AcceleratorKind, EngineRecord, HostBeat, LeaderRecord, Reservation};
-pub use id::{AcceleratorId, Attempt, EngineId, Epoch, GatewayId, HostId, IdError, JobId, ModelId};
-pub use job::{Body, Job, Route};
+pub use id::{
+    AcceleratorId, Attempt, EngineId, Epoch, GatewayId, HostId, IdError, JobId, KeyId, ModelId, SessionId,
+};
+pub use job::{Body, Class, Job, Route};
+pub use lease::{Lease, LeaseState};
+pub use profile::{Profile, Residency};
 pub use report::{
     Ended, EngineFailure, EngineReport, EngineState, Outcome, Report, ReportAck, ReportEntry, RunningAttempt,
-    Snapshot, Usage,
+    SleepCost, Snapshot, Usage,
 };
 pub use subject::{Subjects, Verb};
 pub use time::{Timestamp, millis, option_millis};

@@ -68,6 +68,16 @@ pub struct EngineFailure {
     pub was_ready: bool,
 }
 
+/// What an engine takes up while it sleeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct SleepCost {
+    /// Bytes of host RAM.
+    pub ram: u64,
+    /// Bytes that it keeps on each of its accelerators.
+    #[serde(default)]
+    pub residue: u64,
+}
+
 /// One engine's state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EngineReport {
@@ -95,6 +105,12 @@ pub struct EngineReport {
     /// Progress while starting, for those who wait.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
+    /// What it would take up asleep; `None`: it cannot sleep.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sleep: Option<SleepCost>,
+    /// Most bytes it was measured to hold, over all its accelerators.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peak_memory: Option<u64>,
 }
 
 /// Tokens and times of an attempt.

@@ -91,6 +91,7 @@ fn beat() -> HostBeat {
         labels: vec![],
         running: 1,
         draining: false,
+        sleep_memory: 0,
     }
 }
 
@@ -104,6 +105,8 @@ fn engine_report() -> EngineReport {
         failure: Some(EngineFailure { message: "why".into(), permanent: true, was_ready: false }),
         start_took: Some(Duration::from_millis(1234)),
         detail: Some("loading".into()),
+        sleep: None,
+        peak_memory: None,
     }
 }
 

@@ -163,6 +163,7 @@ impl Played {
             labels: Vec::new(),
             running: 0,
             draining: false,
+            sleep_memory: 0,
         };
         put_json(&hosts, self.host.as_str(), &beat).await.unwrap();
     }

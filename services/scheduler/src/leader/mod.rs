@@ -151,6 +151,12 @@ impl Leader {
                 metrics::counter!(metric::ENGINE_STOPS).increment(1);
                 self.stop(host, engine, reason, ctx);
             }
+            Effect::Sleep { .. }
+            | Effect::Wake { .. }
+            | Effect::LeaseKept(_)
+            | Effect::LeaseEnded { .. }
+            | Effect::LeaseRefused { .. }
+            | Effect::Learned(_) => {}
             Effect::CancelAttempt { job, attempt, host } => {
                 ctx.spawn(async move { carrier.cancel(&host, job, attempt).await }.into_actor(self));
             }

@@ -314,7 +314,7 @@ fn a_job_that_is_delivered_again_after_its_end_is_only_taken_off_the_stream() {
     let mut world = World::new(&[(1, 8 * GIB)], vec![model("a", GIB, 1)]);
     let job = world.submit(0, "a");
     world.run_out();
-    let again = berth_placement::JobFacts { id: job, model: "a".into(), arrival: world.now, deadline: None };
+    let again = berth_placement::JobFacts { arrival: world.now, ..crate::world::job(0, "a") };
     let effects = berth_placement::step(&mut world.state, Event::JobSubmitted(again), world.now);
     assert!(matches!(effects.as_slice(), [berth_placement::Effect::End { job: ended, .. }] if *ended == job));
 }
@@ -323,7 +323,7 @@ fn a_job_that_is_delivered_again_after_its_end_is_only_taken_off_the_stream() {
 fn a_job_past_its_deadline_is_told_and_not_run() {
     let mut world = World::new(&[], vec![model("a", GIB, 1)]);
     let deadline = Some(world.now.plus(Duration::from_secs(5)));
-    let facts = berth_placement::JobFacts { id: JobId(0), model: "a".into(), arrival: world.now, deadline };
+    let facts = berth_placement::JobFacts { arrival: world.now, deadline, ..crate::world::job(0, "a") };
     world.jobs.insert(JobId(0));
     world.tell(Event::JobSubmitted(facts));
     world.wait(Duration::from_secs(4));

@@ -7,8 +7,8 @@ use berth_placement::{
     AttemptEnd, Effect, EngineFacts, Event, HostFacts, JobFacts, ModelNeeds, Policy, State, Verdict, step,
 };
 use berth_wire::{
-    Accelerator, AcceleratorKind, ApiError, Attempt, Driver, EngineFailure, EngineId, EngineState, Epoch,
-    ErrorKind, HostId, JobId, ModelId, Reservation, Timestamp,
+    Accelerator, AcceleratorKind, ApiError, Attempt, Class, Driver, EngineFailure, EngineId, EngineState,
+    Epoch, ErrorKind, HostId, JobId, ModelId, Reservation, Timestamp, Usage,
 };
 
 pub const GIB: u64 = 1 << 30;
@@ -47,6 +47,22 @@ pub fn model(id: &str, memory: u64, concurrency: u32) -> ModelNeeds {
         labels: Vec::new(),
         idle_ttl: None,
         pin: false,
+        max_replicas: None,
+        config: String::new(),
+    }
+}
+
+/// A job that arrived at the epoch.
+pub fn job(n: u128, model: &str) -> JobFacts {
+    JobFacts {
+        id: JobId(n),
+        model: model.into(),
+        arrival: Timestamp(0),
+        deadline: None,
+        session: None,
+        key: None,
+        class: Class::Standard,
+        tokens: 500,
     }
 }
 
@@ -110,6 +126,7 @@ impl World {
             drivers: vec![Driver::Process],
             labels: Vec::new(),
             draining: false,
+            sleep_memory: 0,
         };
         let mine: Vec<_> = self.engines.iter().filter(|(_, e)| e.host == *host).collect();
         let engines = mine.iter().map(|(id, engine)| facts_of(**id, engine, None)).collect();
@@ -129,12 +146,7 @@ impl World {
     pub fn submit(&mut self, n: u128, model: &str) -> JobId {
         let id = JobId(n);
         self.jobs.insert(id);
-        self.tell(Event::JobSubmitted(JobFacts {
-            id,
-            model: model.into(),
-            arrival: self.now,
-            deadline: None,
-        }));
+        self.tell(Event::JobSubmitted(JobFacts { arrival: self.now, ..job(n, model) }));
         id
     }
 
@@ -178,7 +190,7 @@ impl World {
         self.tell(Event::EngineChanged { host, engine: facts });
         for (job, attempt) in running {
             let end = AttemptEnd::Failed { error: error("died"), output_sent: false };
-            self.tell(Event::AttemptEnded { job, attempt, engine: id, end });
+            self.tell(Event::AttemptEnded { job, attempt, engine: id, end, usage: Usage::default() });
         }
     }
 
@@ -186,7 +198,7 @@ impl World {
         if let Some(there) = self.engines.get_mut(&engine)
             && there.running.remove(&job).is_some()
         {
-            self.tell(Event::AttemptEnded { job, attempt, engine, end });
+            self.tell(Event::AttemptEnded { job, attempt, engine, end, usage: Usage::default() });
         }
     }
 
@@ -296,7 +308,13 @@ impl World {
                 assert!(!self.verdicts.contains_key(&job), "told a job that has ended");
                 self.told += 1;
             }
-            Effect::AttemptLost { .. } | Effect::Record(_) => {}
+            Effect::Sleep { .. } | Effect::Wake { .. } => panic!("no engine here can sleep"),
+            Effect::LeaseKept(_)
+            | Effect::LeaseEnded { .. }
+            | Effect::LeaseRefused { .. }
+            | Effect::Learned(_)
+            | Effect::AttemptLost { .. }
+            | Effect::Record(_) => {}
         }
     }
 }
@@ -310,5 +328,7 @@ fn facts_of(id: EngineId, engine: &Engine, failure: Option<EngineFailure>) -> En
         concurrency: engine.concurrency,
         failure,
         start_took: (engine.state == EngineState::Ready).then_some(Duration::from_secs(3)),
+        sleep: None,
+        peak_memory: None,
     }
 }
