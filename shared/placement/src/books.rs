@@ -1,14 +1,18 @@
 //! The books: what the core knows of models, hosts, engines and jobs.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use berth_wire::{
-    AcceleratorId, ApiError, Attempt, Driver, EngineId, HostId, JobId, ModelId, Reservation, Timestamp,
+    AcceleratorId, ApiError, Attempt, Class, Driver, EngineId, HostId, JobId, KeyId, ModelId, Reservation,
+    Residency, SessionId, SleepCost, Timestamp,
 };
 use serde::Serialize;
 
 use crate::event::ModelNeeds;
+use crate::hint::Hints;
+use crate::queue::Queue;
+use crate::rate::Rate;
 
 /// Where an engine is in its life, as the core sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -20,8 +24,22 @@ pub enum EnginePhase {
     Starting,
     /// It serves.
     Ready,
+    /// It is being put to sleep, or waits for the host RAM it takes; its memory is still taken.
+    FallingAsleep,
+    /// Its weights are in host RAM.
+    Sleeping,
+    /// It is being woken.
+    Waking,
     /// It is being stopped; its memory is still taken.
     Stopping,
+}
+
+impl EnginePhase {
+    /// It is on its way to serve.
+    #[must_use]
+    pub fn is_loading(self) -> bool {
+        matches!(self, Self::Ordered | Self::Starting | Self::Waking)
+    }
 }
 
 /// One engine.
@@ -30,8 +48,19 @@ pub(crate) struct Engine {
     pub(crate) model: ModelId,
     pub(crate) host: HostId,
     pub(crate) phase: EnginePhase,
+    /// What it takes while it is awake.
     pub(crate) reservations: Vec<Reservation>,
     pub(crate) concurrency: u32,
+    /// What it takes asleep, if it can sleep.
+    pub(crate) sleep: Option<SleepCost>,
+    /// It holds host RAM: from the command to sleep until it is ready again or gone.
+    pub(crate) in_ram: bool,
+    /// Its accelerators' memory is free but for a residue.
+    pub(crate) asleep: bool,
+    /// Worth of keeping it asleep, comparable among the sleepers of its host; the least goes first.
+    pub(crate) credit: f64,
+    /// Where its weights were when it was last started or woken.
+    pub(crate) from: Residency,
     /// Every attempt that takes a slot, express ones too.
     pub(crate) running: BTreeMap<JobId, Attempt>,
     /// When the phase began.
@@ -66,14 +95,35 @@ impl Engine {
     /// It will serve its model, now or soon.
     pub(crate) fn serves(&self) -> bool {
         match self.phase {
-            EnginePhase::Ordered | EnginePhase::Starting => true,
+            _ if self.phase.is_loading() => true,
             EnginePhase::Ready => self.draining_for.is_none(),
-            EnginePhase::Stopping => false,
+            _ => false,
         }
     }
 
+    /// Bytes that it takes of an accelerator as it is now.
     pub(crate) fn bytes_on(&self, accelerator: &AcceleratorId) -> u64 {
+        match self.phase {
+            // Also one that is stopped in its sleep.
+            EnginePhase::Sleeping | EnginePhase::Stopping if self.asleep => self.asleep_on(accelerator),
+            _ => self.awake_on(accelerator),
+        }
+    }
+
+    /// Bytes that it takes of an accelerator while it is awake.
+    pub(crate) fn awake_on(&self, accelerator: &AcceleratorId) -> u64 {
         self.reservations.iter().filter(|r| r.accelerator == *accelerator).map(|r| r.bytes).sum()
+    }
+
+    /// Bytes that it keeps of an accelerator while it sleeps.
+    pub(crate) fn asleep_on(&self, accelerator: &AcceleratorId) -> u64 {
+        let residue = self.sleep.map_or(0, |sleep| sleep.residue);
+        self.awake_on(accelerator).min(residue)
+    }
+
+    /// Bytes of host RAM that it takes asleep.
+    pub(crate) fn ram(&self) -> u64 {
+        self.sleep.map_or(0, |sleep| sleep.ram)
     }
 }
 
@@ -83,14 +133,28 @@ pub(crate) struct Plan {
     pub(crate) host: HostId,
     pub(crate) reservations: Vec<Reservation>,
     pub(crate) victims: BTreeSet<EngineId>,
+    /// The sleeping engine that is woken then; `None`: a new one is started.
+    pub(crate) wake: Option<EngineId>,
+    /// Why there.
+    pub(crate) why: String,
 }
 
 /// One catalog entry with its queue.
 #[derive(Debug, Clone)]
 pub(crate) struct Model {
     pub(crate) needs: ModelNeeds,
-    /// Waiting jobs, oldest first.
-    pub(crate) queue: BTreeSet<(Timestamp, JobId)>,
+    /// Waiting jobs.
+    pub(crate) queue: Queue,
+    pub(crate) rate: Rate,
+    /// Mean weight of its jobs (EWMA).
+    pub(crate) weight: f64,
+    /// Sessions that hold a lease on it.
+    pub(crate) leases: BTreeSet<SessionId>,
+    pub(crate) hints: Hints,
+    /// Which engine served a session last; the oldest are forgotten.
+    pub(crate) affinity: Affinity,
+    /// When it is looked at again, if a timer is set for that.
+    pub(crate) looked_at: Option<Timestamp>,
     pub(crate) engines: BTreeSet<EngineId>,
     pub(crate) plan: Option<Plan>,
     /// Starts that failed in a row.
@@ -115,7 +179,13 @@ impl Model {
     pub(crate) fn new(needs: ModelNeeds) -> Self {
         Self {
             needs,
-            queue: BTreeSet::new(),
+            queue: Queue::default(),
+            rate: Rate::default(),
+            weight: 1.0,
+            leases: BTreeSet::new(),
+            hints: Hints::default(),
+            affinity: Affinity::default(),
+            looked_at: None,
             engines: BTreeSet::new(),
             plan: None,
             start_failures: 0,
@@ -130,7 +200,38 @@ impl Model {
     }
 
     pub(crate) fn oldest(&self) -> Option<Timestamp> {
-        self.queue.first().map(|(arrival, _)| *arrival)
+        self.queue.oldest()
+    }
+
+    /// Somebody waits for it, holds a lease on it, or said that it will be needed.
+    pub(crate) fn is_awaited(&self) -> bool {
+        !self.queue.is_empty() || !self.leases.is_empty() || self.hints.count() > 0
+    }
+}
+
+/// A bounded memory of which engine served which session.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Affinity {
+    engines: BTreeMap<SessionId, EngineId>,
+    order: VecDeque<SessionId>,
+}
+
+impl Affinity {
+    const KEPT: usize = 4096;
+
+    pub(crate) fn served(&mut self, session: &SessionId, engine: EngineId) {
+        if self.engines.insert(session.clone(), engine).is_none() {
+            self.order.push_back(session.clone());
+            if self.order.len() > Self::KEPT
+                && let Some(oldest) = self.order.pop_front()
+            {
+                self.engines.remove(&oldest);
+            }
+        }
+    }
+
+    pub(crate) fn of(&self, session: &SessionId) -> Option<EngineId> {
+        self.engines.get(session).copied()
     }
 }
 
@@ -138,6 +239,8 @@ impl Model {
 #[derive(Debug, Clone)]
 pub(crate) struct Device {
     pub(crate) id: AcceleratorId,
+    /// What it is called; measurements belong to it.
+    pub(crate) name: String,
     pub(crate) memory: u64,
 }
 
@@ -149,6 +252,14 @@ pub(crate) struct Host {
     pub(crate) drivers: Vec<Driver>,
     pub(crate) labels: Vec<String>,
     pub(crate) draining: bool,
+    /// Host RAM for engines that sleep.
+    pub(crate) sleep_memory: u64,
+    /// The credit of the sleeper that was given up last.
+    pub(crate) credit_floor: f64,
+    /// Models that ran here: their weights are on its disk.
+    pub(crate) ran: BTreeSet<ModelId>,
+    /// Models whose start failed here: how often in a row, and not again before.
+    pub(crate) failed: BTreeMap<ModelId, (u32, Timestamp)>,
     pub(crate) engines: BTreeSet<EngineId>,
     /// Models whose plan is on this host.
     pub(crate) plans: BTreeSet<ModelId>,
@@ -175,6 +286,10 @@ pub(crate) struct Job {
     pub(crate) model: ModelId,
     pub(crate) arrival: Timestamp,
     pub(crate) deadline: Option<Timestamp>,
+    pub(crate) key: Option<KeyId>,
+    pub(crate) session: Option<SessionId>,
+    pub(crate) class: Class,
+    pub(crate) tokens: u64,
     pub(crate) attempts: u32,
     pub(crate) phase: JobPhase,
     /// When the running attempt began.
@@ -209,4 +324,8 @@ pub struct ModelView {
     pub engines: Vec<(EngineId, EnginePhase)>,
     /// Why it is given up for now.
     pub error: Option<String>,
+    /// What a job submitted now may expect to wait, in seconds.
+    pub wait_estimate_s: Option<f64>,
+    /// Sessions with a lease on it.
+    pub leases: usize,
 }

@@ -21,6 +21,9 @@ impl Step<'_> {
         }
         for (id, needs) in wanted {
             let mut model = Model::new(needs);
+            model.leases =
+                self.state.leases.keys().filter(|(_, on)| *on == id).map(|(of, _)| of.clone()).collect();
+            self.recall(&mut model);
             model.engines = self
                 .state
                 .engines
@@ -39,11 +42,19 @@ impl Step<'_> {
         if model.needs == needs {
             return;
         }
+        let reconfigured = model.needs.config != needs.config;
         model.needs = needs;
+        if reconfigured {
+            model.start_took = None;
+            model.service = None;
+        }
         // What was wrong may have been put right.
         model.blocked = None;
         model.not_before = None;
         model.start_failures = 0;
+        for host in self.state.hosts.values_mut() {
+            host.failed.remove(id);
+        }
         let engines = model.engines.clone();
         self.drop_plan(id);
         for engine in engines {
@@ -64,6 +75,11 @@ impl Step<'_> {
         )
         .param("model");
         self.fail_queue(id, &error);
+        let sessions: Vec<_> =
+            self.state.models.get(id).map(|model| model.leases.iter().cloned().collect()).unwrap_or_default();
+        for session in sessions {
+            self.lease_released(&session, Some(id));
+        }
         self.drop_plan(id);
         let Some(model) = self.state.models.remove(id) else { return };
         self.state.wanting.remove(id);

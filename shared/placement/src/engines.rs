@@ -1,15 +1,18 @@
 //! Engines: ordered, ready, stopped, failed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use berth_wire::{
     ApiError, EngineFailure, EngineId, EngineState, ErrorKind, EventBody, HostId, ModelId, Reservation,
+    Residency,
 };
 
 use crate::books::{Engine, EnginePhase};
 use crate::effect::Effect;
 use crate::event::EngineFacts;
+use crate::scene::Scene;
+use crate::site::eligible;
 use crate::state::Step;
 use crate::timers::Due;
 
@@ -27,9 +30,13 @@ impl Step<'_> {
         entry.plan = None;
         entry.engines.insert(id);
         let concurrency = entry.needs.concurrency;
+        let mut from = Residency::Absent;
         if let Some(host) = self.state.hosts.get_mut(host) {
             host.engines.insert(id);
             host.plans.remove(model);
+            if host.ran.contains(model) {
+                from = Residency::Stopped;
+            }
         }
         self.state.engines.insert(
             id,
@@ -39,6 +46,11 @@ impl Step<'_> {
                 phase: EnginePhase::Ordered,
                 reservations: reservations.clone(),
                 concurrency,
+                sleep: None,
+                in_ram: false,
+                asleep: false,
+                credit: 0.0,
+                from,
                 running: BTreeMap::new(),
                 since: self.now,
                 last_used: self.now,
@@ -95,19 +107,20 @@ impl Step<'_> {
         let id = facts.id;
         let phase = match facts.state {
             EngineState::Ready => EnginePhase::Ready,
+            EngineState::Sleeping => EnginePhase::Sleeping,
+            EngineState::Waking => EnginePhase::Waking,
             EngineState::Stopping | EngineState::Stopped | EngineState::Failed => EnginePhase::Stopping,
             _ => EnginePhase::Starting,
         };
         if let Some(entry) = self.state.models.get_mut(&facts.model) {
             entry.engines.insert(id);
-            if phase == EnginePhase::Ready && facts.start_took.is_some() {
-                entry.start_took = facts.start_took;
-            }
         }
         if let Some(entry) = self.state.hosts.get_mut(host) {
             entry.engines.insert(id);
+            if phase == EnginePhase::Ready {
+                entry.failed.remove(&facts.model);
+            }
         }
-        let queued = self.state.models.get(&facts.model).map_or(0, |model| model.queue.len());
         let now = self.now;
         let engine = self.state.engines.entry(id).or_insert_with(|| Engine {
             model: facts.model.clone(),
@@ -115,6 +128,11 @@ impl Step<'_> {
             phase: EnginePhase::Ordered,
             reservations: Vec::new(),
             concurrency: facts.concurrency,
+            sleep: None,
+            in_ram: false,
+            asleep: false,
+            credit: 0.0,
+            from: Residency::Stopped,
             running: BTreeMap::new(),
             since: now,
             last_used: now,
@@ -124,34 +142,72 @@ impl Step<'_> {
             used: false,
             held_until: None,
         });
-        engine.reservations = facts.reservations;
+        if !facts.reservations.is_empty() {
+            engine.reservations = facts.reservations;
+        }
         engine.concurrency = facts.concurrency.max(1);
-        // A stop that has been ordered is not undone by a report that crossed it.
-        if engine.phase == EnginePhase::Stopping && phase != EnginePhase::Stopping {
+        engine.sleep = facts.sleep.or(engine.sleep);
+        // What has been ordered is not undone by a report that crossed it.
+        let crossed = match engine.phase {
+            EnginePhase::Stopping => phase != EnginePhase::Stopping,
+            EnginePhase::FallingAsleep => phase != EnginePhase::Sleeping && phase != EnginePhase::Stopping,
+            EnginePhase::Waking => phase == EnginePhase::Sleeping,
+            _ => false,
+        };
+        if crossed {
             return;
         }
         if engine.phase != phase {
             engine.phase = phase;
             engine.since = now;
-            if phase == EnginePhase::Ready {
-                engine.last_used = now;
-                engine.quota = u32::try_from(queued).unwrap_or(u32::MAX);
-                self.emit(Effect::Record(EventBody::EngineReady {
-                    engine: id,
-                    host: host.clone(),
-                    model: facts.model.clone(),
-                    took_ms: facts.start_took.and_then(|d| u64::try_from(d.as_millis()).ok()),
-                }));
-                self.admit(&facts.model);
-                if self.state.engines.get(&id).is_some_and(|engine| engine.running.is_empty()) {
-                    self.engine_idle(id);
+            match phase {
+                EnginePhase::Ready => {
+                    self.engine_ready(id, host, &facts.model, facts.start_took, facts.peak_memory)
                 }
+                EnginePhase::Sleeping => self.asleep(id),
+                _ => {}
             }
+        } else if let Some(peak) = facts.peak_memory {
+            self.learn_peak(id, peak);
         }
         if !self.state.models.contains_key(&facts.model) {
             self.stop(id, format!("{} is not in the catalog any more", facts.model));
         }
         self.touch(&facts.model);
+    }
+
+    fn engine_ready(
+        &mut self,
+        id: EngineId,
+        host: &HostId,
+        model: &ModelId,
+        took: Option<Duration>,
+        peak: Option<u64>,
+    ) {
+        let queued = self.state.models.get(model).map_or(0, |model| model.queue.len());
+        if let Some(engine) = self.state.engines.get_mut(&id) {
+            engine.last_used = self.now;
+            engine.in_ram = false;
+            engine.asleep = false;
+            engine.quota = u32::try_from(queued).unwrap_or(u32::MAX);
+        }
+        if let Some(took) = took {
+            self.learn_start(id, took, peak);
+        }
+        if let Some(host) = self.state.hosts.get_mut(host) {
+            host.ran.insert(model.clone());
+        }
+        self.emit(Effect::Record(EventBody::EngineReady {
+            engine: id,
+            host: host.clone(),
+            model: model.clone(),
+            took_ms: took.and_then(|took| u64::try_from(took.as_millis()).ok()),
+        }));
+        self.send_to_sleep(host);
+        self.admit(model);
+        if self.state.engines.get(&id).is_some_and(|engine| engine.running.is_empty()) {
+            self.engine_idle(id);
+        }
     }
 
     fn engine_gone(&mut self, host: &HostId, facts: &EngineFacts) {
@@ -182,6 +238,7 @@ impl Step<'_> {
             }
             None => return,
         };
+        self.send_to_sleep(&engine.host);
         for claimant in plans {
             self.victim_gone(&claimant, id);
         }
@@ -211,35 +268,48 @@ impl Step<'_> {
         }));
         self.forget_engine(facts.id, &failure.message);
         if at_start && !stopping {
-            self.start_failed(&facts.model, &failure);
+            self.start_failed(&facts.model, host, &failure);
         }
     }
 
     pub(crate) fn start_refused(&mut self, id: EngineId, failure: &EngineFailure) {
         let Some(engine) = self.state.engines.get(&id) else { return };
-        if engine.phase != EnginePhase::Ordered {
+        let (model, host, phase) = (engine.model.clone(), engine.host.clone(), engine.phase);
+        if !matches!(phase, EnginePhase::Ordered | EnginePhase::Waking) {
             return;
         }
-        let (model, host) = (engine.model.clone(), engine.host.clone());
         self.emit(Effect::Record(EventBody::EngineFailed {
             engine: id,
-            host,
+            host: host.clone(),
             model: model.clone(),
             message: failure.message.clone(),
         }));
-        self.forget_engine(id, &failure.message);
-        self.start_failed(&model, failure);
+        if phase == EnginePhase::Waking {
+            // Its host has it still.
+            self.stop(id, format!("it could not be woken: {}", failure.message));
+        } else {
+            self.forget_engine(id, &failure.message);
+        }
+        self.start_failed(&model, &host, failure);
     }
 
-    /// Tries again after a delay, or gives the model up for a while and tells its jobs why.
-    fn start_failed(&mut self, id: &ModelId, failure: &EngineFailure) {
-        let policy = &self.state.policy;
+    /// Tries again elsewhere, or there after a delay, or gives the model up for a while and tells its jobs why.
+    fn start_failed(&mut self, id: &ModelId, host: &HostId, failure: &EngineFailure) {
+        let policy = self.state.policy.clone();
+        if let Some(host) = self.state.hosts.get_mut(host) {
+            let times = host.failed.get(id).map_or(0, |(times, _)| *times) + 1;
+            let pause = if failure.permanent {
+                policy.backoff_ceiling
+            } else {
+                doubled(policy.retry_delay, times, policy.backoff_ceiling)
+            };
+            host.failed.insert(id.clone(), (times, self.now.plus(pause)));
+        }
+        let untried = self.has_untried_host(id);
         let Some(model) = self.state.models.get_mut(id) else { return };
         model.start_failures += 1;
-        let again = self.now.plus(doubled(policy.retry_delay, model.start_failures, policy.backoff_ceiling));
-        if !failure.permanent && model.start_failures < policy.max_start_failures {
-            model.not_before = Some(again);
-            self.state.timers.set(again, Due::Place(id.clone()));
+        let again = !failure.permanent && model.start_failures < policy.max_start_failures;
+        if again || untried {
             self.touch(id);
             return;
         }
@@ -255,10 +325,22 @@ impl Step<'_> {
         .retry_after(pause);
         model.blocked = Some((until, error.clone()));
         model.not_before = Some(until);
+        for host in self.state.hosts.values_mut() {
+            host.failed.remove(id);
+        }
         // A pinned model is tried again without being asked for.
         self.state.timers.set(until, Due::Place(id.clone()));
         self.fail_queue(id, &error);
         self.touch(id);
+    }
+
+    /// Whether some host that could have the model has not failed to start it.
+    fn has_untried_host(&self, id: &ModelId) -> bool {
+        let Some(model) = self.state.models.get(id) else { return false };
+        let scene = Scene { state: self.state, now: self.now, protected: BTreeSet::new() };
+        self.state.hosts.values().any(|host| {
+            eligible(host, model) && scene.fits_empty(host, model) && !host.failed.contains_key(id)
+        })
     }
 
     pub(crate) fn set_idle_timer(&mut self, id: EngineId) {
@@ -281,6 +363,10 @@ impl Step<'_> {
         }
         let Some(engine) = self.state.engines.get(&id) else { return };
         if engine.phase != EnginePhase::Ready || !engine.running.is_empty() {
+            return;
+        }
+        // Its lease's end looks again.
+        if self.state.models.get(&engine.model).is_some_and(|model| !model.leases.is_empty()) {
             return;
         }
         let Some(ttl) = self.idle_ttl(engine) else { return };

@@ -1,56 +1,233 @@
-//! Why: reasons for people, in the decision log and in errors.
+//! Why: reasons for people, in the decision log, in errors, and for one job when somebody asks.
 
-use berth_wire::{ApiError, ErrorKind, ModelId};
+use berth_wire::{AcceleratorId, ApiError, EngineId, ErrorKind, HostId, JobId, ModelId, Timestamp};
 use bytesize::ByteSize;
+use serde::Serialize;
 
-use crate::books::{EnginePhase, Model};
-use crate::place::{eligible, need_on};
-use crate::state::Step;
+use crate::books::{EnginePhase, JobPhase, Model};
+use crate::demand::{Cause, Demand};
+use crate::scene::Scene;
+use crate::site::{Found, Site, eligible};
+use crate::state::{State, Step};
+
+/// Why a job is where it is.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Explanation {
+    /// The job.
+    pub job: JobId,
+    /// The model it asks for.
+    pub model: ModelId,
+    /// Where it is.
+    pub phase: JobPhase,
+    /// How long since the gateway took it, in seconds.
+    pub waited_s: f64,
+    /// Jobs of its model that came before it and wait too.
+    pub position: usize,
+    /// In a sentence.
+    pub why: String,
+    /// When it is expected to start, in seconds, from what was measured.
+    pub eta_s: Option<f64>,
+    /// Weighted seconds that the jobs of its model have waited together.
+    pub model_waited_s: f64,
+    /// The cheapest places for a further engine of its model, best first.
+    pub places: Vec<Place>,
+}
+
+/// A place that an engine could have, and its price.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Place {
+    /// Where.
+    pub host: HostId,
+    /// On what.
+    pub accelerators: Vec<AcceleratorId>,
+    /// Engines that would go, with their models.
+    pub victims: Vec<(EngineId, ModelId)>,
+    /// A sleeping engine would be woken.
+    pub wake: bool,
+    /// Weighted seconds of waiting that the victims' models are expected to lose.
+    pub loss_s: f64,
+    /// Seconds until the victims have nothing left to do.
+    pub drain_s: f64,
+    /// Seconds that the start takes then.
+    pub start_s: f64,
+    /// All in all, in weighted seconds.
+    pub cost_s: f64,
+}
+
+impl State {
+    /// Why a job is where it is; `None`: it is not known, or has ended.
+    #[must_use]
+    pub fn explain(&self, id: JobId, now: Timestamp) -> Option<Explanation> {
+        let job = self.jobs.get(&id)?;
+        let model = self.models.get(&job.model)?;
+        let scene = Scene::new(self, now);
+        let position = model.queue.position(id);
+        let (why, places, eta) = match job.phase {
+            JobPhase::Running { engine, .. } => (format!("it runs on {engine}"), Vec::new(), Some(0.0)),
+            JobPhase::Queued => {
+                let (weight, aged) = (model.queue.weight(), model.queue.limit().is_some_and(|at| at <= now));
+                let found = scene.find(model, weight, aged, scene.backlog(model, 1));
+                let places =
+                    found.best.iter().chain(&found.second).map(|site| scene.shown(site, weight)).collect();
+                let eta = self.expected_wait(model, position, now).map(|wait| wait.as_secs_f64());
+                (scene.why_waiting(model, &found), places, eta)
+            }
+        };
+        Some(Explanation {
+            job: id,
+            model: job.model.clone(),
+            phase: job.phase,
+            waited_s: now.since(job.arrival).as_secs_f64(),
+            position,
+            why,
+            eta_s: eta,
+            model_waited_s: model.queue.waited(now),
+            places,
+        })
+    }
+}
+
+impl Scene<'_> {
+    fn shown(&self, site: &Site, weight: f64) -> Place {
+        let model_of = |id: &EngineId| self.state.engines.get(id).map(|engine| engine.model.clone());
+        Place {
+            host: site.host.clone(),
+            accelerators: site.reservations.iter().map(|r| r.accelerator.clone()).collect(),
+            victims: site.victims.iter().filter_map(|id| Some((*id, model_of(id)?))).collect(),
+            wake: site.wake.is_some(),
+            loss_s: site.loss,
+            drain_s: site.drain,
+            start_s: site.start,
+            cost_s: site.cost(weight),
+        }
+    }
+
+    fn why_waiting(&self, model: &Model, found: &Found) -> String {
+        if let Some(why) = self.why_served_later(model) {
+            return why;
+        }
+        if let Some((until, error)) = &model.blocked
+            && *until > self.now
+        {
+            return format!(
+                "its model is given up for {} s: {}",
+                until.since(self.now).as_secs(),
+                error.message
+            );
+        }
+        let failing = self
+            .state
+            .hosts
+            .values()
+            .any(|host| host.failed.get(&model.needs.id).is_some_and(|(_, until)| *until > self.now));
+        match &found.best {
+            None if self.state.hosts.is_empty() => "no host has joined yet".into(),
+            None if failing => "its engine did not start; it is tried again shortly".into(),
+            None if found.could_fit => {
+                let limit = model.queue.limit().map_or(0, |at| at.since(self.now).as_secs());
+                format!(
+                    "every engine in its way is serving, starting or pinned; in {limit} s it may have one drained"
+                )
+            }
+            None => "its model fits on no host".into(),
+            Some(site) => {
+                let victims: Vec<String> = site
+                    .victims
+                    .iter()
+                    .filter_map(|id| Some(self.state.engines.get(id)?.model.to_string()))
+                    .collect();
+                format!(
+                    "its model has no engine yet; the cheapest place is on {}{}",
+                    site.host,
+                    if victims.is_empty() {
+                        String::new()
+                    } else {
+                        format!(
+                            " instead of {}, which is expected to lose {:.1} s of waiting, against {:.1} s waited here",
+                            victims.join(" and "),
+                            site.loss,
+                            model.queue.waited(self.now)
+                        )
+                    }
+                )
+            }
+        }
+    }
+
+    /// Why it waits though an engine of it is there or on its way.
+    fn why_served_later(&self, model: &Model) -> Option<String> {
+        let engines = || self.engines_of(model).map(|(_, engine)| engine);
+        if engines().any(|engine| engine.phase == EnginePhase::Ready && engine.draining_for.is_none()) {
+            return Some(format!("all {} slots of its model are taken", model.needs.concurrency));
+        }
+        if engines().any(|engine| engine.phase.is_loading()) {
+            return Some("its model is being loaded".into());
+        }
+        if engines().any(|engine| engine.phase == EnginePhase::Ready) {
+            return Some("its engine is being drained for a model that has waited longer".into());
+        }
+        model.plan.is_some().then(|| "memory is being freed for its model".into())
+    }
+}
 
 impl Step<'_> {
     /// Why a job of the model waits.
     pub(crate) fn why_waiting(&self, id: &ModelId) -> String {
         let Some(model) = self.state.models.get(id) else { return "the model is gone".into() };
-        let engines = || model.engines.iter().filter_map(|id| self.state.engines.get(id));
-        if engines().any(|engine| matches!(engine.phase, EnginePhase::Ordered | EnginePhase::Starting)) {
-            return "its model is being loaded".into();
-        }
-        if engines().any(|engine| engine.phase == EnginePhase::Ready && engine.draining_for.is_some()) {
-            return "its engine is being drained for a model that has waited longer".into();
-        }
-        if engines().any(|engine| engine.phase == EnginePhase::Ready) {
-            return format!("all {} slots of its model are taken", model.needs.concurrency);
-        }
-        if model.plan.is_some() {
-            return "memory is being freed for its model".into();
-        }
-        if self.state.hosts.is_empty() {
-            return "no host has joined yet".into();
-        }
-        if model.not_before.is_some_and(|at| at > self.now) {
-            return "its engine did not start; it is tried again shortly".into();
-        }
-        "its model has no engine yet".into()
+        let scene = Scene::new(self.state, self.now);
+        scene.why_served_later(model).unwrap_or_else(|| {
+            if self.state.hosts.is_empty() {
+                "no host has joined yet".into()
+            } else {
+                "its model has no engine yet".into()
+            }
+        })
     }
 
-    /// Why an engine of the model is started.
-    pub(crate) fn why_start(&self, id: &ModelId) -> String {
-        let Some(model) = self.state.models.get(id) else { return String::new() };
-        match model.queue.len() {
-            0 => "it is pinned".into(),
-            1 => "1 job waits for it".into(),
-            n => format!("{n} jobs wait for it"),
+    /// Why an engine of the model is started or woken, and what the choice was.
+    pub(crate) fn why_start(&self, id: &ModelId, demand: &Demand, found: &Found) -> String {
+        let queued = self.state.models.get(id).map_or(0, |model| model.queue.len());
+        let cause = match (demand.cause, queued) {
+            (Cause::Pin, _) => "it is pinned".to_owned(),
+            (Cause::Leases, _) => "a session holds a lease on it".to_owned(),
+            (Cause::Hints, _) => "a session said that it will be needed".to_owned(),
+            (Cause::Jobs, 1) => "1 job waits for it".to_owned(),
+            (Cause::Jobs, n) => format!("{n} jobs wait for it"),
+        };
+        let mut why = cause;
+        let Some(site) = &found.best else { return why };
+        if demand.cause == Cause::Jobs && demand.waited >= 0.1 {
+            why.push_str(&format!(", {:.1} s together", demand.waited));
         }
+        if demand.aged.is_some() {
+            why.push_str(", the oldest past its limit");
+        }
+        let victims: Vec<String> = site
+            .victims
+            .iter()
+            .filter_map(|id| Some(self.state.engines.get(id)?.model.to_string()))
+            .collect();
+        if !victims.is_empty() {
+            why.push_str(&format!("; {} is expected to lose {:.1} s", victims.join(" and "), site.loss));
+        }
+        if let Some(second) = &found.second {
+            why.push_str(&format!(
+                "; {} costs {:.1} s, {} would {:.1} s",
+                site.host,
+                site.cost(demand.weight),
+                second.host,
+                second.cost(demand.weight)
+            ));
+        }
+        why
     }
 
     /// Says what a model needs and what there is.
     pub(crate) fn cannot_fit(&self, id: &ModelId) -> ApiError {
-        let needs = match self.state.models.get(id) {
-            Some(model) => need_text(model),
-            None => "more than there is".into(),
-        };
         let mut offers: Vec<String> = Vec::new();
+        let mut needs = "more than there is".to_owned();
         if let Some(model) = self.state.models.get(id) {
+            needs = need_text(model);
             for (name, host) in &self.state.hosts {
                 let memory = host.devices.iter().map(|d| d.memory).max().unwrap_or(0);
                 let offer = if eligible(host, model) {
@@ -80,9 +257,9 @@ impl Step<'_> {
 
 fn need_text(model: &Model) -> String {
     let accelerators = model.needs.accelerators;
-    match model.needs.memory {
+    let memory = match model.needs.memory {
         Some(bytes) if accelerators > 1 => {
-            let each = need_on(model, &crate::books::Device { id: "".into(), memory: 0 });
+            let each = bytes.div_ceil(u64::from(accelerators));
             format!(
                 "{} of memory on {accelerators} accelerators of one host ({} each)",
                 show(bytes),
@@ -91,6 +268,14 @@ fn need_text(model: &Model) -> String {
         }
         Some(bytes) => format!("{} of memory", show(bytes)),
         None => format!("all the memory of {accelerators} accelerator(s) of one host"),
+    };
+    match model.needs.labels.as_slice() {
+        [] => memory,
+        labels => format!(
+            "{memory}, the {} driver and the label(s) [{}]",
+            model.needs.driver.as_str(),
+            labels.join(", ")
+        ),
     }
 }
 

@@ -28,10 +28,18 @@ impl Step<'_> {
         let known = self.state.hosts.get(&id);
         let host = Host {
             boot: facts.boot,
-            devices: facts.accelerators.into_iter().map(|a| Device { id: a.id, memory: a.memory }).collect(),
+            devices: facts
+                .accelerators
+                .into_iter()
+                .map(|a| Device { id: a.id, name: a.name, memory: a.memory })
+                .collect(),
             drivers: facts.drivers,
             labels: facts.labels,
             draining: facts.draining,
+            sleep_memory: facts.sleep_memory,
+            credit_floor: known.map_or(0.0, |host| host.credit_floor),
+            ran: known.map(|host| host.ran.clone()).unwrap_or_default(),
+            failed: known.map(|host| host.failed.clone()).unwrap_or_default(),
             engines: known.map(|host| host.engines.clone()).unwrap_or_default(),
             plans: known.map(|host| host.plans.clone()).unwrap_or_default(),
         };

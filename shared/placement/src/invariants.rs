@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-use crate::books::{EnginePhase, JobPhase};
+use crate::books::{Engine, EnginePhase, JobPhase};
 use crate::state::State;
 
 /// A rule that was broken: a bug of the core.
@@ -37,14 +37,21 @@ impl State {
                     )));
                 }
             }
+            let engines = || host.engines.iter().filter_map(|engine| self.engines.get(engine));
+            let ram: u64 = engines().map(Engine::ram_held).sum();
+            if ram > host.sleep_memory {
+                return Err(Violation(format!(
+                    "{ram} of {} bytes of host RAM are held by sleepers of {id}",
+                    host.sleep_memory
+                )));
+            }
         }
         Ok(())
     }
 
     fn check_jobs(&self) -> Result<(), Violation> {
         for (id, job) in &self.jobs {
-            let queued =
-                self.models.get(&job.model).is_some_and(|model| model.queue.contains(&(job.arrival, *id)));
+            let queued = self.models.get(&job.model).is_some_and(|model| model.queue.contains(*id));
             match job.phase {
                 JobPhase::Queued if !queued => {
                     return Err(Violation(format!("job {id} is queued but in no queue")));
@@ -72,8 +79,10 @@ impl State {
 
     fn check_engines(&self) -> Result<(), Violation> {
         for (id, engine) in &self.engines {
-            if engine.phase == EnginePhase::Stopping && !engine.running.is_empty() {
-                return Err(Violation(format!("engine {id} is stopped while it serves")));
+            let serves =
+                matches!(engine.phase, EnginePhase::Ready | EnginePhase::Ordered | EnginePhase::Starting);
+            if !serves && !engine.running.is_empty() {
+                return Err(Violation(format!("engine {id} is {:?} while it serves", engine.phase)));
             }
             let Some(host) = self.hosts.get(&engine.host) else {
                 return Err(Violation(format!("engine {id} is on a host that is gone")));

@@ -2,15 +2,19 @@
 
 use std::time::Duration;
 
-use berth_wire::{ApiError, Attempt, EngineId, ErrorKind, EventBody, JobId, Stage};
+use berth_wire::{ApiError, Attempt, Class, EngineId, ErrorKind, EventBody, JobId, ModelId, Stage, Usage};
 
 use crate::books::{EnginePhase, Job, JobPhase};
 use crate::effect::{Effect, Verdict};
 use crate::engines::doubled;
 use crate::event::{AttemptEnd, JobFacts, Refusal};
+use crate::policy::Policy;
+use crate::queue::Waiting;
 use crate::state::Step;
 use crate::timers::Due;
 
+/// SDKs take no longer hint of when to try again seriously.
+const LONGEST_HINT: Duration = Duration::from_secs(60);
 /// Nothing is sent for so long to an engine whose host says that its slots are taken.
 const BUSY_PAUSE: Duration = Duration::from_millis(50);
 /// The same for a host that did not take a dispatch.
@@ -47,33 +51,40 @@ impl Step<'_> {
             }
             model.blocked = None;
         }
-        if self.state.jobs.len() >= self.state.policy.queue_limit {
-            let limit = self.state.policy.queue_limit;
-            let error = ApiError::new(
-                ErrorKind::Overloaded,
-                "queue_full",
-                format!("{limit} jobs are outstanding already; try again shortly"),
-            )
-            .retry_after(Duration::from_secs(10));
+        if let Some(error) = self.over_a_cap(facts).or_else(|| self.too_late(facts)) {
             self.refuse(facts, error);
             return;
         }
-        model.queue.insert((facts.arrival, id));
         if let Some(deadline) = facts.deadline {
             self.state.timers.set(deadline, Due::Deadline(id));
         }
-        self.state.jobs.insert(
-            id,
-            Job {
-                model: facts.model.clone(),
-                arrival: facts.arrival,
-                deadline: facts.deadline,
-                attempts: 0,
-                phase: JobPhase::Queued,
-                started: self.now,
-                cancelled: false,
-            },
-        );
+        let job = Job {
+            model: facts.model.clone(),
+            arrival: facts.arrival,
+            deadline: facts.deadline,
+            key: facts.key.clone(),
+            session: facts.session.clone(),
+            class: facts.class,
+            tokens: facts.tokens,
+            attempts: 0,
+            phase: JobPhase::Queued,
+            started: self.now,
+            cancelled: false,
+        };
+        self.asked_for(&facts.model, facts.class);
+        if let Some(key) = &facts.key {
+            *self.state.of_key.entry(key.clone()).or_default() += 1;
+        }
+        if let Some(model) = self.state.models.get_mut(&facts.model) {
+            model.queue.push(id, waiting(&job, &self.state.policy));
+            if let Some(session) = &facts.session {
+                model.hints.forget(session);
+            }
+        }
+        self.state.jobs.insert(id, job);
+        if let Some(session) = &facts.session {
+            self.renew_lease(session, &facts.model);
+        }
         // After a change of leaders it may be running already: its host has said so.
         if let Some((engine, attempt)) = self.found_running(id) {
             self.mark_running(id, engine, attempt);
@@ -86,6 +97,54 @@ impl Step<'_> {
             self.emit(Effect::Record(EventBody::JobQueued { job: id, model: facts.model.clone(), why }));
         }
         self.touch(&facts.model);
+    }
+
+    /// Counts an arrival.
+    fn asked_for(&mut self, model: &ModelId, class: Class) {
+        if let Some(model) = self.state.models.get_mut(model) {
+            model.rate.arrived(self.now, &self.state.policy);
+            let weight = class.quarters() as f64 / 4.0;
+            model.weight += (weight - model.weight) / 16.0;
+        }
+    }
+
+    /// Which limit of outstanding jobs is reached.
+    fn over_a_cap(&self, facts: &JobFacts) -> Option<ApiError> {
+        let policy = &self.state.policy;
+        let model = self.state.models.get(&facts.model)?;
+        let of_key = facts.key.as_ref().and_then(|key| self.state.of_key.get(key)).copied().unwrap_or(0);
+        let message = if self.state.jobs.len() >= policy.queue_limit {
+            format!("{} jobs are outstanding already", policy.queue_limit)
+        } else if model.queue.len() >= policy.model_queue_limit {
+            format!("{} jobs wait for `{}` already", policy.model_queue_limit, facts.model)
+        } else if of_key >= policy.key_queue_limit {
+            format!("{} jobs of this API key are outstanding already", policy.key_queue_limit)
+        } else {
+            return None;
+        };
+        let wait = self.state.expected_wait(model, model.queue.len(), self.now).unwrap_or(LONGEST_HINT);
+        let error =
+            ApiError::new(ErrorKind::Overloaded, "queue_full", format!("{message}; try again shortly"));
+        Some(error.retry_after(wait.clamp(Duration::from_secs(1), LONGEST_HINT)))
+    }
+
+    /// A job that cannot start before its deadline is not taken: its client can go elsewhere at once.
+    fn too_late(&self, facts: &JobFacts) -> Option<ApiError> {
+        let left = facts.deadline?.since(self.now);
+        let model = self.state.models.get(&facts.model)?;
+        let least = self.state.least_wait(model, self.now)?;
+        (least > left).then(|| {
+            ApiError::new(
+                ErrorKind::Expired,
+                "deadline_unmeetable",
+                format!(
+                    "the job has {:.1} s until its deadline, and `{}` needs {:.1} s at the least before it can start",
+                    left.as_secs_f64(),
+                    facts.model,
+                    least.as_secs_f64()
+                ),
+            )
+        })
     }
 
     /// Ends a job that never entered the books.
@@ -116,7 +175,7 @@ impl Step<'_> {
         job.attempts = job.attempts.max(1);
         job.started = self.now;
         if let Some(model) = self.state.models.get_mut(&job.model) {
-            model.queue.remove(&(job.arrival, id));
+            model.queue.remove(id);
         }
     }
 
@@ -146,12 +205,24 @@ impl Step<'_> {
         let Some(target) = self.state.engines.get_mut(&engine) else { return };
         target.running.insert(id, attempt);
         target.last_used = self.now;
+        target.used = true;
+        let model = target.model.clone();
+        if !self.state.jobs.contains_key(&id) {
+            self.asked_for(&model, Class::default());
+        }
         if self.is_queued(id) {
             self.mark_running(id, engine, attempt);
         }
     }
 
-    pub(crate) fn attempt_ended(&mut self, id: JobId, attempt: Attempt, engine: EngineId, end: AttemptEnd) {
+    pub(crate) fn attempt_ended(
+        &mut self,
+        id: JobId,
+        attempt: Attempt,
+        engine: EngineId,
+        end: AttemptEnd,
+        usage: Usage,
+    ) {
         self.free_slot(id, attempt, engine);
         let Some(job) = self.state.jobs.get(&id) else {
             // Ended before the stream delivered it to this leader; only a retry would still need it.
@@ -166,7 +237,7 @@ impl Step<'_> {
         match end {
             // Whatever attempt it was, the client has its answer.
             AttemptEnd::Completed => {
-                self.learn_service(id, took);
+                self.served(id, engine, took, usage);
                 self.end(id, Verdict::Completed);
             }
             AttemptEnd::Failed { error, output_sent: true } => {
@@ -184,17 +255,17 @@ impl Step<'_> {
         }
     }
 
-    fn learn_service(&mut self, id: JobId, took: Duration) {
+    /// Learns from an answer, and puts right what its session was expected to take.
+    fn served(&mut self, id: JobId, engine: EngineId, took: Duration, usage: Usage) {
         let Some(job) = self.state.jobs.get(&id) else { return };
-        let Some(model) = self.state.models.get_mut(&job.model) else { return };
-        model.service = Some(match model.service {
-            None => took,
-            Some(mean) => (mean * 7 + took) / 8,
-        });
-        // It starts and it serves: whatever went wrong before is over.
-        model.start_failures = 0;
-        model.given_up = 0;
-        model.last_failure = None;
+        let waited = waiting(job, &self.state.policy);
+        let model = job.model.clone();
+        if let (Some(prompt), Some(output)) = (usage.prompt_tokens, usage.completion_tokens)
+            && let Some(entry) = self.state.models.get_mut(&model)
+        {
+            entry.queue.settle(&waited, prompt.saturating_add(output));
+        }
+        self.learn_service(engine, &model, took, usage);
     }
 
     /// Gives a slot back.
@@ -242,10 +313,13 @@ impl Step<'_> {
             return;
         }
         job.phase = JobPhase::Queued;
-        let (model, arrival) = (job.model.clone(), job.arrival);
-        if let Some(queue) = self.state.models.get_mut(&model) {
-            queue.queue.insert((arrival, id));
-            queue.stale_places = true;
+        let model = job.model.clone();
+        let waits = waiting(job, &self.state.policy);
+        if let Some(entry) = self.state.models.get_mut(&model) {
+            // What it was counted for it has not had.
+            entry.queue.settle(&waits, 0);
+            entry.queue.push(id, waits);
+            entry.stale_places = true;
         }
         self.emit(Effect::Record(EventBody::JobRetried { job: id, why: error.message }));
         self.emit(Effect::Tell { job: id, stage: Stage::Queued, position: 0, eta: None });
@@ -327,10 +401,18 @@ impl Step<'_> {
             self.state.timers.unset(deadline, Due::Deadline(id));
         }
         if let Some(model) = self.state.models.get_mut(&job.model) {
-            if model.queue.remove(&(job.arrival, id)) {
+            if model.queue.remove(id) {
                 model.stale_places = true;
             }
             self.touch(&job.model);
+        }
+        if let Some(key) = &job.key
+            && let Some(count) = self.state.of_key.get_mut(key)
+        {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                self.state.of_key.remove(key);
+            }
         }
         let outcome = match &verdict {
             Verdict::Completed => "completed".to_owned(),
@@ -343,9 +425,10 @@ impl Step<'_> {
     }
 
     /// Ends every waiting job of a model with the same error.
-    pub(crate) fn fail_queue(&mut self, model: &berth_wire::ModelId, error: &ApiError) {
-        let Some(queue) = self.state.models.get(model).map(|model| model.queue.clone()) else { return };
-        for (_, job) in queue {
+    pub(crate) fn fail_queue(&mut self, model: &ModelId, error: &ApiError) {
+        let Some(entry) = self.state.models.get(model) else { return };
+        let jobs: Vec<JobId> = entry.queue.ids().collect();
+        for job in jobs {
             self.end(job, Verdict::Failed { error: error.clone(), told: false });
         }
     }
@@ -361,12 +444,24 @@ impl Step<'_> {
             return;
         }
         if let Some(claimant) = engine.draining_for.clone() {
-            self.stop(id, format!("drained: {claimant} has waited too long for its room"));
+            self.put_away(id, format!("drained: {claimant} has waited too long for its room"));
             return;
         }
         if !self.state.wanting.is_empty() {
             self.room_changed();
         }
         self.set_idle_timer(id);
+    }
+}
+
+/// A job as its model's queue sees it.
+fn waiting(job: &Job, policy: &Policy) -> Waiting {
+    Waiting {
+        arrival: job.arrival,
+        limit: job.arrival.plus(policy.max_wait_of(job.class)),
+        key: job.key.clone(),
+        session: job.session.clone(),
+        class: job.class,
+        tokens: job.tokens,
     }
 }

@@ -9,23 +9,34 @@
 //! passed in, async, NATS, HTTP. Collections are ordered wherever they are iterated.
 
 mod admit;
+mod asleep;
 mod books;
 mod catalog;
+mod demand;
 mod effect;
 mod engines;
 mod event;
 mod explain;
+mod hint;
 mod hosts;
 mod invariants;
 mod jobs;
+mod learn;
+mod lease;
 mod place;
 mod policy;
+mod queue;
+mod rate;
+mod scene;
+mod site;
 mod state;
 mod timers;
 
 pub use books::{EnginePhase, JobPhase, JobView, ModelView};
 pub use effect::{Effect, Verdict};
 pub use event::{AttemptEnd, EngineFacts, Event, HostFacts, JobFacts, ModelNeeds, Refusal};
+pub use explain::{Explanation, Place};
 pub use invariants::Violation;
+pub use lease::LeaseView;
 pub use policy::Policy;
 pub use state::{State, step};

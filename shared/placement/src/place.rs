@@ -1,93 +1,159 @@
-//! Placement: where a model that has no engine gets its memory, and from whom.
-//!
-//! First policy: free memory first; else the least recently used idle engines, as few as will do; a busy engine
-//! is drained only for a model that has waited longer than `max_wait`, and only after it has started as many
-//! jobs as waited for it when it became ready.
+//! When, and the taking of a place: at once where those who wait have waited enough for what the victims lose,
+//! else at the moment at which they will have.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
-use berth_wire::{EngineId, HostId, ModelId, Reservation, Timestamp};
+use berth_wire::{EngineId, ModelId, Timestamp};
 
-use crate::books::{Device, Engine, EnginePhase, Host, Model, Plan};
+use crate::books::{EnginePhase, Plan};
+use crate::demand::{Cause, Demand};
+use crate::scene::Scene;
+use crate::site::Site;
 use crate::state::Step;
 use crate::timers::Due;
 
-/// What came of looking for a place.
-pub(crate) enum Choice {
-    /// There is room now.
-    Now { host: HostId, reservations: Vec<Reservation> },
-    /// There will be room once these are gone.
-    Evict { host: HostId, reservations: Vec<Reservation>, victims: BTreeSet<EngineId> },
-    /// Only what may not be evicted is in the way, or memory is on its way already.
-    Wait,
-    /// It fits nowhere, even on empty hosts.
-    Never,
+/// A choice that depends on time is not looked at more often than this.
+const SOON: Duration = Duration::from_millis(250);
+/// And not less often, since what victims would lose changes too.
+const LATE: Duration = Duration::from_secs(5);
+
+/// Whether to take a place.
+pub(crate) enum Timing {
+    Now,
+    At(Timestamp),
 }
 
-/// Memory for one engine on one accelerator, and what it costs.
-struct Spot {
-    reservation: Reservation,
-    victims: Vec<EngineId>,
-    /// Better spots compare less: busy victims, when the most recent victim was used, what is left over.
-    cost: (usize, Timestamp, u64),
+impl Scene<'_> {
+    /// When the place is worth what it costs.
+    pub(crate) fn timing(&self, demand: &Demand, site: &Site) -> Timing {
+        if demand.aged.is_some() || site.victims.is_empty() {
+            return Timing::Now;
+        }
+        let (waited, theta) = match demand.cause {
+            // What a start now spares those who come, against what it costs those who are there.
+            Cause::Hints => (demand.waited, 1.0),
+            _ => ((demand.waited + demand.weight * site.delay()) * demand.share, self.state.policy.theta),
+        };
+        let missing = theta * site.loss - waited;
+        if missing <= 0.0 {
+            return Timing::Now;
+        }
+        let seconds = missing / (demand.weight * demand.share).max(1e-6);
+        let later = Duration::try_from_secs_f64(seconds).unwrap_or(LATE).clamp(SOON, LATE);
+        Timing::At(self.now.plus(later))
+    }
 }
 
 impl Step<'_> {
     /// Finds the model a place and acts on it.
     pub(crate) fn place(&mut self, id: &ModelId) {
         let Some(model) = self.state.models.get(id) else { return };
-        if model.not_before.is_some_and(|at| at > self.now) || model.blocked_at(self.now) {
+        if model.plan.is_some()
+            || model.not_before.is_some_and(|at| at > self.now)
+            || model.blocked_at(self.now)
+        {
             return;
         }
-        let aged_at = model.oldest().map(|oldest| oldest.plus(self.state.policy.max_wait));
-        let aged = aged_at.is_some_and(|at| at <= self.now);
-        if model.plan.is_some() {
+        let scene = Scene::new(self.state, self.now);
+        let Some(demand) = scene.demand(id) else {
+            let at = scene.foreseen_at(model);
+            self.look_at(id, at);
             return;
-        }
-        match self.choose(model, aged) {
-            Choice::Now { host, reservations } => {
-                let why = self.why_start(id);
-                self.start(id, &host, reservations, why);
-            }
-            Choice::Evict { host, reservations, victims } => {
-                self.evict_for(id, host, reservations, victims);
-            }
-            Choice::Wait => {
-                if let Some(at) = aged_at.filter(|at| *at > self.now) {
-                    self.state.timers.set(at, Due::Place(id.clone()));
+        };
+        let found = scene.find(model, demand.weight, demand.aged.is_some(), demand.backlog);
+        match &found.best {
+            Some(site) => match scene.timing(&demand, site) {
+                Timing::Now => {
+                    let why = self.why_start(id, &demand, &found);
+                    if let Some(site) = found.best {
+                        self.take(id, site, why);
+                    }
                 }
-            }
-            Choice::Never => {
-                if self.state.settled && !self.state.hosts.is_empty() {
-                    let error = self.cannot_fit(id);
-                    self.fail_queue(id, &error);
+                Timing::At(at) => {
+                    let ages = demand.ages.filter(|ages| *ages > self.now);
+                    self.look_at(id, Some(ages.map_or(at, |ages| ages.min(at))));
                 }
+            },
+            None if found.could_fit || demand.cause != Cause::Jobs => {
+                // Only what may not be evicted is in the way, or memory is on its way already.
+                let ages = demand.ages.filter(|ages| *ages > self.now);
+                let back = self.host_is_tried_again(id);
+                self.look_at(id, ages.into_iter().chain(back).min());
             }
+            None => self.fits_nowhere(id, &demand),
         }
     }
 
-    fn evict_for(
-        &mut self,
-        id: &ModelId,
-        host: HostId,
-        reservations: Vec<Reservation>,
-        victims: BTreeSet<EngineId>,
-    ) {
-        if let Some(host) = self.state.hosts.get_mut(&host) {
+    fn fits_nowhere(&mut self, id: &ModelId, demand: &Demand) {
+        let served = self.state.models.get(id).is_some_and(|model| !model.engines.is_empty());
+        if self.state.settled && !self.state.hosts.is_empty() && demand.cause == Cause::Jobs && !served {
+            let error = self.cannot_fit(id);
+            self.fail_queue(id, &error);
+        }
+    }
+
+    /// When the first host on which the model failed to start may be tried again.
+    fn host_is_tried_again(&self, id: &ModelId) -> Option<Timestamp> {
+        let failed =
+            self.state.hosts.values().filter_map(|host| host.failed.get(id).map(|(_, until)| *until));
+        failed.filter(|until| *until > self.now).min()
+    }
+
+    /// Sees to it that the model is looked at again then.
+    fn look_at(&mut self, id: &ModelId, at: Option<Timestamp>) {
+        let Some(at) = at else { return };
+        let Some(model) = self.state.models.get_mut(id) else { return };
+        if model.looked_at.is_some_and(|set| set > self.now && set <= at) {
+            return;
+        }
+        if let Some(set) = model.looked_at.replace(at) {
+            self.state.timers.unset(set, Due::Place(id.clone()));
+        }
+        self.state.timers.set(at, Due::Place(id.clone()));
+    }
+
+    fn take(&mut self, id: &ModelId, site: Site, why: String) {
+        if site.victims.is_empty() {
+            self.occupy(id, site.wake, &site.host, site.reservations, why);
+            return;
+        }
+        if let Some(host) = self.state.hosts.get_mut(&site.host) {
             host.plans.insert(id.clone());
         }
+        let victims: Vec<EngineId> = site.victims.iter().copied().collect();
         if let Some(model) = self.state.models.get_mut(id) {
-            model.plan = Some(Plan { host, reservations, victims: victims.clone() });
+            model.plan = Some(Plan {
+                host: site.host,
+                reservations: site.reservations,
+                victims: site.victims,
+                wake: site.wake,
+                why,
+            });
         }
         for victim in victims {
             let Some(engine) = self.state.engines.get_mut(&victim) else { continue };
             let victim_model = engine.model.clone();
             if engine.running.is_empty() {
-                self.stop(victim, format!("evicted: {id} needs the memory"));
+                self.put_away(victim, format!("evicted: {id} needs the memory"));
             } else {
                 engine.draining_for = Some(id.clone());
             }
             self.touch(&victim_model);
+        }
+    }
+
+    fn occupy(
+        &mut self,
+        id: &ModelId,
+        wake: Option<EngineId>,
+        host: &berth_wire::HostId,
+        reservations: Vec<berth_wire::Reservation>,
+        why: String,
+    ) {
+        match wake {
+            Some(engine) => self.wake(engine, why),
+            None => self.start(id, host, reservations, why),
         }
     }
 
@@ -96,19 +162,48 @@ impl Step<'_> {
         let Some(plan) = self.state.models.get_mut(claimant).and_then(|model| model.plan.as_mut()) else {
             return;
         };
-        if plan.victims.remove(&victim) && plan.victims.is_empty() {
-            let (host, reservations) = (plan.host.clone(), std::mem::take(&mut plan.reservations));
-            let why = self.why_start(claimant);
-            self.start(claimant, &host, reservations, why);
+        if !plan.victims.remove(&victim) || !plan.victims.is_empty() {
+            return;
         }
+        let plan = plan.clone();
+        if self.still_fits(claimant, &plan) {
+            self.drop_claim(claimant);
+            self.occupy(claimant, plan.wake, &plan.host, plan.reservations, plan.why);
+        } else {
+            self.drop_plan(claimant);
+            self.touch(claimant);
+        }
+    }
+
+    /// Whether the room is there: a victim may have kept more than was expected.
+    fn still_fits(&self, claimant: &ModelId, plan: &Plan) -> bool {
+        let Some(host) = self.state.hosts.get(&plan.host) else { return false };
+        let scene = Scene { state: self.state, now: self.now, protected: BTreeSet::new() };
+        let sleeper = plan.wake.map(|id| self.state.engines.get(&id));
+        if sleeper.is_some_and(|engine| engine.is_none_or(|engine| engine.phase != EnginePhase::Sleeping)) {
+            return false;
+        }
+        plan.reservations.iter().all(|reservation| {
+            let Some(device) = host.devices.iter().find(|device| device.id == reservation.accelerator) else {
+                return false;
+            };
+            let kept = sleeper.flatten().map_or(0, |engine| engine.asleep_on(&device.id));
+            scene.free(host, device, claimant) >= reservation.bytes.saturating_sub(kept)
+        })
+    }
+
+    /// Takes a model's claim out of the books.
+    fn drop_claim(&mut self, id: &ModelId) -> Option<Plan> {
+        let plan = self.state.models.get_mut(id).and_then(|model| model.plan.take())?;
+        if let Some(host) = self.state.hosts.get_mut(&plan.host) {
+            host.plans.remove(id);
+        }
+        Some(plan)
     }
 
     /// Gives up a claim: what was only being drained for it serves on.
     pub(crate) fn drop_plan(&mut self, id: &ModelId) {
-        let Some(plan) = self.state.models.get_mut(id).and_then(|model| model.plan.take()) else { return };
-        if let Some(host) = self.state.hosts.get_mut(&plan.host) {
-            host.plans.remove(id);
-        }
+        let Some(plan) = self.drop_claim(id) else { return };
         for victim in plan.victims {
             let Some(engine) = self.state.engines.get_mut(&victim) else { continue };
             if engine.draining_for.as_ref() == Some(id) {
@@ -119,192 +214,10 @@ impl Step<'_> {
         }
         self.room_changed();
     }
-
-    pub(crate) fn choose(&self, model: &Model, aged: bool) -> Choice {
-        let mut best: Option<(HostId, Vec<Spot>)> = None;
-        let mut could_fit = false;
-        for (id, host) in &self.state.hosts {
-            if !eligible(host, model) {
-                continue;
-            }
-            could_fit = could_fit || fits_empty(host, model);
-            let Some(spots) = self.spots(host, model, aged) else { continue };
-            let better = best.as_ref().is_none_or(|(_, least)| cost(&spots) < cost(least));
-            if better {
-                best = Some((id.clone(), spots));
-            }
-        }
-        match best {
-            None if could_fit => Choice::Wait,
-            None => Choice::Never,
-            Some((host, spots)) => {
-                let victims: BTreeSet<EngineId> =
-                    spots.iter().flat_map(|spot| spot.victims.iter().copied()).collect();
-                let reservations = spots.into_iter().map(|spot| spot.reservation).collect();
-                if victims.is_empty() {
-                    Choice::Now { host, reservations }
-                } else {
-                    Choice::Evict { host, reservations, victims }
-                }
-            }
-        }
-    }
-
-    /// The cheapest accelerators of one host, or `None` if there are not enough.
-    fn spots(&self, host: &Host, model: &Model, aged: bool) -> Option<Vec<Spot>> {
-        let wanted = usize::try_from(model.needs.accelerators).ok()?;
-        let mut spots: Vec<Spot> =
-            host.devices.iter().filter_map(|device| self.spot(host, device, model, aged)).collect();
-        spots.sort_by_key(|spot| spot.cost);
-        spots.truncate(wanted);
-        (spots.len() == wanted).then_some(spots)
-    }
-
-    fn spot(&self, host: &Host, device: &Device, model: &Model, aged: bool) -> Option<Spot> {
-        let need = need_on(model, device);
-        if need > device.memory {
-            return None;
-        }
-        let free = self.free(host, device, &model.needs.id);
-        let reservation = Reservation { accelerator: device.id.clone(), bytes: need };
-        if free >= need {
-            let cost = (0, Timestamp(0), free - need);
-            return Some(Spot { reservation, victims: Vec::new(), cost });
-        }
-        if free.saturating_add(self.coming(host, device)) >= need {
-            // It is being freed already; taking more would evict for nothing.
-            return None;
-        }
-        let mut candidates: Vec<(EngineId, &Engine, u64)> = host
-            .engines
-            .iter()
-            .filter_map(|id| Some((*id, self.state.engines.get(id)?)))
-            .filter(|(_, engine)| self.may_evict(engine, aged))
-            .map(|(id, engine)| (id, engine, engine.bytes_on(&device.id)))
-            .filter(|(_, _, bytes)| *bytes > 0)
-            .collect();
-        candidates.sort_by_key(|(id, engine, _)| (engine.running.len(), engine.last_used, *id));
-        let mut gained = free;
-        let mut victims = Vec::new();
-        for (id, engine, bytes) in candidates {
-            if gained >= need {
-                break;
-            }
-            gained = gained.saturating_add(bytes);
-            victims.push((id, engine, bytes));
-        }
-        if gained < need {
-            return None;
-        }
-        // The last ones in may have made earlier ones unnecessary: spare the most recently used first.
-        for index in (0..victims.len()).rev() {
-            if let Some((_, _, bytes)) = victims.get(index)
-                && gained - bytes >= need
-            {
-                gained -= bytes;
-                victims.remove(index);
-            }
-        }
-        let busy = victims.iter().filter(|(_, engine, _)| !engine.running.is_empty()).count();
-        let newest = victims.iter().map(|(_, engine, _)| engine.last_used).max().unwrap_or_default();
-        let victims = victims.into_iter().map(|(id, _, _)| id).collect();
-        Some(Spot { reservation, victims, cost: (busy + 1, newest, gained - need) })
-    }
-
-    /// Bytes of the accelerator that are neither taken nor claimed by another model.
-    pub(crate) fn free(&self, host: &Host, device: &Device, except: &ModelId) -> u64 {
-        let taken: u64 = host
-            .engines
-            .iter()
-            .filter_map(|id| self.state.engines.get(id))
-            .map(|engine| engine.bytes_on(&device.id))
-            .sum();
-        let claimed: u64 = host
-            .plans
-            .iter()
-            .filter(|claimant| *claimant != except)
-            .filter_map(|claimant| self.state.models.get(claimant)?.plan.as_ref())
-            .map(|plan| {
-                let claim: u64 =
-                    plan.reservations.iter().filter(|r| r.accelerator == device.id).map(|r| r.bytes).sum();
-                // What its victims still hold is counted as taken already.
-                let held: u64 = plan
-                    .victims
-                    .iter()
-                    .filter_map(|victim| self.state.engines.get(victim))
-                    .map(|engine| engine.bytes_on(&device.id))
-                    .sum();
-                claim.saturating_sub(held)
-            })
-            .sum();
-        device.memory.saturating_sub(taken).saturating_sub(claimed)
-    }
-
-    /// Bytes that engines are giving back without anybody having claimed them.
-    fn coming(&self, host: &Host, device: &Device) -> u64 {
-        let claimed: BTreeSet<EngineId> = host
-            .plans
-            .iter()
-            .filter_map(|claimant| self.state.models.get(claimant)?.plan.as_ref())
-            .flat_map(|plan| plan.victims.iter().copied())
-            .collect();
-        host.engines
-            .iter()
-            .filter(|id| !claimed.contains(id))
-            .filter_map(|id| self.state.engines.get(id))
-            .filter(|engine| engine.phase == EnginePhase::Stopping)
-            .map(|engine| engine.bytes_on(&device.id))
-            .sum()
-    }
-
-    fn may_evict(&self, engine: &Engine, aged: bool) -> bool {
-        if engine.draining_for.is_some() {
-            return false;
-        }
-        let model = self.state.models.get(&engine.model);
-        if model.is_some_and(|model| model.needs.pin) {
-            return false;
-        }
-        let awaited = model.is_some_and(|model| !model.queue.is_empty());
-        match engine.phase {
-            // Nobody waits for it any more.
-            EnginePhase::Ordered | EnginePhase::Starting => !awaited,
-            EnginePhase::Stopping => false,
-            EnginePhase::Ready if engine.running.is_empty() => !awaited,
-            EnginePhase::Ready => aged && (engine.quota == 0 || !awaited),
-        }
-    }
 }
 
-impl Model {
+impl crate::books::Model {
     fn blocked_at(&self, now: Timestamp) -> bool {
         self.blocked.as_ref().is_some_and(|(until, _)| *until > now)
     }
-}
-
-fn cost(spots: &[Spot]) -> (usize, Timestamp, u64) {
-    spots.iter().fold((0, Timestamp(0), 0), |(busy, newest, rest), spot| {
-        (busy + spot.cost.0, newest.max(spot.cost.1), rest.saturating_add(spot.cost.2))
-    })
-}
-
-/// Bytes the model needs on one of its accelerators.
-pub(crate) fn need_on(model: &Model, device: &Device) -> u64 {
-    match model.needs.memory {
-        Some(bytes) => bytes.div_ceil(u64::from(model.needs.accelerators.max(1))),
-        None => device.memory,
-    }
-}
-
-/// Whether the host may run the model at all.
-pub(crate) fn eligible(host: &Host, model: &Model) -> bool {
-    !host.draining
-        && host.drivers.contains(&model.needs.driver)
-        && model.needs.labels.iter().all(|label| host.labels.contains(label))
-}
-
-/// Whether the model fits on the host with nothing else there.
-pub(crate) fn fits_empty(host: &Host, model: &Model) -> bool {
-    let enough = host.devices.iter().filter(|device| need_on(model, device) <= device.memory).count();
-    enough as u64 >= u64::from(model.needs.accelerators)
 }

@@ -2,12 +2,18 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
-use berth_wire::{Attempt, EngineId, Epoch, HostId, JobId, ModelId, Timestamp};
+use std::time::Duration;
+
+use berth_wire::{Attempt, EngineId, Epoch, HostId, JobId, KeyId, ModelId, SessionId, Timestamp};
 
 use crate::books::{Engine, Host, Job, JobPhase, JobView, Model, ModelView};
+use crate::demand::Demand;
 use crate::effect::Effect;
 use crate::event::Event;
+use crate::learn::Learned;
+use crate::lease::Held;
 use crate::policy::Policy;
+use crate::scene::Scene;
 use crate::timers::{Due, Timers};
 
 /// Everything the core knows.
@@ -21,7 +27,14 @@ pub struct State {
     pub(crate) hosts: BTreeMap<HostId, Host>,
     pub(crate) engines: BTreeMap<EngineId, Engine>,
     pub(crate) jobs: HashMap<JobId, Job>,
-    /// Models that want an engine and have none that will serve them.
+    pub(crate) leases: BTreeMap<(SessionId, ModelId), Held>,
+    /// What was measured, by model and accelerator.
+    pub(crate) profiles: BTreeMap<(ModelId, String), Learned>,
+    /// How long a job of any model takes (EWMA).
+    pub(crate) mean_service: Option<Duration>,
+    /// Jobs outstanding by API key.
+    pub(crate) of_key: BTreeMap<KeyId, usize>,
+    /// Models that may want an engine.
     pub(crate) wanting: BTreeSet<ModelId>,
     pub(crate) timers: Timers,
     pub(crate) settled: bool,
@@ -72,6 +85,10 @@ impl State {
             hosts: BTreeMap::new(),
             engines: BTreeMap::new(),
             jobs: HashMap::new(),
+            leases: BTreeMap::new(),
+            profiles: BTreeMap::new(),
+            mean_service: None,
+            of_key: BTreeMap::new(),
             wanting: BTreeSet::new(),
             timers,
             settled: false,
@@ -134,7 +151,7 @@ impl State {
 
     /// Every model with its queue and engines.
     #[must_use]
-    pub fn models(&self) -> Vec<ModelView> {
+    pub fn models(&self, now: Timestamp) -> Vec<ModelView> {
         self.models
             .values()
             .map(|model| {
@@ -145,6 +162,10 @@ impl State {
                     running: engines().map(|(_, engine)| engine.running.len()).sum(),
                     engines: engines().map(|(id, engine)| (id, engine.phase)).collect(),
                     error: model.blocked.as_ref().map(|(_, error)| error.message.clone()),
+                    wait_estimate_s: self
+                        .expected_wait(model, model.queue.len(), now)
+                        .map(|wait| wait.as_secs_f64()),
+                    leases: model.leases.len(),
                 }
             })
             .collect()
@@ -197,17 +218,17 @@ impl Step<'_> {
             Event::JobSubmitted(job) => self.job_submitted(&job),
             Event::JobCancelled(job) => self.job_cancelled(job),
             Event::JobStarted { job, attempt, engine } => self.job_started(job, attempt, engine),
-            Event::AttemptEnded { job, attempt, engine, end, usage: _ } => {
-                self.attempt_ended(job, attempt, engine, end);
+            Event::AttemptEnded { job, attempt, engine, end, usage } => {
+                self.attempt_ended(job, attempt, engine, end, usage);
             }
             Event::DispatchRefused { job, attempt, why } => self.dispatch_refused(job, attempt, &why),
-            Event::SleepRefused { .. }
-            | Event::Profiles(_)
-            | Event::LeaseAsked { .. }
-            | Event::LeaseReleased { .. }
-            | Event::LeasesRestored(_)
-            | Event::Hint { .. }
-            | Event::Timer => {}
+            Event::SleepRefused { engine, why } => self.sleep_refused(engine, &why),
+            Event::Profiles(profiles) => self.profiles(profiles),
+            Event::LeaseAsked { session, model, key, ttl } => self.lease_asked(session, model, key, ttl),
+            Event::LeaseReleased { session, model } => self.lease_released(&session, model.as_ref()),
+            Event::LeasesRestored(leases) => self.leases_restored(leases),
+            Event::Hint { session, model, due } => self.hinted(&session, &model, due),
+            Event::Timer => {}
         }
     }
 
@@ -217,6 +238,8 @@ impl Step<'_> {
                 Due::Idle(engine) => self.idle_due(engine),
                 Due::Deadline(job) => self.deadline_due(job),
                 Due::Place(model) => self.touch(&model),
+                Due::Lease(session, model) => self.lease_due(session, model),
+                Due::Hints(model) => self.hints_due(&model),
                 Due::Held(engine) => self.release_hold(engine),
                 Due::Settled => {
                     self.state.settled = true;
@@ -253,22 +276,29 @@ impl Step<'_> {
                 self.review(model);
             }
             let room = std::mem::take(&mut self.room_changed);
-            let mut turn: Vec<_> = self
-                .state
-                .wanting
-                .iter()
-                .filter(|model| room || touched.contains(*model))
-                .filter_map(|id| Some((self.state.models.get(id)?.oldest(), id.clone())))
-                .collect();
-            // Oldest waiting job first; a pin without jobs comes last.
-            turn.sort_by_key(|(oldest, id)| (oldest.is_none(), *oldest, id.clone()));
-            for (_, model) in turn {
+            for model in self.in_turn(|model| room || touched.contains(model)) {
                 self.place(&model);
             }
             if self.touched.is_empty() && !self.room_changed {
                 return;
             }
         }
+    }
+
+    /// Models that want an engine, in the order in which they are seen to.
+    fn in_turn(&self, concerned: impl Fn(&ModelId) -> bool) -> Vec<ModelId> {
+        let scene = Scene::new(self.state, self.now);
+        let mut turn: Vec<(Demand, ModelId)> = Vec::new();
+        let mut later = Vec::new();
+        for id in self.state.wanting.iter().filter(|id| concerned(id)) {
+            match scene.demand(id) {
+                Some(demand) => turn.push((demand, id.clone())),
+                // A hint that is not near yet.
+                None => later.push(id.clone()),
+            }
+        }
+        turn.sort_by(|(a, a_id), (b, b_id)| a.before(b).then_with(|| a_id.cmp(b_id)));
+        turn.into_iter().map(|(_, id)| id).chain(later).collect()
     }
 
     /// Brings `wanting` and the plan of a model up to date.
@@ -279,14 +309,18 @@ impl Step<'_> {
         };
         let served =
             model.engines.iter().filter_map(|engine| self.state.engines.get(engine)).any(Engine::serves);
-        let wanted = !model.queue.is_empty() || model.needs.pin;
-        if wanted && !served {
-            self.state.wanting.insert(id.clone());
+        let wanted = if served {
+            Scene::new(self.state, self.now).demand(id).is_some()
         } else {
-            self.state.wanting.remove(id);
-            if model.plan.is_some() {
-                self.drop_plan(id);
-            }
+            model.is_awaited() || model.needs.pin
+        };
+        if wanted {
+            self.state.wanting.insert(id.clone());
+            return;
+        }
+        self.state.wanting.remove(id);
+        if model.plan.is_some() {
+            self.drop_plan(id);
         }
     }
 }

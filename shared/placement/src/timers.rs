@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use berth_wire::{EngineId, JobId, ModelId, Timestamp};
+use berth_wire::{EngineId, JobId, ModelId, SessionId, Timestamp};
 
 /// What becomes due.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -15,6 +15,10 @@ pub(crate) enum Due {
     Place(ModelId),
     /// An engine whose host refused a dispatch may be tried again.
     Held(EngineId),
+    /// A lease may have run out.
+    Lease(SessionId, ModelId),
+    /// Hints of a model may have come to nothing.
+    Hints(ModelId),
     /// Hosts have had their time to report.
     Settled,
     /// Waiting jobs are told their places.

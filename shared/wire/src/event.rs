@@ -17,6 +17,8 @@ pub enum EventBody {
     HostLeft { host: HostId },
     EngineStarting { engine: EngineId, host: HostId, model: ModelId, why: String },
     EngineReady { engine: EngineId, host: HostId, model: ModelId, took_ms: Option<u64> },
+    EngineSleeping { engine: EngineId, host: HostId, model: ModelId, why: String },
+    EngineWaking { engine: EngineId, host: HostId, model: ModelId, why: String },
     EngineStopping { engine: EngineId, host: HostId, model: ModelId, why: String },
     EngineStopped { engine: EngineId, host: HostId, model: ModelId },
     EngineFailed { engine: EngineId, host: HostId, model: ModelId, message: String },
@@ -36,6 +38,8 @@ impl EventBody {
             Self::HostJoined { .. } | Self::HostLost { .. } | Self::HostLeft { .. } => "host",
             Self::EngineStarting { .. }
             | Self::EngineReady { .. }
+            | Self::EngineSleeping { .. }
+            | Self::EngineWaking { .. }
             | Self::EngineStopping { .. }
             | Self::EngineStopped { .. }
             | Self::EngineFailed { .. } => "engine",
@@ -57,6 +61,8 @@ impl EventBody {
             }
             Self::EngineStarting { engine, .. }
             | Self::EngineReady { engine, .. }
+            | Self::EngineSleeping { engine, .. }
+            | Self::EngineWaking { engine, .. }
             | Self::EngineStopping { engine, .. }
             | Self::EngineStopped { engine, .. }
             | Self::EngineFailed { engine, .. } => engine.to_string(),

@@ -8,6 +8,6 @@
     reason = "test code"
 )]
 
-mod first_policy;
 mod invariants;
+mod promises;
 mod world;

@@ -1,0 +1,167 @@
+//! The sleep tier: an evicted engine keeps its weights in host RAM while there is room, by Landlord credit.
+//!
+//! Each sleeper's credit is what waking saves over starting, a GiB of RAM; when RAM is needed, the sleeper with the
+//! least credit goes, and its credit becomes the floor that later ones start from (GreedyDual-Size, the form of
+//! Landlord for variable sizes; Young, "On-line file caching", Algorithmica 2002).
+
+use berth_wire::{EngineId, EventBody, HostId, Residency};
+
+use crate::books::{Engine, EnginePhase};
+use crate::effect::Effect;
+use crate::scene::Scene;
+use crate::state::Step;
+
+const GIB: f64 = (1u64 << 30) as f64;
+
+impl Step<'_> {
+    /// Evicts an engine that runs nothing: puts it to sleep if it can and host RAM allows, else stops it.
+    pub(crate) fn put_away(&mut self, id: EngineId, reason: String) {
+        let sleeps = {
+            let scene = Scene::new(self.state, self.now);
+            let engine = self.state.engines.get(&id);
+            engine.is_some_and(|engine| {
+                self.state.hosts.get(&engine.host).is_some_and(|host| scene.would_sleep(engine, host))
+            })
+        };
+        if sleeps && self.make_ram(id) {
+            self.fall_asleep(id, reason);
+        } else {
+            self.stop(id, reason);
+        }
+    }
+
+    /// Stops the sleepers of least credit until there will be RAM for one more.
+    fn make_ram(&mut self, id: EngineId) -> bool {
+        let Some(engine) = self.state.engines.get(&id) else { return false };
+        let (host_id, ram, model) = (engine.host.clone(), engine.ram(), engine.model.clone());
+        let Some(host) = self.state.hosts.get(&host_id) else { return false };
+        let kept =
+            |phase| matches!(phase, EnginePhase::FallingAsleep | EnginePhase::Sleeping | EnginePhase::Waking);
+        let engines = || host.engines.iter().filter_map(|id| Some((*id, self.state.engines.get(id)?)));
+        let mut held: u64 = engines().filter(|(_, e)| kept(e.phase)).map(|(_, e)| e.ram()).sum();
+        let mut sleepers: Vec<(f64, EngineId, u64)> = engines()
+            .filter(|(_, e)| e.phase == EnginePhase::Sleeping && !self.state.is_to_wake(e))
+            .map(|(id, e)| (e.credit, id, e.ram()))
+            .collect();
+        sleepers.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+        let (limit, mut floor) = (host.sleep_memory, host.credit_floor);
+        let mut goes = Vec::new();
+        for (credit, sleeper, bytes) in sleepers {
+            if held.saturating_add(ram) <= limit {
+                break;
+            }
+            held = held.saturating_sub(bytes);
+            floor = floor.max(credit);
+            goes.push(sleeper);
+        }
+        if held.saturating_add(ram) > limit {
+            return false;
+        }
+        if let Some(host) = self.state.hosts.get_mut(&host_id) {
+            host.credit_floor = floor;
+        }
+        for sleeper in goes {
+            self.stop(sleeper, format!("host RAM is needed for {model}"));
+        }
+        true
+    }
+
+    fn fall_asleep(&mut self, id: EngineId, reason: String) {
+        let Some(engine) = self.state.engines.get(&id) else { return };
+        let (host_id, model_id) = (engine.host.clone(), engine.model.clone());
+        let Some(host) = self.state.hosts.get(&host_id) else { return };
+        let saved = self.state.models.get(&model_id).map_or(0.0, |model| {
+            let device = host.devices.iter().find(|device| engine.awake_on(&device.id) > 0);
+            let start = self.state.start_cost(model, host, device);
+            start.saturating_sub(self.state.wake_cost(model, device)).as_secs_f64()
+        });
+        let credit = host.credit_floor + saved / (engine.ram() as f64 / GIB).max(1e-3);
+        let Some(engine) = self.state.engines.get_mut(&id) else { return };
+        engine.phase = EnginePhase::FallingAsleep;
+        engine.since = self.now;
+        engine.credit = credit;
+        engine.draining_for = None;
+        self.emit(Effect::Record(EventBody::EngineSleeping {
+            engine: id,
+            host: host_id.clone(),
+            model: model_id.clone(),
+            why: reason,
+        }));
+        self.send_to_sleep(&host_id);
+        self.touch(&model_id);
+    }
+
+    /// Sends those to sleep who wait for RAM that is there now.
+    pub(crate) fn send_to_sleep(&mut self, id: &HostId) {
+        let Some(host) = self.state.hosts.get(id) else { return };
+        let engines = || host.engines.iter().filter_map(|id| Some((*id, self.state.engines.get(id)?)));
+        let mut held: u64 = engines().filter(|(_, e)| e.in_ram).map(|(_, e)| e.ram()).sum();
+        let mut sent = Vec::new();
+        for (engine_id, engine) in
+            engines().filter(|(_, e)| e.phase == EnginePhase::FallingAsleep && !e.in_ram)
+        {
+            if held.saturating_add(engine.ram()) > host.sleep_memory {
+                break;
+            }
+            held = held.saturating_add(engine.ram());
+            sent.push(engine_id);
+        }
+        for engine in sent {
+            if let Some(entry) = self.state.engines.get_mut(&engine) {
+                entry.in_ram = true;
+            }
+            let reason = "its accelerator's memory is needed".to_owned();
+            self.emit(Effect::Sleep { engine, host: id.clone(), reason });
+        }
+    }
+
+    /// It sleeps: its accelerator's memory is free.
+    pub(crate) fn asleep(&mut self, id: EngineId) {
+        let Some(engine) = self.state.engines.get_mut(&id) else { return };
+        engine.phase = EnginePhase::Sleeping;
+        engine.asleep = true;
+        engine.in_ram = true;
+        engine.since = self.now;
+        engine.draining_for = None;
+        let (host, model) = (engine.host.clone(), engine.model.clone());
+        let plans = self.state.hosts.get(&host).map(|host| host.plans.clone()).unwrap_or_default();
+        for claimant in plans {
+            self.victim_gone(&claimant, id);
+        }
+        self.touch(&model);
+        self.room_changed();
+    }
+
+    /// Has a sleeping engine woken where there is room for it.
+    pub(crate) fn wake(&mut self, id: EngineId, why: String) {
+        let Some(engine) = self.state.engines.get_mut(&id) else { return };
+        engine.phase = EnginePhase::Waking;
+        engine.asleep = false;
+        engine.since = self.now;
+        engine.from = Residency::Sleeping;
+        let (model, host, reservations) =
+            (engine.model.clone(), engine.host.clone(), engine.reservations.clone());
+        self.emit(Effect::Wake { engine: id, model: model.clone(), host: host.clone(), reservations });
+        self.emit(Effect::Record(EventBody::EngineWaking { engine: id, host, model: model.clone(), why }));
+        self.state.wanting.remove(&model);
+        self.tell_queue(&model);
+        self.touch(&model);
+    }
+
+    /// A host did not put it to sleep: it is stopped instead.
+    pub(crate) fn sleep_refused(&mut self, id: EngineId, why: &str) {
+        if self.state.engines.get(&id).is_some_and(|engine| engine.phase == EnginePhase::FallingAsleep) {
+            if let Some(engine) = self.state.engines.get_mut(&id) {
+                engine.in_ram = false;
+            }
+            self.stop(id, format!("it could not be put to sleep: {why}"));
+        }
+    }
+}
+
+impl Engine {
+    /// It lies in host RAM, or is on its way there or back.
+    pub(crate) fn ram_held(&self) -> u64 {
+        if self.in_ram { self.ram() } else { 0 }
+    }
+}

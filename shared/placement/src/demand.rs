@@ -1,0 +1,134 @@
+//! Who: which models want an engine, and how much.
+
+use std::time::Duration;
+
+use berth_wire::{ModelId, Timestamp};
+
+use crate::books::Model;
+use crate::scene::Scene;
+
+/// Why a model wants an engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Cause {
+    /// Jobs wait.
+    Jobs,
+    /// It is pinned.
+    Pin,
+    /// Sessions hold leases on it.
+    Leases,
+    /// Sessions said that they will need it.
+    Hints,
+}
+
+/// What a model wants.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Demand {
+    pub(crate) cause: Cause,
+    /// Weight of those who wait: a second of delay costs so many weighted seconds.
+    pub(crate) weight: f64,
+    /// Weighted seconds they have waited.
+    pub(crate) waited: f64,
+    /// Part of that which counts: less where other engines of the model serve.
+    pub(crate) share: f64,
+    /// Its oldest job has waited past its limit, and there is no engine: since when.
+    pub(crate) aged: Option<Timestamp>,
+    /// When that will be so.
+    pub(crate) ages: Option<Timestamp>,
+    /// Seconds its queue takes on one engine.
+    pub(crate) backlog: f64,
+    /// Greater goes first among the same cause.
+    pub(crate) priority: f64,
+}
+
+impl Scene<'_> {
+    /// What the model wants now; `None`: nothing.
+    pub(crate) fn demand(&self, id: &ModelId) -> Option<Demand> {
+        let model = self.state.models.get(id)?;
+        let replicas = self.replicas(model);
+        if model.queue.is_empty() {
+            return if replicas == 0 { self.foreseen(model) } else { None };
+        }
+        if replicas > 0 && !self.wants_more(model, replicas) {
+            return None;
+        }
+        let age = model.oldest().map_or(Duration::ZERO, |oldest| self.now.since(oldest)).as_secs_f64();
+        let share = 1.0 / (replicas + 1) as f64;
+        let weight = model.queue.weight();
+        let ages = model.queue.limit().filter(|_| replicas == 0);
+        Some(Demand {
+            cause: Cause::Jobs,
+            weight,
+            waited: model.queue.waited(self.now),
+            share,
+            aged: ages.filter(|at| *at <= self.now),
+            ages,
+            backlog: self.backlog(model, 1),
+            priority: libm::sqrt(weight) * (age + 1.0) * share,
+        })
+    }
+
+    /// A queue that takes longer than a good part of a start is worth another engine.
+    fn wants_more(&self, model: &Model, replicas: usize) -> bool {
+        let policy = &self.state.policy;
+        let start = model.start_took.unwrap_or(policy.start_guess).as_secs_f64();
+        let enough = (start * policy.replica_share).max(policy.replica_backlog.as_secs_f64());
+        let allowed = model.needs.max_replicas.is_none_or(|most| (replicas as u64) < u64::from(most));
+        // Not on a guess of how long its jobs take.
+        allowed && model.service.is_some() && !self.loads(model) && self.backlog(model, replicas) > enough
+    }
+
+    /// What a model wants for whom nobody waits yet.
+    fn foreseen(&self, model: &Model) -> Option<Demand> {
+        let demand = Demand {
+            cause: Cause::Pin,
+            weight: 1.0,
+            waited: f64::INFINITY,
+            share: 1.0,
+            aged: None,
+            ages: None,
+            backlog: 0.0,
+            priority: 0.0,
+        };
+        if model.needs.pin {
+            return Some(demand);
+        }
+        if self.protected.contains(&model.needs.id) {
+            let since = self
+                .state
+                .leases
+                .values()
+                .filter(|held| held.lease.model == model.needs.id)
+                .map(|held| held.lease.since)
+                .min()?;
+            let waited = self.now.since(since).as_secs_f64();
+            return Some(Demand { cause: Cause::Leases, waited, priority: waited, ..demand });
+        }
+        let start = model.start_took.unwrap_or(self.state.policy.start_guess);
+        let due = model.hints.first_due()?;
+        if due > self.now.plus(start) {
+            return None;
+        }
+        let waited = model.hints.spared(start, self.now);
+        let weight = model.hints.count() as f64;
+        Some(Demand { cause: Cause::Hints, weight, waited, priority: waited, ..demand })
+    }
+
+    /// When a demand that is not there yet may be: a hint that comes near.
+    pub(crate) fn foreseen_at(&self, model: &Model) -> Option<Timestamp> {
+        let start = model.start_took.unwrap_or(self.state.policy.start_guess);
+        let due = model.hints.first_due()?;
+        let at = Timestamp(due.0.saturating_sub(u64::try_from(start.as_millis()).unwrap_or(0)));
+        (at > self.now).then_some(at)
+    }
+}
+
+impl Demand {
+    /// Who goes first: those past their limit, by their limit; then jobs by priority, pins, leases and hints.
+    pub(crate) fn before(&self, other: &Self) -> std::cmp::Ordering {
+        let aged = |demand: &Self| (demand.aged.is_none(), demand.aged);
+        aged(self)
+            .cmp(&aged(other))
+            .then(self.cause.cmp(&other.cause))
+            .then(other.priority.total_cmp(&self.priority))
+    }
+}

@@ -1,0 +1,77 @@
+//! Hints: a session says when it will need a model, and an engine may be loaded for it ahead of time.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use berth_wire::{ModelId, SessionId, Timestamp};
+
+use crate::state::Step;
+use crate::timers::Due;
+
+/// The hints of one model, one a session.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Hints {
+    by_session: BTreeMap<SessionId, Hint>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Hint {
+    said: Timestamp,
+    due: Timestamp,
+}
+
+impl Hints {
+    pub(crate) fn count(&self) -> usize {
+        self.by_session.len()
+    }
+
+    /// Arrivals a second that hints add to what is expected anyway.
+    pub(crate) fn rate(&self) -> f64 {
+        self.by_session.values().map(|hint| 1.0 / hint.due.since(hint.said).as_secs_f64().max(1.0)).sum()
+    }
+
+    /// Seconds of waiting that a start now would spare those who come: each at most the start itself.
+    pub(crate) fn spared(&self, start: Duration, now: Timestamp) -> f64 {
+        let start = start.as_secs_f64();
+        self.by_session.values().map(|hint| start.min(hint.due.since(now).as_secs_f64() + 1.0)).sum()
+    }
+
+    /// When the first is due.
+    pub(crate) fn first_due(&self) -> Option<Timestamp> {
+        self.by_session.values().map(|hint| hint.due).min()
+    }
+
+    /// The session has come, or will not.
+    pub(crate) fn forget(&mut self, session: &SessionId) -> bool {
+        self.by_session.remove(session).is_some()
+    }
+
+    fn expire(&mut self, before: Timestamp) {
+        self.by_session.retain(|_, hint| hint.due > before);
+    }
+}
+
+impl Step<'_> {
+    pub(crate) fn hinted(&mut self, session: &SessionId, model: &ModelId, due: Timestamp) {
+        let policy = &self.state.policy;
+        let grace = policy.hint_grace;
+        let of_session =
+            self.state.models.values().filter(|model| model.hints.by_session.contains_key(session)).count();
+        if of_session >= policy.hints_per_session {
+            return;
+        }
+        let Some(entry) = self.state.models.get_mut(model) else { return };
+        let hint = Hint { said: self.now, due: due.max(self.now) };
+        entry.hints.by_session.insert(session.clone(), hint);
+        self.state.timers.set(hint.due.plus(grace), Due::Hints(model.clone()));
+        self.touch(model);
+    }
+
+    pub(crate) fn hints_due(&mut self, model: &ModelId) {
+        let grace = self.state.policy.hint_grace;
+        let Some(entry) = self.state.models.get_mut(model) else { return };
+        let before = Timestamp(self.now.0.saturating_sub(u64::try_from(grace.as_millis()).unwrap_or(0)));
+        entry.hints.expire(before);
+        self.touch(model);
+    }
+}
