@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::simulate::{self, SimulateArgs};
+
 const EXAMPLES: &str = "\
 Examples:
   berth up                             everything on this machine; a simulated model answers at once
@@ -13,6 +15,7 @@ Examples:
   berth up --config my.toml            serve the models of a configuration file
   berth check my.toml                  see whether a configuration is right, and what it amounts to
   berth status                         hosts, engines and the queue
+  berth simulate --trace requests.csv --accelerators 4    what waits a fleet would have
 
 A fleet of several machines shares one nats-server (with JetStream). Each role runs on its own:
   berth scheduler --nats-url nats://nats.example:4222 --config fleet.toml
@@ -54,6 +57,9 @@ pub(crate) enum Command {
     Status(StatusArgs),
     /// Check a configuration: says what it amounts to, or points at what is wrong.
     Check(CheckArgs),
+    /// Run a trace of requests in virtual time: what waits would be under Berth, and under simpler rules.
+    #[command(after_help = simulate::EXAMPLES)]
+    Simulate(Box<SimulateArgs>),
     /// Turn a message of the bus (standard input) into JSON; payload bytes are shown as their number.
     ///
     /// For the NATS CLI: nats sub 'berth.v1.>' --translate 'berth translate {{Subject}}'

@@ -10,6 +10,7 @@ mod role;
 mod setup;
 mod signals;
 mod sim;
+mod simulate;
 mod status;
 mod table;
 mod translate;
@@ -49,6 +50,7 @@ fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Status(args) => setup::logs(logs, "error").and_then(|()| status::run(&args)),
         Command::Check(args) => check::run(&args),
         Command::Translate { .. } => translate::run(),
+        Command::Simulate(args) => simulate::run(&args),
         Command::SimEngine(args) => sim::run(args),
     }
 }

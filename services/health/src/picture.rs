@@ -225,6 +225,7 @@ mod tests {
             running: 0,
             draining,
             sleep_memory: 0,
+            sleep_spare: 0,
         };
         levels.hosts = Arc::new([("h".to_owned(), Arc::new(beat))].into());
         levels

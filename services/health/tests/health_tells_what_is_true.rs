@@ -67,6 +67,7 @@ mod tests {
             running: 0,
             draining: false,
             sleep_memory: 0,
+            sleep_spare: 0,
         };
         let info = until_ok("health is registered", PATIENCE, async || {
             ask(&bus, "$SRV.INFO.berth-health".into()).await

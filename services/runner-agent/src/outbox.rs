@@ -223,6 +223,7 @@ mod tests {
             running: 0,
             draining: false,
             sleep_memory: 0,
+            sleep_spare: 0,
         };
         Snapshot { beat, engines: Vec::new(), models: Vec::new(), running: Vec::new(), ended }
     }

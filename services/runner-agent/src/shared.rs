@@ -104,6 +104,7 @@ impl Shared {
             running: u32::try_from(self.books.borrow().count_running()).unwrap_or(u32::MAX),
             draining: self.draining.get(),
             sleep_memory: 0,
+            sleep_spare: 0,
         }
     }
 

@@ -72,6 +72,7 @@ pub(crate) fn snapshot(snapshot: Snapshot) -> Vec<Event> {
         labels: beat.labels,
         draining: beat.draining,
         sleep_memory: beat.sleep_memory,
+        sleep_spare: beat.sleep_spare,
     };
     let running = snapshot.running.into_iter().map(|r| (r.job, r.attempt, r.engine)).collect();
     let engines = snapshot.engines.into_iter().map(engine).collect();

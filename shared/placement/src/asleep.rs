@@ -4,7 +4,7 @@
 //! least credit goes, and its credit becomes the floor that later ones start from (GreedyDual-Size, the form of
 //! Landlord for variable sizes; Young, "On-line file caching", Algorithmica 2002).
 
-use berth_wire::{EngineId, EventBody, HostId, Residency};
+use berth_wire::{EngineId, EventBody, HostId, Residency, Timestamp};
 
 use crate::books::{Engine, EnginePhase};
 use crate::effect::Effect;
@@ -35,18 +35,21 @@ impl Step<'_> {
         let Some(engine) = self.state.engines.get(&id) else { return false };
         let (host_id, ram, model) = (engine.host.clone(), engine.ram(), engine.model.clone());
         let Some(host) = self.state.hosts.get(&host_id) else { return false };
-        let kept =
-            |phase| matches!(phase, EnginePhase::FallingAsleep | EnginePhase::Sleeping | EnginePhase::Waking);
         let engines = || host.engines.iter().filter_map(|id| Some((*id, self.state.engines.get(id)?)));
-        let mut held: u64 = engines().filter(|(_, e)| kept(e.phase)).map(|(_, e)| e.ram()).sum();
-        let mut sleepers: Vec<(f64, EngineId, u64)> = engines()
-            .filter(|(_, e)| e.phase == EnginePhase::Sleeping && !self.state.is_to_wake(e))
-            .map(|(id, e)| (e.credit, id, e.ram()))
+        // What is on its way back to its accelerator counts only as far as the spare does not hold it.
+        let leaves = |e: &Engine| e.phase == EnginePhase::Waking || self.state.is_to_wake(e);
+        let sleeps = |e: &Engine| matches!(e.phase, EnginePhase::FallingAsleep | EnginePhase::Sleeping);
+        let leaving: u64 = engines().filter(|(_, e)| leaves(e)).map(|(_, e)| e.ram()).sum();
+        let staying: u64 = engines().filter(|(_, e)| sleeps(e) && !leaves(e)).map(|(_, e)| e.ram()).sum();
+        let mut held = staying.saturating_add(leaving.saturating_sub(host.sleep_spare));
+        let mut sleepers: Vec<(f64, Timestamp, EngineId, u64)> = engines()
+            .filter(|(_, e)| e.phase == EnginePhase::Sleeping && !leaves(e))
+            .map(|(id, e)| (e.credit, e.since, id, e.ram()))
             .collect();
-        sleepers.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+        sleepers.sort_by(|a, b| a.0.total_cmp(&b.0).then((a.1, a.2).cmp(&(b.1, b.2))));
         let (limit, mut floor) = (host.sleep_memory, host.credit_floor);
         let mut goes = Vec::new();
-        for (credit, sleeper, bytes) in sleepers {
+        for (credit, _, sleeper, bytes) in sleepers {
             if held.saturating_add(ram) <= limit {
                 break;
             }
@@ -100,7 +103,7 @@ impl Step<'_> {
         for (engine_id, engine) in
             engines().filter(|(_, e)| e.phase == EnginePhase::FallingAsleep && !e.in_ram)
         {
-            if held.saturating_add(engine.ram()) > host.sleep_memory {
+            if held.saturating_add(engine.ram()) > host.sleep_memory.saturating_add(host.sleep_spare) {
                 break;
             }
             held = held.saturating_add(engine.ram());

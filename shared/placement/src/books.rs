@@ -254,6 +254,8 @@ pub(crate) struct Host {
     pub(crate) draining: bool,
     /// Host RAM for engines that sleep.
     pub(crate) sleep_memory: u64,
+    /// More of it, while one engine is exchanged for another.
+    pub(crate) sleep_spare: u64,
     /// The credit of the sleeper that was given up last.
     pub(crate) credit_floor: f64,
     /// Models that ran here: their weights are on its disk.

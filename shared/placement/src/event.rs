@@ -67,6 +67,8 @@ pub struct HostFacts {
     pub draining: bool,
     /// Host RAM for engines that sleep, in bytes.
     pub sleep_memory: u64,
+    /// More host RAM, for the moments in which one engine falls asleep so that another can wake.
+    pub sleep_spare: u64,
 }
 
 /// What an agent says of an engine.

@@ -8,10 +8,10 @@ use berth_wire::{ModelId, SessionId, Timestamp};
 use crate::state::Step;
 use crate::timers::Due;
 
-/// The hints of one model, one a session.
+/// The hints of one model.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Hints {
-    by_session: BTreeMap<SessionId, Hint>,
+    by_session: BTreeMap<SessionId, Vec<Hint>>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -21,33 +21,51 @@ struct Hint {
 }
 
 impl Hints {
+    fn all(&self) -> impl Iterator<Item = &Hint> {
+        self.by_session.values().flatten()
+    }
+
     pub(crate) fn count(&self) -> usize {
-        self.by_session.len()
+        self.all().count()
     }
 
     /// Arrivals a second that hints add to what is expected anyway.
     pub(crate) fn rate(&self) -> f64 {
-        self.by_session.values().map(|hint| 1.0 / hint.due.since(hint.said).as_secs_f64().max(1.0)).sum()
+        self.all().map(|hint| 1.0 / hint.due.since(hint.said).as_secs_f64().max(1.0)).sum()
     }
 
     /// Seconds of waiting that a start now would spare those who come: each at most the start itself.
     pub(crate) fn spared(&self, start: Duration, now: Timestamp) -> f64 {
         let start = start.as_secs_f64();
-        self.by_session.values().map(|hint| start.min(hint.due.since(now).as_secs_f64() + 1.0)).sum()
+        self.all().map(|hint| start.min(hint.due.since(now).as_secs_f64() + 1.0)).sum()
     }
 
     /// When the first is due.
     pub(crate) fn first_due(&self) -> Option<Timestamp> {
-        self.by_session.values().map(|hint| hint.due).min()
+        self.all().map(|hint| hint.due).min()
     }
 
-    /// The session has come, or will not.
-    pub(crate) fn forget(&mut self, session: &SessionId) -> bool {
-        self.by_session.remove(session).is_some()
+    /// A request of the session has come: the first of its hints has come true.
+    pub(crate) fn came_true(&mut self, session: &SessionId) {
+        let Some(hints) = self.by_session.get_mut(session) else { return };
+        let first = hints.iter().enumerate().min_by_key(|(_, hint)| hint.due).map(|(place, _)| place);
+        if let Some(place) = first {
+            hints.swap_remove(place);
+        }
+        if hints.is_empty() {
+            self.by_session.remove(session);
+        }
+    }
+
+    fn of_session(&self, session: &SessionId) -> usize {
+        self.by_session.get(session).map_or(0, Vec::len)
     }
 
     fn expire(&mut self, before: Timestamp) {
-        self.by_session.retain(|_, hint| hint.due > before);
+        self.by_session.retain(|_, hints| {
+            hints.retain(|hint| hint.due > before);
+            !hints.is_empty()
+        });
     }
 }
 
@@ -55,14 +73,13 @@ impl Step<'_> {
     pub(crate) fn hinted(&mut self, session: &SessionId, model: &ModelId, due: Timestamp) {
         let policy = &self.state.policy;
         let grace = policy.hint_grace;
-        let of_session =
-            self.state.models.values().filter(|model| model.hints.by_session.contains_key(session)).count();
+        let of_session: usize = self.state.models.values().map(|model| model.hints.of_session(session)).sum();
         if of_session >= policy.hints_per_session {
             return;
         }
         let Some(entry) = self.state.models.get_mut(model) else { return };
         let hint = Hint { said: self.now, due: due.max(self.now) };
-        entry.hints.by_session.insert(session.clone(), hint);
+        entry.hints.by_session.entry(session.clone()).or_default().push(hint);
         self.state.timers.set(hint.due.plus(grace), Due::Hints(model.clone()));
         self.touch(model);
     }

@@ -37,6 +37,7 @@ impl Step<'_> {
             labels: facts.labels,
             draining: facts.draining,
             sleep_memory: facts.sleep_memory,
+            sleep_spare: facts.sleep_spare,
             credit_floor: known.map_or(0.0, |host| host.credit_floor),
             ran: known.map(|host| host.ran.clone()).unwrap_or_default(),
             failed: known.map(|host| host.failed.clone()).unwrap_or_default(),

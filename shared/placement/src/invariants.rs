@@ -39,10 +39,10 @@ impl State {
             }
             let engines = || host.engines.iter().filter_map(|engine| self.engines.get(engine));
             let ram: u64 = engines().map(Engine::ram_held).sum();
-            if ram > host.sleep_memory {
+            let limit = host.sleep_memory.saturating_add(host.sleep_spare);
+            if ram > limit {
                 return Err(Violation(format!(
-                    "{ram} of {} bytes of host RAM are held by sleepers of {id}",
-                    host.sleep_memory
+                    "{ram} of {limit} bytes of host RAM are held by sleepers of {id}"
                 )));
             }
         }

@@ -78,7 +78,7 @@ impl Step<'_> {
         if let Some(model) = self.state.models.get_mut(&facts.model) {
             model.queue.push(id, waiting(&job, &self.state.policy));
             if let Some(session) = &facts.session {
-                model.hints.forget(session);
+                model.hints.came_true(session);
             }
         }
         self.state.jobs.insert(id, job);

@@ -119,7 +119,7 @@ impl<'a> Scene<'a> {
             let more = (start - self.state.wake_cost(model, device).as_secs_f64()).max(0.0);
             return rate * model.weight * more * more / 2.0;
         }
-        let horizon = self.drain(engine) + claim.start + claim.backlog.min(3.0 * claim.start) + back;
+        let horizon = self.drain(engine) + claim.start + claim.backlog.min(3.0 * start) + back;
         let arrivals = (rate + model.hints.rate()) * model.weight * horizon * horizon / 2.0;
         let waiting = model.queue.weight() * horizon;
         let leases = if self.protected.contains(&model.needs.id) {

@@ -69,6 +69,9 @@ pub struct HostBeat {
     /// Host RAM for engines that sleep, in bytes.
     #[serde(default)]
     pub sleep_memory: u64,
+    /// More host RAM, for the moments in which one engine falls asleep so that another can wake.
+    #[serde(default)]
+    pub sleep_spare: u64,
 }
 
 impl Message for HostBeat {

@@ -92,6 +92,7 @@ fn beat() -> HostBeat {
         running: 1,
         draining: false,
         sleep_memory: 0,
+        sleep_spare: 0,
     }
 }
 

@@ -164,6 +164,7 @@ impl Played {
             running: 0,
             draining: false,
             sleep_memory: 0,
+            sleep_spare: 0,
         };
         put_json(&hosts, self.host.as_str(), &beat).await.unwrap();
     }

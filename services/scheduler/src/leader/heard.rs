@@ -127,7 +127,7 @@ impl Handler<StatusAsked> for Leader {
             "epoch": self.carrier.epoch,
             "hosts": self.hosts.alive(),
             "outstanding": self.entries.len(),
-            "models": self.state.models(),
+            "models": self.state.models(self.clock.now()),
             "jobs": self.state.jobs(100, self.clock.now()),
         }))
     }

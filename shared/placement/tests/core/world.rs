@@ -127,6 +127,7 @@ impl World {
             labels: Vec::new(),
             draining: false,
             sleep_memory: 0,
+            sleep_spare: 0,
         };
         let mine: Vec<_> = self.engines.iter().filter(|(_, e)| e.host == *host).collect();
         let engines = mine.iter().map(|(id, engine)| facts_of(**id, engine, None)).collect();
