@@ -164,7 +164,7 @@ pub(crate) fn run(args: &SimulateArgs) -> Result<Exit, Failure> {
         per_host: args.per_host,
         sleep: args.sleep_tier.map(|engines| SleepTier { engines, wake: args.wake }),
         hints: args.hints.map(|lead| Hints { lead, share: args.hint_share, seed: args.seed }),
-        audit: false,
+        ..Setup::default()
     };
     if !args.json {
         println!("{}", heading(args, &workload));
