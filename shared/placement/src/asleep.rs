@@ -4,7 +4,7 @@
 //! least credit goes, and its credit becomes the floor that later ones start from (GreedyDual-Size, the form of
 //! Landlord for variable sizes; Young, "On-line file caching", Algorithmica 2002).
 
-use berth_wire::{EngineId, EventBody, HostId, Residency, Timestamp};
+use berth_wire::{EngineId, EventBody, HostId, ModelId, Residency, Timestamp};
 
 use crate::books::{Engine, EnginePhase};
 use crate::effect::Effect;
@@ -153,12 +153,36 @@ impl Step<'_> {
 
     /// A host did not put it to sleep: it is stopped instead.
     pub(crate) fn sleep_refused(&mut self, id: EngineId, why: &str) {
-        if self.state.engines.get(&id).is_some_and(|engine| engine.phase == EnginePhase::FallingAsleep) {
-            if let Some(engine) = self.state.engines.get_mut(&id) {
-                engine.in_ram = false;
-            }
-            self.stop(id, format!("it could not be put to sleep: {why}"));
+        let Some(engine) = self.state.engines.get_mut(&id) else { return };
+        if engine.phase != EnginePhase::FallingAsleep {
+            return;
         }
+        engine.in_ram = false;
+        if engine.running.is_empty() {
+            self.stop(id, format!("it could not be put to sleep: {why}"));
+        } else {
+            self.drain_instead(id);
+        }
+    }
+
+    /// An engine that was to fall asleep serves a job after all: it is drained for whoever wants its room.
+    pub(crate) fn drain_instead(&mut self, id: EngineId) {
+        let Some(engine) = self.state.engines.get(&id) else { return };
+        let (host, model) = (engine.host.clone(), engine.model.clone());
+        let claimant = self.state.hosts.get(&host).and_then(|host| {
+            let wants = |claimant: &&ModelId| {
+                let plan = self.state.models.get(*claimant).and_then(|model| model.plan.as_ref());
+                plan.is_some_and(|plan| plan.victims.contains(&id))
+            };
+            host.plans.iter().find(wants).cloned()
+        });
+        if let Some(engine) = self.state.engines.get_mut(&id) {
+            engine.phase = EnginePhase::Ready;
+            engine.since = self.now;
+            engine.draining_for = claimant;
+            engine.quota = 0;
+        }
+        self.touch(&model);
     }
 }
 

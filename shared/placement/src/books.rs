@@ -135,6 +135,8 @@ pub(crate) struct Plan {
     pub(crate) victims: BTreeSet<EngineId>,
     /// The sleeping engine that is woken then; `None`: a new one is started.
     pub(crate) wake: Option<EngineId>,
+    /// The victims are stopped: asleep they would keep too much.
+    pub(crate) stops: bool,
     /// Why there.
     pub(crate) why: String,
 }

@@ -5,7 +5,8 @@ use std::time::Duration;
 use berth_wire::{ModelId, Timestamp};
 
 use crate::books::Model;
-use crate::scene::Scene;
+use crate::scene::{Reach, Scene};
+use crate::site::Wish;
 
 /// Why a model wants an engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -63,7 +64,7 @@ impl Scene<'_> {
             aged: ages.filter(|at| *at <= self.now),
             ages,
             backlog: self.backlog(model, 1),
-            priority: libm::sqrt(weight) * (age + 1.0) * share,
+            priority: libm::pow(weight, self.state.policy.alpha) * (age + 1.0) * share,
         })
     }
 
@@ -93,15 +94,8 @@ impl Scene<'_> {
             return Some(demand);
         }
         if self.protected.contains(&model.needs.id) {
-            let since = self
-                .state
-                .leases
-                .values()
-                .filter(|held| held.lease.model == model.needs.id)
-                .map(|held| held.lease.since)
-                .min()?;
-            let waited = self.now.since(since).as_secs_f64();
-            return Some(Demand { cause: Cause::Leases, waited, priority: waited, ..demand });
+            // Its age does not count: nobody waits, and it would push out what others use again and again.
+            return Some(Demand { cause: Cause::Leases, waited: 0.0, ..demand });
         }
         let start = model.start_took.unwrap_or(self.state.policy.start_guess);
         let due = model.hints.first_due()?;
@@ -123,6 +117,15 @@ impl Scene<'_> {
 }
 
 impl Demand {
+    pub(crate) fn wish<'a>(&self, model: &'a Model) -> Wish<'a> {
+        let reach = match self.cause {
+            Cause::Leases => Reach::Unclaimed,
+            _ if self.aged.is_some() => Reach::Busy,
+            _ => Reach::Idle,
+        };
+        Wish { model, weight: self.weight, reach, backlog: self.backlog }
+    }
+
     /// Who goes first: those past their limit, by their limit; then jobs by priority, pins, leases and hints.
     pub(crate) fn before(&self, other: &Self) -> std::cmp::Ordering {
         let aged = |demand: &Self| (demand.aged.is_none(), demand.aged);

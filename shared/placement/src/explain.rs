@@ -6,8 +6,8 @@ use serde::Serialize;
 
 use crate::books::{EnginePhase, JobPhase, Model};
 use crate::demand::{Cause, Demand};
-use crate::scene::Scene;
-use crate::site::{Found, Site, eligible};
+use crate::scene::{Reach, Scene};
+use crate::site::{Found, Site, Wish, eligible};
 use crate::state::{State, Step};
 
 /// Why a job is where it is.
@@ -65,8 +65,10 @@ impl State {
         let (why, places, eta) = match job.phase {
             JobPhase::Running { engine, .. } => (format!("it runs on {engine}"), Vec::new(), Some(0.0)),
             JobPhase::Queued => {
-                let (weight, aged) = (model.queue.weight(), model.queue.limit().is_some_and(|at| at <= now));
-                let found = scene.find(model, weight, aged, scene.backlog(model, 1));
+                let aged = model.queue.limit().is_some_and(|at| at <= now);
+                let reach = if aged { Reach::Busy } else { Reach::Idle };
+                let (weight, backlog) = (model.queue.weight(), scene.backlog(model, 1));
+                let found = scene.find(&Wish { model, weight, reach, backlog });
                 let places =
                     found.best.iter().chain(&found.second).map(|site| scene.shown(site, weight)).collect();
                 let eta = self.expected_wait(model, position, now).map(|wait| wait.as_secs_f64());

@@ -16,7 +16,6 @@ pub(crate) struct Hints {
 
 #[derive(Debug, Clone, Copy)]
 struct Hint {
-    said: Timestamp,
     due: Timestamp,
 }
 
@@ -29,9 +28,9 @@ impl Hints {
         self.all().count()
     }
 
-    /// Arrivals a second that hints add to what is expected anyway.
-    pub(crate) fn rate(&self) -> f64 {
-        self.all().map(|hint| 1.0 / hint.due.since(hint.said).as_secs_f64().max(1.0)).sum()
+    /// Seconds of waiting that those who come lose if the model is away for so many seconds.
+    pub(crate) fn lost(&self, away: f64, now: Timestamp) -> f64 {
+        self.all().map(|hint| (away - hint.due.since(now).as_secs_f64()).max(0.0)).sum()
     }
 
     /// Seconds of waiting that a start now would spare those who come: each at most the start itself.
@@ -78,7 +77,7 @@ impl Step<'_> {
             return;
         }
         let Some(entry) = self.state.models.get_mut(model) else { return };
-        let hint = Hint { said: self.now, due: due.max(self.now) };
+        let hint = Hint { due: due.max(self.now) };
         entry.hints.by_session.entry(session.clone()).or_default().push(hint);
         self.state.timers.set(hint.due.plus(grace), Due::Hints(model.clone()));
         self.touch(model);

@@ -84,6 +84,12 @@ impl State {
             if !serves && !engine.running.is_empty() {
                 return Err(Violation(format!("engine {id} is {:?} while it serves", engine.phase)));
             }
+            if engine.draining_for.is_some() && engine.quota > 0 {
+                return Err(Violation(format!(
+                    "engine {id} is drained before it served the {} jobs that waited for it",
+                    engine.quota
+                )));
+            }
             let Some(host) = self.hosts.get(&engine.host) else {
                 return Err(Violation(format!("engine {id} is on a host that is gone")));
             };

@@ -207,6 +207,9 @@ impl Step<'_> {
         target.last_used = self.now;
         target.used = true;
         let model = target.model.clone();
+        if target.phase == EnginePhase::FallingAsleep && !target.in_ram {
+            self.drain_instead(engine);
+        }
         if !self.state.jobs.contains_key(&id) {
             self.asked_for(&model, Class::default());
         }
@@ -444,7 +447,9 @@ impl Step<'_> {
             return;
         }
         if let Some(claimant) = engine.draining_for.clone() {
-            self.put_away(id, format!("drained: {claimant} has waited too long for its room"));
+            let plan = self.state.models.get(&claimant).and_then(|model| model.plan.as_ref());
+            let stops = plan.is_none_or(|plan| plan.stops);
+            self.make_way(id, stops, format!("drained: {claimant} has waited too long for its room"));
             return;
         }
         if !self.state.wanting.is_empty() {

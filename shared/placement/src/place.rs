@@ -36,7 +36,8 @@ impl Scene<'_> {
             _ => ((demand.waited + demand.weight * site.delay()) * demand.share, self.state.policy.theta),
         };
         let missing = theta * site.loss - waited;
-        if missing <= 0.0 {
+        // Strictly more for a hint, so that two models that are hinted alike do not evict each other in turn.
+        if missing < 0.0 || (missing <= 0.0 && demand.cause != Cause::Hints) {
             return Timing::Now;
         }
         let seconds = missing / (demand.weight * demand.share).max(1e-6);
@@ -61,7 +62,7 @@ impl Step<'_> {
             self.look_at(id, at);
             return;
         };
-        let found = scene.find(model, demand.weight, demand.aged.is_some(), demand.backlog);
+        let found = scene.find(&demand.wish(model));
         match &found.best {
             Some(site) => match scene.timing(&demand, site) {
                 Timing::Now => {
@@ -128,6 +129,7 @@ impl Step<'_> {
                 reservations: site.reservations,
                 victims: site.victims,
                 wake: site.wake,
+                stops: site.stops,
                 why,
             });
         }
@@ -135,12 +137,20 @@ impl Step<'_> {
             let Some(engine) = self.state.engines.get_mut(&victim) else { continue };
             let victim_model = engine.model.clone();
             if engine.running.is_empty() {
-                self.put_away(victim, format!("evicted: {id} needs the memory"));
+                self.make_way(victim, site.stops, format!("evicted: {id} needs the memory"));
             } else {
                 engine.draining_for = Some(id.clone());
+                if self.state.models.get(&victim_model).is_none_or(|model| model.queue.is_empty()) {
+                    engine.quota = 0;
+                }
             }
             self.touch(&victim_model);
         }
+    }
+
+    /// Has an engine that runs nothing leave.
+    pub(crate) fn make_way(&mut self, victim: EngineId, stops: bool, reason: String) {
+        if stops { self.stop(victim, reason) } else { self.put_away(victim, reason) }
     }
 
     fn occupy(

@@ -34,6 +34,9 @@ pub struct Policy {
     pub key_queue_limit: usize,
     /// How often waiting jobs are told their place anew.
     pub tell_every: Duration,
+    /// How much the number of those who wait counts against the age of the oldest, in the order of models: 0: age
+    /// alone, 1: as much.
+    pub alpha: f64,
     /// An idle engine is evicted once the waiting of those who want its room is this share of what its own
     /// model is expected to lose.
     pub theta: f64,
@@ -82,6 +85,7 @@ impl Default for Policy {
             model_queue_limit: 20_000,
             key_queue_limit: 20_000,
             tell_every: Duration::from_secs(5),
+            alpha: 0.5,
             theta: 0.3,
             replica_share: 0.5,
             replica_backlog: Duration::from_secs(2),

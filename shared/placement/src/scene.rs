@@ -19,6 +19,17 @@ pub(crate) struct Scene<'a> {
     pub(crate) protected: BTreeSet<ModelId>,
 }
 
+/// Whose room a model may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// That of idle engines for which nobody waits, holds a lease or gave a hint.
+    Unclaimed,
+    /// That of idle engines.
+    Idle,
+    /// That of busy ones too, once they have served those who waited for them.
+    Busy,
+}
+
 /// What those who want room bring with them, as far as it bears on a victim's loss.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Claim {
@@ -120,23 +131,27 @@ impl<'a> Scene<'a> {
             return rate * model.weight * more * more / 2.0;
         }
         let horizon = self.drain(engine) + claim.start + claim.backlog.min(3.0 * start) + back;
-        let arrivals = (rate + model.hints.rate()) * model.weight * horizon * horizon / 2.0;
+        let arrivals = rate * model.weight * horizon * horizon / 2.0;
+        let hinted = model.hints.lost(horizon, self.now) * model.weight;
         let waiting = model.queue.weight() * horizon;
         let leases = if self.protected.contains(&model.needs.id) {
             model.leases.len() as f64 * self.state.policy.lease_weight * back
         } else {
             0.0
         };
-        arrivals + waiting + leases
+        arrivals + hinted + waiting + leases
     }
 
-    /// Whether the engine may be evicted; a busy one only for a model that has waited too long.
-    pub(crate) fn may_evict(&self, engine: &Engine, aged: bool) -> bool {
+    /// Whether the engine may be evicted.
+    pub(crate) fn may_evict(&self, engine: &Engine, reach: Reach) -> bool {
         if engine.draining_for.is_some() {
             return false;
         }
         let model = self.state.models.get(&engine.model);
         if model.is_some_and(|model| model.needs.pin) {
+            return false;
+        }
+        if reach == Reach::Unclaimed && model.is_some_and(Model::is_awaited) {
             return false;
         }
         let queued = model.is_some_and(|model| !model.queue.is_empty());
@@ -147,14 +162,15 @@ impl<'a> Scene<'a> {
             EnginePhase::Sleeping => !self.state.is_to_wake(engine),
             EnginePhase::Ready if engine.running.is_empty() => !queued,
             // Gated: what waited for it when it became ready is served first.
-            EnginePhase::Ready => aged && (engine.quota == 0 || !queued),
+            EnginePhase::Ready => reach == Reach::Busy && (engine.quota == 0 || !queued),
         }
     }
 
     /// Bytes of the accelerator that its eviction frees.
     pub(crate) fn frees(&self, engine: &Engine, host: &Host, device: &Device) -> u64 {
         let taken = engine.bytes_on(&device.id);
-        if self.would_sleep(engine, host) { taken - engine.asleep_on(&device.id) } else { taken }
+        let sleeps = engine.phase == EnginePhase::FallingAsleep || self.would_sleep(engine, host);
+        if sleeps { taken - engine.asleep_on(&device.id) } else { taken }
     }
 
     /// Bytes of the accelerator that are neither taken nor claimed by another model.
@@ -173,14 +189,17 @@ impl<'a> Scene<'a> {
             .map(|plan| {
                 let claim: u64 =
                     plan.reservations.iter().filter(|r| r.accelerator == device.id).map(|r| r.bytes).sum();
-                // What its victims still hold is counted as taken already.
-                let held: u64 = plan
+                // What its victims will give back is counted as taken already.
+                let coming: u64 = plan
                     .victims
                     .iter()
                     .filter_map(|victim| self.state.engines.get(victim))
-                    .map(|engine| engine.bytes_on(&device.id))
+                    .map(|engine| match plan.stops {
+                        true => engine.bytes_on(&device.id),
+                        false => self.frees(engine, host, device),
+                    })
                     .sum();
-                claim.saturating_sub(held)
+                claim.saturating_sub(coming)
             })
             .sum();
         device.memory.saturating_sub(taken).saturating_sub(claimed)

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use berth_wire::{EngineId, HostId, ModelId, Reservation};
 
 use crate::books::{Device, Engine, EnginePhase, Host, Model};
-use crate::scene::{Claim, Scene};
+use crate::scene::{Claim, Reach, Scene};
 
 /// Up to so many possible victims on an accelerator, every subset is weighed.
 const EXACT: usize = 10;
@@ -21,6 +21,8 @@ pub(crate) struct Site {
     pub(crate) victims: BTreeSet<EngineId>,
     /// The engine that is woken there; `None`: a new one is started.
     pub(crate) wake: Option<EngineId>,
+    /// The victims must be stopped: asleep they would keep too much.
+    pub(crate) stops: bool,
     /// Weighted seconds that the victims' models lose.
     pub(crate) loss: f64,
     /// Seconds until the victims have nothing left to do.
@@ -42,6 +44,16 @@ impl Site {
     }
 }
 
+/// Who looks for a place.
+pub(crate) struct Wish<'a> {
+    pub(crate) model: &'a Model,
+    /// Weight of those who wait.
+    pub(crate) weight: f64,
+    pub(crate) reach: Reach,
+    /// Seconds that its queue takes on one engine.
+    pub(crate) backlog: f64,
+}
+
 /// What came of looking.
 pub(crate) struct Found {
     /// The cheapest place now.
@@ -57,13 +69,15 @@ struct Spot<'a> {
     device: &'a Device,
     bytes: u64,
     victims: Vec<EngineId>,
+    stops: bool,
     loss: f64,
     drain: f64,
 }
 
 impl<'a> Scene<'a> {
-    /// Weighs every place for a model whose waiting jobs weigh so much.
-    pub(crate) fn find(&self, model: &'a Model, weight: f64, aged: bool, backlog: f64) -> Found {
+    /// Weighs every place.
+    pub(crate) fn find(&self, wish: &Wish<'a>) -> Found {
+        let model = wish.model;
         let mut found = Found { best: None, second: None, could_fit: false };
         for (id, host) in &self.state.hosts {
             if !eligible(host, model) {
@@ -79,11 +93,9 @@ impl<'a> Scene<'a> {
             let sleepers = self
                 .engines_of(model)
                 .filter(|(_, engine)| engine.host == *id && engine.phase == EnginePhase::Sleeping)
-                .filter_map(|(sleeper, engine)| {
-                    self.wake_site(id, host, model, sleeper, engine, aged, backlog)
-                });
-            for site in sleepers.chain(self.start_site(id, host, model, weight, aged, backlog)) {
-                found.offer(site, weight);
+                .filter_map(|(sleeper, engine)| self.wake_site(id, host, wish, sleeper, engine));
+            for site in sleepers.chain(self.start_site(id, host, wish)) {
+                found.offer(site, wish.weight);
             }
         }
         found
@@ -98,25 +110,17 @@ impl<'a> Scene<'a> {
     }
 
     /// The cheapest accelerators of one host for a new engine.
-    fn start_site(
-        &self,
-        id: &HostId,
-        host: &'a Host,
-        model: &Model,
-        weight: f64,
-        aged: bool,
-        backlog: f64,
-    ) -> Option<Site> {
+    fn start_site(&self, id: &HostId, host: &'a Host, wish: &Wish<'a>) -> Option<Site> {
+        let model = wish.model;
         let wanted = usize::try_from(model.needs.accelerators).ok()?;
         let mut spots: Vec<(f64, u64, f64, Spot<'a>)> = Vec::new();
         for device in &host.devices {
             let start = self.start_on(model, host, Some(device));
             let need = self.state.need_on(model, device);
-            let Some(spot) = self.spot(host, device, need, need, model, aged, Claim { start, backlog })
-            else {
+            let Some(spot) = self.spot(host, device, need, need, wish, start) else {
                 continue;
             };
-            let price = spot.loss + weight * (spot.drain + start);
+            let price = spot.loss + wish.weight * (spot.drain + start);
             spots.push((price, tie(model, id, device), start, spot));
         }
         // Of equal ones the tightest, so that large rooms stay whole; then by hash.
@@ -134,17 +138,15 @@ impl<'a> Scene<'a> {
     }
 
     /// What it takes to wake an engine where it sleeps.
-    #[expect(clippy::too_many_arguments, reason = "one caller; a struct would only rename them")]
     fn wake_site(
         &self,
         id: &HostId,
         host: &'a Host,
-        model: &Model,
+        wish: &Wish<'a>,
         sleeper: EngineId,
         engine: &Engine,
-        aged: bool,
-        backlog: f64,
     ) -> Option<Site> {
+        let model = wish.model;
         let mut spots = Vec::new();
         let first = engine.reservations.first()?;
         let device = host.devices.iter().find(|device| device.id == first.accelerator);
@@ -153,7 +155,7 @@ impl<'a> Scene<'a> {
             let device = host.devices.iter().find(|device| device.id == reservation.accelerator)?;
             let need = reservation.bytes.saturating_sub(engine.asleep_on(&device.id));
             let bytes = reservation.bytes;
-            spots.push(self.spot(host, device, need, bytes, model, aged, Claim { start, backlog })?);
+            spots.push(self.spot(host, device, need, bytes, wish, start)?);
         }
         let tie = device.map_or(0, |device| tie(model, id, device));
         Some(self.site(id, spots.into_iter(), start, Some(sleeper), tie))
@@ -172,6 +174,7 @@ impl<'a> Scene<'a> {
             reservations: Vec::new(),
             victims: BTreeSet::new(),
             wake,
+            stops: false,
             loss: 0.0,
             drain: 0.0,
             start,
@@ -183,6 +186,7 @@ impl<'a> Scene<'a> {
             if spot.victims.iter().any(|victim| !site.victims.contains(victim)) {
                 site.loss += spot.loss;
             }
+            site.stops |= spot.stops;
             site.victims.extend(spot.victims);
             site.drain = site.drain.max(spot.drain);
         }
@@ -190,46 +194,59 @@ impl<'a> Scene<'a> {
     }
 
     /// Room for `need` bytes on an accelerator: free, or freed by the victims that lose least.
-    #[expect(clippy::too_many_arguments, reason = "what the search depends on")]
     fn spot(
         &self,
         host: &Host,
         device: &'a Device,
         need: u64,
         bytes: u64,
-        model: &Model,
-        aged: bool,
-        claim: Claim,
+        wish: &Wish<'_>,
+        start: f64,
     ) -> Option<Spot<'a>> {
+        let claim = Claim { start, backlog: wish.backlog };
         if bytes > device.memory {
             return None;
         }
-        let free = self.free(host, device, &model.needs.id);
+        let free = self.free(host, device, &wish.model.needs.id);
         if free >= need {
-            return Some(Spot { device, bytes, victims: Vec::new(), loss: 0.0, drain: 0.0 });
+            return Some(Spot { device, bytes, victims: Vec::new(), stops: false, loss: 0.0, drain: 0.0 });
         }
         if free.saturating_add(self.coming(host, device)) >= need {
             // It is being freed already; taking more would evict for nothing.
             return None;
         }
-        let candidates: Vec<Candidate> = host
-            .engines
+        // Asleep if that frees enough.
+        [false, true].into_iter().find_map(|stops| {
+            let chosen = cheapest(self.candidates(host, device, wish, claim, stops), need - free)?;
+            let loss = chosen.iter().map(|c| c.loss).sum();
+            let drain = chosen.iter().map(|c| c.drain).fold(0.0, f64::max);
+            let victims = chosen.into_iter().map(|c| c.id).collect();
+            Some(Spot { device, bytes, victims, stops, loss, drain })
+        })
+    }
+
+    /// Engines that could go from an accelerator: stopped, or put to sleep where they can be.
+    fn candidates(
+        &self,
+        host: &Host,
+        device: &Device,
+        wish: &Wish<'_>,
+        claim: Claim,
+        stops: bool,
+    ) -> Vec<Candidate> {
+        host.engines
             .iter()
             .filter_map(|id| Some((*id, self.state.engines.get(id)?)))
-            .filter(|(_, engine)| engine.model != model.needs.id && self.may_evict(engine, aged))
+            .filter(|(_, engine)| engine.model != wish.model.needs.id && self.may_evict(engine, wish.reach))
             .map(|(id, engine)| Candidate {
                 id,
-                frees: self.frees(engine, host, device),
+                frees: if stops { engine.bytes_on(&device.id) } else { self.frees(engine, host, device) },
                 loss: self.loss(engine, host, claim),
                 drain: self.drain(engine),
                 last_used: engine.last_used.0,
             })
             .filter(|candidate| candidate.frees > 0)
-            .collect();
-        let chosen = cheapest(candidates, need - free)?;
-        let loss = chosen.iter().map(|c| c.loss).sum();
-        let drain = chosen.iter().map(|c| c.drain).fold(0.0, f64::max);
-        Some(Spot { device, bytes, victims: chosen.into_iter().map(|c| c.id).collect(), loss, drain })
+            .collect()
     }
 
     /// Whether the model fits on the host with nothing else there.

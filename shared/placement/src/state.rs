@@ -133,6 +133,12 @@ impl State {
         self.engines.contains_key(&engine)
     }
 
+    /// Whether the engine takes nothing new because another model needs its room.
+    #[must_use]
+    pub fn is_draining(&self, engine: EngineId) -> bool {
+        self.engines.get(&engine).is_some_and(|engine| engine.draining_for.is_some())
+    }
+
     /// Up to `limit` outstanding jobs, oldest first.
     #[must_use]
     pub fn jobs(&self, limit: usize, now: Timestamp) -> Vec<JobView> {

@@ -2,15 +2,17 @@
 
 use std::time::Duration;
 
-use berth_placement::{AttemptEnd, Policy, Refusal};
-use berth_wire::{EngineFailure, EngineState, HostId, JobId};
+use berth_placement::{AttemptEnd, Event, JobFacts, Policy, Refusal};
+use berth_wire::{Class, EngineFailure, EngineState, HostId, JobId};
 use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::TestRunner;
 
-use crate::world::{GIB, World, error, model};
+use crate::world::{GIB, World, error, job, model};
 
 #[derive(Debug, Clone)]
 enum Action {
-    Submit(u8),
+    Submit(u8, u8),
     Cancel(u8),
     Progress(u8),
     EngineReady(u8),
@@ -22,11 +24,21 @@ enum Action {
     HostLost(u8),
     HostJoins(u8),
     Wait(u16),
+    FallAsleep(u8),
+    Woken(u8),
+    SleepRefused(u8),
+    WakeRefused(u8),
+    Lease(u8, u8, u8),
+    Release(u8, Option<u8>),
+    Hint(u8, u8, u16),
+    Drain(u8),
+    Express(u8),
+    Snapshot(u8),
 }
 
 fn action() -> impl Strategy<Value = Action> {
     prop_oneof![
-        8 => any::<u8>().prop_map(Action::Submit),
+        8 => any::<(u8, u8)>().prop_map(|(n, who)| Action::Submit(n, who)),
         2 => any::<u8>().prop_map(Action::Cancel),
         8 => any::<u8>().prop_map(Action::Progress),
         4 => any::<u8>().prop_map(Action::EngineReady),
@@ -38,6 +50,16 @@ fn action() -> impl Strategy<Value = Action> {
         1 => any::<u8>().prop_map(Action::HostLost),
         2 => any::<u8>().prop_map(Action::HostJoins),
         3 => (0u16..20_000).prop_map(Action::Wait),
+        4 => any::<u8>().prop_map(Action::FallAsleep),
+        4 => any::<u8>().prop_map(Action::Woken),
+        1 => any::<u8>().prop_map(Action::SleepRefused),
+        1 => any::<u8>().prop_map(Action::WakeRefused),
+        1 => any::<(u8, u8, u8)>().prop_map(|(s, m, t)| Action::Lease(s, m, t)),
+        1 => any::<(u8, Option<u8>)>().prop_map(|(s, m)| Action::Release(s, m)),
+        1 => any::<(u8, u8, u16)>().prop_map(|(s, m, t)| Action::Hint(s, m, t)),
+        1 => any::<u8>().prop_map(Action::Drain),
+        1 => any::<u8>().prop_map(Action::Express),
+        1 => any::<u8>().prop_map(Action::Snapshot),
     ]
 }
 
@@ -48,9 +70,18 @@ fn pick<T: Clone>(from: &[T], n: u8) -> Option<T> {
 fn apply(world: &mut World, action: &Action, next: &mut u128) {
     let models: Vec<String> = world.models.keys().map(ToString::to_string).collect();
     match action {
-        Action::Submit(n) => {
+        Action::Submit(n, who) => {
             *next += 1;
-            world.submit(*next, &pick(&models, *n).unwrap());
+            let class = [Class::Interactive, Class::Standard, Class::Batch][usize::from(*who) % 3];
+            world.send(JobFacts {
+                arrival: world.now,
+                session: (who % 4 > 0).then(|| format!("s{}", who % 5).into()),
+                key: (who % 2 > 0).then(|| format!("k{}", who % 7).into()),
+                deadline: (who % 16 == 0).then(|| world.now.plus(Duration::from_secs(u64::from(*n)))),
+                class,
+                tokens: u64::from(*who) * 10,
+                ..job(*next, &pick(&models, *n).unwrap())
+            });
         }
         Action::Cancel(n) => {
             let open: Vec<JobId> =
@@ -93,7 +124,9 @@ fn apply(world: &mut World, action: &Action, next: &mut u128) {
             }
         }
         Action::DispatchRefused(n, busy) => {
-            if let Some((job, attempt, engine)) = pick(&world.running(), *n) {
+            let dispatched: Vec<_> =
+                world.running().into_iter().filter(|(job, ..)| world.jobs.contains(job)).collect();
+            if let Some((job, attempt, engine)) = pick(&dispatched, *n) {
                 world.engines.get_mut(&engine).unwrap().running.remove(&job);
                 let why = if *busy { Refusal::Busy } else { Refusal::Failed("x".into()) };
                 world.tell(berth_placement::Event::DispatchRefused { job, attempt, why });
@@ -112,8 +145,130 @@ fn apply(world: &mut World, action: &Action, next: &mut u128) {
                 world.join(&host);
             }
         }
+        Action::FallAsleep(n) => {
+            if let Some(id) = pick(&world.falling_asleep(), *n) {
+                world.asleep(id);
+            }
+        }
+        Action::Woken(n) => {
+            if let Some(id) = pick(&world.in_state(EngineState::Waking), *n) {
+                world.ready(id);
+            }
+        }
+        Action::SleepRefused(n) => {
+            if let Some(engine) = pick(&world.falling_asleep(), *n) {
+                world.engines.get_mut(&engine).unwrap().in_ram = false;
+                world.tell(Event::SleepRefused { engine, why: "x".into() });
+            }
+        }
+        Action::WakeRefused(n) => {
+            if let Some(engine) = pick(&world.in_state(EngineState::Waking), *n) {
+                // It sleeps on, and is stopped then.
+                world.engines.get_mut(&engine).unwrap().state = EngineState::Sleeping;
+                let failure = EngineFailure { message: "x".into(), permanent: false, was_ready: true };
+                world.tell(Event::StartRefused { engine, failure });
+            }
+        }
+        Action::Lease(session, model, ttl) => {
+            let model = pick(&models, *model).unwrap();
+            world.ask_lease(&format!("s{}", session % 5), &model, u64::from(*ttl));
+        }
+        Action::Release(session, model) => {
+            let model = model.and_then(|n| pick(&models, n)).map(|model| model.as_str().into());
+            world.tell(Event::LeaseReleased { session: format!("s{}", session % 5).as_str().into(), model });
+        }
+        Action::Hint(session, model, ms) => {
+            let due = world.now.plus(Duration::from_millis(u64::from(*ms) * 3));
+            let model = pick(&models, *model).unwrap().as_str().into();
+            world.tell(Event::Hint { session: format!("s{}", session % 5).as_str().into(), model, due });
+        }
+        Action::Drain(n) => {
+            let hosts: Vec<HostId> = world.hosts.keys().cloned().collect();
+            let host = pick(&hosts, *n).unwrap();
+            if !world.draining.remove(&host) {
+                world.draining.insert(host.clone());
+            }
+            if !world.down.contains(&host) {
+                world.repeat(&host);
+            }
+        }
+        Action::Snapshot(n) => {
+            let up: Vec<HostId> =
+                world.hosts.keys().filter(|host| !world.down.contains(*host)).cloned().collect();
+            if let Some(host) = pick(&up, *n) {
+                world.repeat(&host);
+            }
+        }
+        Action::Express(n) => {
+            let free = |e: &crate::world::Engine| {
+                e.state == EngineState::Ready && !e.in_ram && (e.running.len() as u32) < e.concurrency
+            };
+            let ready: Vec<_> = world.engines.iter().filter(|(_, e)| free(e)).map(|(id, _)| *id).collect();
+            if let Some(engine) = pick(&ready, *n)
+                && !world.state.is_draining(engine)
+            {
+                *next += 1;
+                world.express(JobId(*next), engine);
+            }
+        }
         Action::Wait(ms) => world.wait(Duration::from_millis(u64::from(*ms))),
     }
+}
+
+/// Two hosts, and models that fit together, alone, on two accelerators or not at all.
+fn fleet(ttl: Option<u64>, ram: (u64, u64)) -> World {
+    let policy = Policy { idle_ttl: ttl.map(Duration::from_secs), ..Policy::default() };
+    let mut gang = model("gang", 8 * GIB, 2);
+    gang.accelerators = 2;
+    let mut whole = model("whole", 0, 1);
+    whole.memory = None;
+    let models = vec![
+        model("a", 2 * GIB, 1),
+        model("b", 3 * GIB, 2),
+        model("c", 6 * GIB, 1),
+        model("huge", 99 * GIB, 1),
+        gang,
+        whole,
+    ];
+    World::with_ram(policy, &[(1, 8 * GIB), (2, 6 * GIB)], models, ram)
+}
+
+/// Everything that is down comes back, and every job is let run to its end.
+fn come_to_rest(world: &mut World) {
+    world.draining.clear();
+    for host in world.hosts.keys().cloned().collect::<Vec<_>>() {
+        if world.down.contains(&host) {
+            world.join(&host);
+        } else {
+            world.repeat(&host);
+        }
+    }
+    world.run_out();
+}
+
+/// So many events in all, in histories of a thousand; `BERTH_SOAK_EVENTS=1000000` for a long one.
+#[test]
+fn no_rule_breaks_in_a_long_run() {
+    let wanted: usize =
+        std::env::var("BERTH_SOAK_EVENTS").ok().and_then(|n| n.parse().ok()).unwrap_or(10_000);
+    let mut runner = TestRunner::deterministic();
+    let rams = [(0, 0), (7 * GIB, 0), (8 * GIB, 8 * GIB)];
+    let mut done = 0;
+    for round in 0.. {
+        let mut world = fleet((round % 2 == 0).then_some(20), rams[round % 3]);
+        let mut next = 0;
+        for _ in 0..1000 {
+            let action = action().new_tree(&mut runner).unwrap().current();
+            apply(&mut world, &action, &mut next);
+        }
+        come_to_rest(&mut world);
+        assert_eq!(world.verdicts.len(), world.jobs.len());
+        done += world.story_events;
+        if done >= wanted {
+            break;
+        }
+    }
+    println!("{done} events");
 }
 
 proptest! {
@@ -123,25 +278,14 @@ proptest! {
     fn every_rule_holds_and_every_job_ends_once(
         actions in prop::collection::vec(action(), 1..150),
         ttl in prop::option::of(1u64..30),
+        ram in prop_oneof![Just((0, 0)), Just((7 * GIB, 0)), Just((8 * GIB, 8 * GIB))],
     ) {
-        let policy = Policy { idle_ttl: ttl.map(Duration::from_secs), ..Policy::default() };
-        let mut gang = model("gang", 8 * GIB, 2);
-        gang.accelerators = 2;
-        let mut whole = model("whole", 0, 1);
-        whole.memory = None;
-        let models = vec![
-            model("a", 2 * GIB, 1), model("b", 3 * GIB, 2), model("c", 6 * GIB, 1),
-            model("huge", 99 * GIB, 1), gang, whole,
-        ];
-        let mut world = World::with(policy, &[(1, 8 * GIB), (2, 6 * GIB)], models);
+        let mut world = fleet(ttl, ram);
         let mut next = 0;
         for action in &actions {
             apply(&mut world, action, &mut next);
         }
-        for host in world.down.clone() {
-            world.join(&host);
-        }
-        world.run_out();
+        come_to_rest(&mut world);
         prop_assert_eq!(world.verdicts.len(), world.jobs.len());
     }
 }

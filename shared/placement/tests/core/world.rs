@@ -8,7 +8,8 @@ use berth_placement::{
 };
 use berth_wire::{
     Accelerator, AcceleratorKind, ApiError, Attempt, Class, Driver, EngineFailure, EngineId, EngineState,
-    Epoch, ErrorKind, HostId, JobId, ModelId, Reservation, Timestamp, Usage,
+    Epoch, ErrorKind, HostId, JobId, Lease, ModelId, Profile, Reservation, SessionId, SleepCost, Timestamp,
+    Usage,
 };
 
 pub const GIB: u64 = 1 << 30;
@@ -21,6 +22,11 @@ pub struct Engine {
     pub reservations: Vec<Reservation>,
     pub concurrency: u32,
     pub running: BTreeMap<JobId, Attempt>,
+    pub sleep: Option<SleepCost>,
+    /// It holds host RAM.
+    pub in_ram: bool,
+    /// Only its residue is left on its accelerators.
+    pub asleep: bool,
 }
 
 pub struct World {
@@ -28,13 +34,25 @@ pub struct World {
     pub now: Timestamp,
     pub models: BTreeMap<ModelId, ModelNeeds>,
     pub hosts: BTreeMap<HostId, (u32, u64)>,
+    /// Host RAM for sleepers: what may stay, and the spare; zero: no engine can sleep.
+    pub ram: (u64, u64),
     pub down: BTreeSet<HostId>,
+    pub draining: BTreeSet<HostId>,
     boots: u32,
+    boot_of: BTreeMap<HostId, String>,
     pub engines: BTreeMap<EngineId, Engine>,
     pub jobs: BTreeSet<JobId>,
     pub verdicts: BTreeMap<JobId, Verdict>,
     pub started: Vec<(ModelId, HostId)>,
+    /// What was told and what came of it, for people who look for a cause.
+    pub story: Vec<String>,
+    pub story_events: usize,
     pub told: usize,
+    pub woken: usize,
+    /// Leases that were handed out to be kept.
+    pub kept: BTreeMap<(SessionId, ModelId), Lease>,
+    pub refused: Vec<ApiError>,
+    pub learned: Vec<Profile>,
 }
 
 pub fn model(id: &str, memory: u64, concurrency: u32) -> ModelNeeds {
@@ -77,6 +95,10 @@ impl World {
     }
 
     pub fn with(policy: Policy, hosts: &[(u32, u64)], models: Vec<ModelNeeds>) -> Self {
+        Self::with_ram(policy, hosts, models, (0, 0))
+    }
+
+    pub fn with_ram(policy: Policy, hosts: &[(u32, u64)], models: Vec<ModelNeeds>, ram: (u64, u64)) -> Self {
         let now = Timestamp(1_000_000);
         let mut world = Self {
             state: State::new(policy, Epoch(1), now),
@@ -87,13 +109,22 @@ impl World {
                 .enumerate()
                 .map(|(n, shape)| (HostId::from(format!("h{n}")), *shape))
                 .collect(),
+            ram,
             down: BTreeSet::new(),
+            draining: BTreeSet::new(),
             boots: 0,
+            boot_of: BTreeMap::new(),
             engines: BTreeMap::new(),
             jobs: BTreeSet::new(),
             verdicts: BTreeMap::new(),
             started: Vec::new(),
+            story: Vec::new(),
+            story_events: 0,
             told: 0,
+            woken: 0,
+            kept: BTreeMap::new(),
+            refused: Vec::new(),
+            learned: Vec::new(),
         };
         world.tell(Event::Catalog(models));
         for host in world.hosts.keys().cloned().collect::<Vec<_>>() {
@@ -105,8 +136,21 @@ impl World {
     pub fn join(&mut self, host: &HostId) {
         self.boots += 1;
         self.down.remove(host);
-        let boot = format!("boot{}", self.boots);
+        self.boot_of.insert(host.clone(), format!("boot{}", self.boots));
+        self.repeat(host);
+    }
+
+    /// The host says once more all that is true there.
+    pub fn repeat(&mut self, host: &HostId) {
+        let boot = self.boot_of[host].clone();
         self.snapshot(host, boot);
+    }
+
+    /// The host took a job by the express lane.
+    pub fn express(&mut self, job: JobId, engine: EngineId) {
+        let attempt = Attempt::new(Epoch(9), u32::try_from(job.0).unwrap());
+        self.engines.get_mut(&engine).unwrap().running.insert(job, attempt);
+        self.tell(Event::JobStarted { job, attempt, engine });
     }
 
     pub fn snapshot(&mut self, host: &HostId, boot: String) {
@@ -125,9 +169,9 @@ impl World {
                 .collect(),
             drivers: vec![Driver::Process],
             labels: Vec::new(),
-            draining: false,
-            sleep_memory: 0,
-            sleep_spare: 0,
+            draining: self.draining.contains(host),
+            sleep_memory: self.ram.0,
+            sleep_spare: self.ram.1,
         };
         let mine: Vec<_> = self.engines.iter().filter(|(_, e)| e.host == *host).collect();
         let engines = mine.iter().map(|(id, engine)| facts_of(**id, engine, None)).collect();
@@ -145,10 +189,74 @@ impl World {
     }
 
     pub fn submit(&mut self, n: u128, model: &str) -> JobId {
-        let id = JobId(n);
+        self.send(JobFacts { arrival: self.now, ..job(n, model) })
+    }
+
+    pub fn send(&mut self, job: JobFacts) -> JobId {
+        let id = job.id;
         self.jobs.insert(id);
-        self.tell(Event::JobSubmitted(JobFacts { arrival: self.now, ..job(n, model) }));
+        self.tell(Event::JobSubmitted(job));
         id
+    }
+
+    pub fn ask_lease(&mut self, session: &str, model: &str, ttl: u64) {
+        let ttl = Duration::from_secs(ttl);
+        self.tell(Event::LeaseAsked { session: session.into(), model: model.into(), key: None, ttl });
+    }
+
+    /// It has fallen asleep as it was told.
+    pub fn asleep(&mut self, id: EngineId) {
+        if let Some(engine) = self.engines.get_mut(&id) {
+            engine.asleep = true;
+        }
+        self.engine_is(id, EngineState::Sleeping);
+    }
+
+    fn engine_is(&mut self, id: EngineId, state: EngineState) {
+        let Some(engine) = self.engines.get_mut(&id) else { return };
+        engine.state = state;
+        let (host, facts) = (engine.host.clone(), facts_of(id, engine, None));
+        self.tell(Event::EngineChanged { host, engine: facts });
+    }
+
+    /// Engines that were told to fall asleep and have not yet.
+    pub fn falling_asleep(&self) -> Vec<EngineId> {
+        let falls = |e: &Engine| e.in_ram && e.state == EngineState::Ready;
+        self.engines.iter().filter(|(_, e)| falls(e)).map(|(id, _)| *id).collect()
+    }
+
+    /// Bytes taken of an accelerator; those of an engine that sleeps are its residue.
+    fn taken(&self, host: &HostId, accelerator: &str) -> u64 {
+        let engines = self.engines.values().filter(|e| e.host == *host);
+        engines
+            .flat_map(|engine| engine.reservations.iter().map(move |r| (engine, r)))
+            .filter(|(_, r)| r.accelerator.as_str() == accelerator)
+            .map(|(engine, r)| match engine.sleep {
+                Some(sleep) if engine.asleep => sleep.residue.min(r.bytes),
+                _ => r.bytes,
+            })
+            .sum()
+    }
+
+    /// The last of the story.
+    fn told(&self) -> String {
+        self.story[self.story.len().saturating_sub(390)..].join("\n")
+    }
+
+    fn check_memory(&self) {
+        for (host, (count, memory)) in &self.hosts {
+            for n in 0..*count {
+                let taken = self.taken(host, &format!("gpu{n}"));
+                assert!(
+                    taken <= *memory,
+                    "{taken} of {memory} bytes taken on gpu{n} of {host}: {}",
+                    self.told()
+                );
+            }
+            let asleep = self.engines.values().filter(|e| e.host == *host && e.in_ram);
+            let ram: u64 = asleep.filter_map(|e| e.sleep).map(|sleep| sleep.ram).sum();
+            assert!(ram <= self.ram.0 + self.ram.1, "{ram} bytes of host RAM taken on {host}");
+        }
     }
 
     pub fn cancel(&mut self, job: JobId) {
@@ -176,10 +284,10 @@ impl World {
     }
 
     pub fn ready(&mut self, id: EngineId) {
-        let Some(engine) = self.engines.get_mut(&id) else { return };
-        engine.state = EngineState::Ready;
-        let (host, facts) = (engine.host.clone(), facts_of(id, engine, None));
-        self.tell(Event::EngineChanged { host, engine: facts });
+        if let Some(engine) = self.engines.get_mut(&id) {
+            engine.in_ram = false;
+        }
+        self.engine_is(id, EngineState::Ready);
     }
 
     /// The engine ends: stopped as asked, or failed.
@@ -207,7 +315,11 @@ impl World {
     pub fn progress(&mut self) -> bool {
         if let Some(id) = self.in_state(EngineState::Stopping).first() {
             self.gone(*id, None);
-        } else if let Some(id) = self.in_state(EngineState::Starting).first() {
+        } else if let Some(id) = self.falling_asleep().first() {
+            self.asleep(*id);
+        } else if let Some(id) =
+            self.in_state(EngineState::Starting).iter().chain(&self.in_state(EngineState::Waking)).next()
+        {
             self.ready(*id);
         } else if let Some((job, attempt, engine)) = self.running().first() {
             self.finish(*job, *attempt, *engine, AttemptEnd::Completed);
@@ -228,20 +340,45 @@ impl World {
             }
         }
         panic!(
-            "{} of {} jobs never ended; the rest: {:?}",
+            "{} of {} jobs never ended; the rest: {:#?}; engines: {:?}; {}",
             self.jobs.len() - self.verdicts.len(),
             self.jobs.len(),
-            self.state.jobs(5, self.now)
+            self.state
+                .jobs(2, self.now)
+                .into_iter()
+                .map(|view| self.state.explain(view.job, self.now))
+                .collect::<Vec<_>>(),
+            (&self.engines, self.state.models(self.now)),
+            self.told(),
         );
     }
 
     pub fn tell(&mut self, event: Event) {
         let told = format!("{event:?}");
+        self.story_events += 1;
+        if self.story.len() > 400 {
+            self.story.drain(..200);
+        }
+        self.story.push(told.clone());
+        let drained: BTreeSet<EngineId> =
+            self.engines.keys().copied().filter(|id| self.state.is_draining(*id)).collect();
         let effects = step(&mut self.state, event, self.now);
         let mut cancels = Vec::new();
         for effect in effects {
+            if let Effect::Dispatch { engine, .. } = &effect
+                && drained.contains(engine)
+            {
+                assert!(
+                    !self.state.is_draining(*engine),
+                    "dispatched to an engine that is drained, after {told}"
+                );
+            }
+            if !matches!(effect, Effect::Tell { .. } | Effect::Record(_)) {
+                self.story.push(format!("    {effect:?}"));
+            }
             self.carry_out(effect, &mut cancels);
         }
+        self.check_memory();
         if let Err(violation) = self.state.check() {
             panic!("{violation} after {told}");
         }
@@ -262,24 +399,11 @@ impl World {
             }
             Effect::Start { engine, model, host, reservations } => {
                 assert!(!self.down.contains(&host), "started on a host that is lost");
-                let (count, memory) = self.hosts[&host];
                 let spans: BTreeSet<_> = reservations.iter().map(|r| &r.accelerator).collect();
                 assert_eq!(spans.len() as u32, self.models[&model].accelerators);
-                for n in 0..count {
-                    let id = format!("gpu{n}").into();
-                    let taken: u64 = self
-                        .engines
-                        .values()
-                        .filter(|e| e.host == host)
-                        .flat_map(|e| &e.reservations)
-                        .chain(&reservations)
-                        .filter(|r| r.accelerator == id)
-                        .map(|r| r.bytes)
-                        .sum();
-                    assert!(taken <= memory, "{taken} of {memory} bytes taken on {id} of {host}");
-                }
                 let concurrency = self.models[&model].concurrency;
                 self.started.push((model.clone(), host.clone()));
+                let memory = reservations.iter().map(|r| r.bytes).sum();
                 self.engines.insert(
                     engine,
                     Engine {
@@ -289,6 +413,9 @@ impl World {
                         reservations,
                         concurrency,
                         running: BTreeMap::new(),
+                        sleep: (self.ram.0 > 0).then_some(SleepCost { ram: memory, residue: memory / 16 }),
+                        in_ram: false,
+                        asleep: false,
                     },
                 );
             }
@@ -309,13 +436,29 @@ impl World {
                 assert!(!self.verdicts.contains_key(&job), "told a job that has ended");
                 self.told += 1;
             }
-            Effect::Sleep { .. } | Effect::Wake { .. } => panic!("no engine here can sleep"),
-            Effect::LeaseKept(_)
-            | Effect::LeaseEnded { .. }
-            | Effect::LeaseRefused { .. }
-            | Effect::Learned(_)
-            | Effect::AttemptLost { .. }
-            | Effect::Record(_) => {}
+            Effect::Sleep { engine, .. } => {
+                let there = self.engines.get_mut(&engine).expect("put an engine to sleep that is gone");
+                assert!(there.running.is_empty(), "put an engine to sleep that serves");
+                assert_eq!(there.state, EngineState::Ready);
+                assert!(there.sleep.is_some() && !there.in_ram);
+                there.in_ram = true;
+            }
+            Effect::Wake { engine, .. } => {
+                let there = self.engines.get_mut(&engine).expect("woke an engine that is gone");
+                assert_eq!(there.state, EngineState::Sleeping);
+                there.state = EngineState::Waking;
+                there.asleep = false;
+                self.woken += 1;
+            }
+            Effect::LeaseKept(lease) => {
+                self.kept.insert((lease.session.clone(), lease.model.clone()), lease);
+            }
+            Effect::LeaseEnded { session, model } => {
+                assert!(self.kept.remove(&(session, model)).is_some(), "a lease ended that was not kept");
+            }
+            Effect::LeaseRefused { error, .. } => self.refused.push(error),
+            Effect::Learned(profile) => self.learned.push(profile),
+            Effect::AttemptLost { .. } | Effect::Record(_) => {}
         }
     }
 }
@@ -329,7 +472,7 @@ fn facts_of(id: EngineId, engine: &Engine, failure: Option<EngineFailure>) -> En
         concurrency: engine.concurrency,
         failure,
         start_took: (engine.state == EngineState::Ready).then_some(Duration::from_secs(3)),
-        sleep: None,
+        sleep: engine.sleep,
         peak_memory: None,
     }
 }
