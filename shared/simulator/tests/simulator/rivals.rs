@@ -76,6 +76,15 @@ fn the_clairvoyant_lets_a_job_wait_where_evicting_would_cost_more() {
 }
 
 #[test]
+fn what_arrives_as_an_engine_falls_idle_is_still_served_by_it() {
+    // A ends at 20, just as another A comes; B has waited since 5 and loads from 21 on.
+    let jobs = workload(&[(0, 0, 10_000), (5000, 1, 1000), (20_000, 0, 1000)]);
+    for policy in [Policy::LlamaSwap, Policy::Pooled] {
+        assert_eq!(sums(&run(policy, &jobs, &setup(1, 1, 10))), (10.0 + 26.0 + 0.0, 2));
+    }
+}
+
+#[test]
 fn slots_are_all_used_and_no_more() {
     let jobs = workload(&[(0, 0, 5000); 5]);
     for policy in Policy::ALL.into_iter().filter(|policy| !matches!(policy, Policy::Bound)) {
