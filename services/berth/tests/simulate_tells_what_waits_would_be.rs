@@ -1,6 +1,6 @@
 //! `berth simulate` as it is typed.
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by it")]
+#![expect(clippy::unwrap_used, reason = "a test fails by it")]
 
 use std::path::PathBuf;
 use std::process::{Command, Output};
