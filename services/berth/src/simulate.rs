@@ -16,22 +16,24 @@ use crate::exit::{Exit, Failure};
 
 /// What `--help` ends with.
 pub(crate) const EXAMPLES: &str = "\
-A trace is CSV with the columns arrival_s,session,model,prompt_tokens,output_tokens. Each accelerator holds one
-model at a time. A job takes overhead + prompt/prefill + output/decode once it has a slot; its wait is from its
-arrival to that slot. The same trace, options and seed give the same numbers on every machine. No engine is
-started, no NATS is needed.
+A trace is CSV with the columns arrival_s,session,model,prompt_tokens,output_tokens. Each
+accelerator holds one model at a time. Once it has a slot, a job takes overhead + prompt/prefill +
+output/decode; its wait is from its arrival to that slot. The same trace, options and seed give the
+same numbers on every machine. No engine is started and no NATS is needed.
 
 Policies:
   berth        the scheduling core of this program, as it would decide in service
   fifo         one queue, strictly in order of arrival
-  ollama       Ollama's rule: what is loaded is served at once, a job that needs a load holds up those behind it
-  llama-swap   llama-swap's rule: each model has a fixed accelerator, which serves a model until nothing of it waits
+  ollama       Ollama's rule: a job whose model is loaded is served, one that needs a load holds up
+               all that come after it
+  llama-swap   llama-swap's rule: each model has its accelerator, which serves a model until
+               nothing of it waits
   pooled       the same, but any idle accelerator takes the model that has waited longest
   clairvoyant  a rule that knows all arrivals to come
   bound        no start costs anything: what remains is the wait for a free slot
 
 Examples:
-  berth simulate --trace docs/traces/sample.csv --accelerators 8
+  berth simulate --trace docs/traces/sample.csv --accelerators 12
   berth simulate --trace requests.csv --accelerators 4 --policy berth,ollama,llama-swap
   berth simulate --trace requests.csv --accelerators 4 --load 45s --sleep-tier 4 --wake 3s
   berth simulate --trace requests.csv --accelerators 4 --hints 20s --hint-share 0.5 --seed 7
@@ -60,7 +62,7 @@ const fn all_named() -> [Named; 7] {
 /// Options of `simulate`.
 #[derive(Debug, Args)]
 pub(crate) struct SimulateArgs {
-    /// The trace.
+    /// The trace: a CSV file of requests.
     #[arg(long, value_name = "FILE")]
     trace: PathBuf,
     /// Who decides; several give several rows.
@@ -182,7 +184,10 @@ pub(crate) fn run(args: &SimulateArgs) -> Result<Exit, Failure> {
 
 fn workload(args: &SimulateArgs) -> Result<Workload, Failure> {
     let path = &args.trace;
-    let file = File::open(path).map_err(|source| Failure::File { path: path.clone(), source })?;
+    let file = File::open(path).map_err(|source| {
+        let path = path.display();
+        Failure::Input(format!("cannot open {path}: {source}; --trace names a CSV file of requests"))
+    })?;
     let wrong = |error: &dyn std::error::Error| Failure::Input(format!("{}: {error}", path.display()));
     let trace = read_trace(BufReader::new(file)).map_err(|error| wrong(&error))?;
     let selection = Selection {

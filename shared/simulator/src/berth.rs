@@ -329,3 +329,28 @@ fn arrival(job: &Job) -> Timestamp {
 fn service(job: &Job) -> Duration {
     Duration::from_millis(millis(job.service).max(1))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_that_can_never_run_is_an_error_that_names_it() {
+        let job = Job {
+            index: 0,
+            arrival: 5_000_000,
+            model: 0,
+            session: 0,
+            service: 1,
+            prompt_tokens: 1,
+            output_tokens: 1,
+            line: 2,
+        };
+        let workload = Workload { jobs: vec![job], models: vec!["m".into()], sessions: vec!["s".into()] };
+        let nowhere = Setup { accelerators: 0, ..Setup::default() };
+        let (at, fault) = run(&workload, &nowhere, &mut |_| {}).unwrap_err();
+        assert!(at >= 5_000_000, "{at}");
+        let named = "the job of line 2 (model m, session s, arrived at 5 s)";
+        assert!(fault.to_string().starts_with(named), "{fault}");
+    }
+}

@@ -65,7 +65,9 @@ pub enum SimulateError {
         what: &'static str,
     },
     /// A rival rule left a job waiting.
-    #[error("{policy}: {job} never started, which is a bug of the rule or of the simulator")]
+    #[error(
+        "{policy}: {job} never started after it had arrived; this is a bug of the rule or of the simulator"
+    )]
     NeverStarted {
         /// Which rule.
         policy: &'static str,
@@ -100,7 +102,6 @@ pub fn simulate(
             return Err(SimulateError::Zero { what });
         }
     }
-    let mut clairvoyant;
     let mut rule: Box<dyn Rival> = match policy {
         Policy::Berth => {
             let (waits, swaps) = berth::run(workload, setup, started)
@@ -111,10 +112,7 @@ pub fn simulate(
         Policy::Ollama => Box::new(Ollama::default()),
         Policy::LlamaSwap => Box::new(Exhaustive::at_home(workload, setup.accelerators)),
         Policy::Pooled => Box::new(Exhaustive::pooled()),
-        Policy::Clairvoyant => {
-            clairvoyant = Clairvoyant::new(workload);
-            Box::new(&mut clairvoyant)
-        }
+        Policy::Clairvoyant => Box::new(Clairvoyant::new(workload)),
         Policy::Bound => Box::new(Bound::default()),
     };
     let (starts, swaps) = rivals::run(workload, setup, &mut *rule, started);
@@ -122,9 +120,10 @@ pub fn simulate(
         .jobs
         .iter()
         .zip(starts)
-        .map(|(job, start)| match start {
-            Some(start) => Ok(start - job.arrival),
-            None => Err(SimulateError::NeverStarted { policy: policy.name(), job: describe(job, workload) }),
+        .map(|(job, start)| {
+            start.and_then(|start| start.checked_sub(job.arrival)).ok_or_else(|| {
+                SimulateError::NeverStarted { policy: policy.name(), job: describe(job, workload) }
+            })
         })
         .collect();
     Ok(Outcome::of(policy.name(), workload.models.len(), waits?, swaps))

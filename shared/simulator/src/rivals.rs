@@ -39,21 +39,3 @@ pub(crate) trait Rival {
     /// Whatever happened has been taken in: what now?
     fn decide(&mut self, world: &mut World);
 }
-
-impl<R: Rival + ?Sized> Rival for &mut R {
-    fn arrived(&mut self, world: &mut World, job: Job) {
-        (**self).arrived(world, job);
-    }
-
-    fn ended(&mut self, world: &mut World, gpu: usize, job: Job) {
-        (**self).ended(world, gpu, job);
-    }
-
-    fn loaded(&mut self, world: &mut World, gpu: usize) {
-        (**self).loaded(world, gpu);
-    }
-
-    fn decide(&mut self, world: &mut World) {
-        (**self).decide(world);
-    }
-}

@@ -1,6 +1,6 @@
 //! Traces: CSV with a heading, one request a line.
 
-use std::io::Read;
+use std::io::{self, BufRead, BufReader, Read};
 
 use csv::{ReaderBuilder, StringRecord};
 use thiserror::Error;
@@ -62,9 +62,15 @@ pub enum TraceError {
         /// The first field that is missing.
         column: &'static str,
     },
-    /// It cannot be read at all.
-    #[error("it cannot be read as CSV in UTF-8: {0}")]
-    Csv(#[from] csv::Error),
+    /// It cannot be read on.
+    #[error("line {line}: it cannot be read ({source}); a trace is text in UTF-8, one request a line")]
+    Unreadable {
+        /// Where, from 1.
+        line: u64,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
     /// There is nothing below the heading.
     #[error("it has no requests; a trace has the line `{COLUMNS}` and then one line for each request")]
     Empty,
@@ -75,14 +81,37 @@ pub enum TraceError {
 /// # Errors
 /// Names the line and the field that is wrong.
 pub fn read_trace(input: impl Read) -> Result<Vec<Request>, TraceError> {
-    let mut reader = ReaderBuilder::new().flexible(true).trim(csv::Trim::All).from_reader(input);
-    let columns = Columns::find(reader.headers()?)?;
+    let mut input = BufReader::new(input);
+    let mut columns = None;
     let mut requests = Vec::new();
-    let mut record = StringRecord::new();
-    while reader.read_record(&mut record)? {
-        requests.push(columns.read(&record)?);
+    let mut text = String::new();
+    for line in 1.. {
+        text.clear();
+        let unreadable = |source| TraceError::Unreadable { line, source };
+        if input.read_line(&mut text).map_err(unreadable)? == 0 {
+            break;
+        }
+        let record = split(&text).map_err(|error| unreadable(error.into()))?;
+        match &columns {
+            None => columns = Some(Columns::find(&record)?),
+            // Blank lines say nothing.
+            Some(_) if text.trim().is_empty() => {}
+            Some(columns) => requests.push(columns.read(line, &record)?),
+        }
+    }
+    if columns.is_none() {
+        Columns::find(&StringRecord::new())?;
     }
     if requests.is_empty() { Err(TraceError::Empty) } else { Ok(requests) }
+}
+
+/// The fields of one line. Each line is read by itself, so that its number is sure whatever came before it.
+fn split(text: &str) -> Result<StringRecord, csv::Error> {
+    let builder = &mut ReaderBuilder::new();
+    let builder = builder.has_headers(false).flexible(true).trim(csv::Trim::All).buffer_capacity(256);
+    let mut record = StringRecord::new();
+    builder.from_reader(text.as_bytes()).read_record(&mut record)?;
+    Ok(record)
 }
 
 /// Where the columns stand.
@@ -110,8 +139,7 @@ impl Columns {
         })
     }
 
-    fn read(&self, record: &StringRecord) -> Result<Request, TraceError> {
-        let line = record.position().map_or(0, csv::Position::line);
+    fn read(&self, line: u64, record: &StringRecord) -> Result<Request, TraceError> {
         let text = |place, column| record.get(place).ok_or(TraceError::Short { line, column });
         let wrong = |column, value: &str, rule| TraceError::Field { line, column, value: value.into(), rule };
         let arrival = text(self.arrival, "arrival_s")?;

@@ -174,3 +174,50 @@ pub(super) fn sleep_memory(setup: &Setup, accelerators: usize) -> u64 {
 pub(super) fn sleep_cost(setup: &Setup) -> Option<SleepCost> {
     setup.sleep.map(|_| SleepCost { ram: MEMORY, residue: 0 })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::setup::Hints;
+
+    fn workload() -> Workload {
+        let job = |index: usize| Job {
+            index,
+            arrival: index as u64 * 1_000_000,
+            model: 0,
+            session: 0,
+            service: 1,
+            prompt_tokens: 1,
+            output_tokens: 1,
+            line: index as u64 + 2,
+        };
+        Workload { jobs: (0..1000).map(job).collect(), models: vec!["m".into()], sessions: vec!["s".into()] }
+    }
+
+    fn drawn(share: f64, seed: u64) -> Vec<usize> {
+        let lead = Duration::from_secs(20);
+        let setup = Setup { hints: Some(Hints { lead, share, seed }), ..Setup::default() };
+        let workload = workload();
+        let hints = Facts { workload: &workload, setup: &setup }.hints();
+        for (at, job) in &hints {
+            assert_eq!(at.0, BEGIN + (job.arrival / 1000).saturating_sub(20_000));
+        }
+        hints.iter().map(|(_, job)| job.index).collect()
+    }
+
+    #[test]
+    fn the_seed_draws_which_jobs_are_announced_and_the_share_how_many() {
+        assert_eq!(drawn(0.5, 7), drawn(0.5, 7));
+        assert_ne!(drawn(0.5, 7), drawn(0.5, 8));
+        assert!((450..550).contains(&drawn(0.5, 7).len()));
+        assert_eq!((drawn(0.0, 7).len(), drawn(1.0, 7).len()), (0, 1000));
+    }
+
+    #[test]
+    fn the_last_host_has_the_accelerators_that_are_left() {
+        let setup = Setup { accelerators: 10, per_host: 4, ..Setup::default() };
+        let hosts: Vec<_> =
+            hosts(&setup).into_iter().map(|(id, gpus)| (id.to_string(), gpus.len())).collect();
+        assert_eq!(hosts, [("host1".into(), 4), ("host2".into(), 4), ("host3".into(), 2)]);
+    }
+}

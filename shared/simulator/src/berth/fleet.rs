@@ -226,3 +226,92 @@ impl Fleet {
 fn fault(engine: EngineId, what: &'static str, why: &str) -> Fault {
     Fault::Engine { engine: engine.to_string(), what, why: why.into() }
 }
+
+#[cfg(test)]
+mod tests {
+    use berth_wire::Epoch;
+
+    use super::*;
+    use crate::setup::SleepTier;
+
+    const NOW: Timestamp = Timestamp(1000);
+
+    fn fleet() -> Fleet {
+        let workload = Workload { models: vec!["a".into(), "b".into()], ..Workload::default() };
+        let sleep = Some(SleepTier { engines: 1, wake: Duration::from_secs(3) });
+        Fleet::new(&workload, &Setup { slots: 1, sleep, ..Setup::default() })
+    }
+
+    fn id(n: u32) -> EngineId {
+        EngineId::new(Epoch(1), n)
+    }
+
+    fn whole() -> Vec<Reservation> {
+        vec![Reservation { accelerator: "gpu0".into(), bytes: MEMORY }]
+    }
+
+    fn started(fleet: &mut Fleet, n: u32, model: &str) {
+        fleet.start(id(n), model.into(), "host1".into(), whole(), NOW).unwrap();
+        assert!(fleet.ready(id(n), 1, NOW.plus(Duration::from_secs(30))).is_some());
+    }
+
+    fn facts(event: Event) -> EngineFacts {
+        match event {
+            Event::EngineChanged { engine, .. } => engine,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn an_engine_asleep_leaves_its_accelerator_and_takes_it_again_when_it_wakes() {
+        let mut fleet = fleet();
+        started(&mut fleet, 1, "a");
+        let asleep = facts(fleet.sleep(id(1)).unwrap());
+        assert_eq!((asleep.state, asleep.reservations.len()), (EngineState::Sleeping, 0));
+        assert_eq!(asleep.sleep, Some(SleepCost { ram: MEMORY, residue: 0 }));
+        started(&mut fleet, 2, "b");
+        let host = "host1".into();
+        let taken = fleet.wake(id(1), &"a".into(), &host, whole(), NOW).unwrap_err();
+        assert!(taken.to_string().contains("no room"), "{taken}");
+        fleet.stop(id(2)).unwrap();
+        let (event, turn) = fleet.wake(id(1), &"a".into(), &host, whole(), NOW).unwrap();
+        assert_eq!((facts(event).state, turn), (EngineState::Waking, 2));
+        assert!(fleet.ready(id(1), 1, NOW).is_none(), "the end of the first start has come already");
+        let ready = facts(fleet.ready(id(1), 2, NOW.plus(Duration::from_secs(3))).unwrap());
+        assert_eq!((ready.state, ready.start_took), (EngineState::Ready, Some(Duration::from_secs(3))));
+        assert_eq!(fleet.loads(), 3);
+    }
+
+    #[test]
+    fn without_ram_an_engine_stays_awake() {
+        let mut fleet = fleet();
+        started(&mut fleet, 1, "a");
+        fleet.sleep(id(1)).unwrap();
+        started(&mut fleet, 2, "b");
+        assert!(matches!(fleet.sleep(id(2)).unwrap(), Event::SleepRefused { .. }));
+        assert!(fleet.run(id(2), &"host1".into(), 1).is_ok());
+    }
+
+    #[test]
+    fn what_no_host_could_do_is_a_fault_that_says_why() {
+        let mut fleet = fleet();
+        let host: HostId = "host1".into();
+        started(&mut fleet, 1, "a");
+        let twice = fleet.start(id(2), "b".into(), host.clone(), whole(), NOW).unwrap_err();
+        assert!(twice.to_string().contains("gpu0 of host1 has no room"), "{twice}");
+        let nowhere = fleet.start(id(2), "b".into(), "host9".into(), whole(), NOW).unwrap_err();
+        assert!(nowhere.to_string().contains("there is no host host9"), "{nowhere}");
+        let nothing = fleet.start(id(2), "b".into(), host.clone(), Vec::new(), NOW).unwrap_err();
+        assert!(nothing.to_string().contains("no memory"), "{nothing}");
+        assert!(fleet.run(id(1), &host, 1).unwrap_err().contains("is of a"));
+        fleet.run(id(1), &host, 0).unwrap();
+        assert!(fleet.run(id(1), &host, 0).unwrap_err().contains("no slot"));
+        assert!(fleet.stop(id(1)).unwrap_err().to_string().contains("it serves"));
+        assert!(fleet.sleep(id(1)).unwrap_err().to_string().contains("serves 1 jobs"));
+        fleet.done(id(1));
+        let awake = fleet.wake(id(1), &"a".into(), &host, whole(), NOW).unwrap_err();
+        assert!(awake.to_string().contains("it is ready"), "{awake}");
+        assert!(fleet.stop(id(1)).is_ok());
+        assert!(fleet.stop(id(1)).unwrap_err().to_string().contains("no such engine"));
+    }
+}
