@@ -16,6 +16,7 @@ pub(crate) struct Hints {
 
 #[derive(Debug, Clone, Copy)]
 struct Hint {
+    said: Timestamp,
     due: Timestamp,
 }
 
@@ -26,6 +27,11 @@ impl Hints {
 
     pub(crate) fn count(&self) -> usize {
         self.all().count()
+    }
+
+    /// Arrivals a second that hints add to what is expected anyway.
+    pub(crate) fn rate(&self) -> f64 {
+        self.all().map(|hint| 1.0 / hint.due.since(hint.said).as_secs_f64().max(1.0)).sum()
     }
 
     /// Seconds of waiting that those who come lose if the model is away for so many seconds.
@@ -77,7 +83,7 @@ impl Step<'_> {
             return;
         }
         let Some(entry) = self.state.models.get_mut(model) else { return };
-        let hint = Hint { due: due.max(self.now) };
+        let hint = Hint { said: self.now, due: due.max(self.now) };
         entry.hints.by_session.entry(session.clone()).or_default().push(hint);
         self.state.timers.set(hint.due.plus(grace), Due::Hints(model.clone()));
         self.touch(model);

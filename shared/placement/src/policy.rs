@@ -87,7 +87,7 @@ impl Default for Policy {
             tell_every: Duration::from_secs(5),
             alpha: 0.5,
             theta: 0.3,
-            replica_share: 0.5,
+            replica_share: 0.3,
             replica_backlog: Duration::from_secs(2),
             start_guess: Duration::from_secs(30),
             wake_guess: Duration::from_secs(3),

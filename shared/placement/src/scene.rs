@@ -131,7 +131,7 @@ impl<'a> Scene<'a> {
             return rate * model.weight * more * more / 2.0;
         }
         let horizon = self.drain(engine) + claim.start + claim.backlog.min(3.0 * start) + back;
-        let arrivals = rate * model.weight * horizon * horizon / 2.0;
+        let arrivals = (rate + model.hints.rate()) * model.weight * horizon * horizon / 2.0;
         let hinted = model.hints.lost(horizon, self.now) * model.weight;
         let waiting = model.queue.weight() * horizon;
         let leases = if self.protected.contains(&model.needs.id) {
