@@ -23,6 +23,7 @@ mod invariants;
 mod jobs;
 mod learn;
 mod lease;
+pub mod log;
 mod place;
 mod policy;
 mod queue;

@@ -11,7 +11,7 @@ use proptest::test_runner::TestRunner;
 use crate::world::{GIB, World, error, job, model};
 
 #[derive(Debug, Clone)]
-enum Action {
+pub enum Action {
     Submit(u8, u8),
     Cancel(u8),
     Progress(u8),
@@ -36,7 +36,7 @@ enum Action {
     Snapshot(u8),
 }
 
-fn action() -> impl Strategy<Value = Action> {
+pub fn action() -> impl Strategy<Value = Action> {
     prop_oneof![
         8 => any::<(u8, u8)>().prop_map(|(n, who)| Action::Submit(n, who)),
         2 => any::<u8>().prop_map(Action::Cancel),
@@ -67,7 +67,7 @@ fn pick<T: Clone>(from: &[T], n: u8) -> Option<T> {
     (!from.is_empty()).then(|| from[usize::from(n) % from.len()].clone())
 }
 
-fn apply(world: &mut World, action: &Action, next: &mut u128) {
+pub fn apply(world: &mut World, action: &Action, next: &mut u128) {
     let models: Vec<String> = world.models.keys().map(ToString::to_string).collect();
     match action {
         Action::Submit(n, who) => {
@@ -216,7 +216,7 @@ fn apply(world: &mut World, action: &Action, next: &mut u128) {
 }
 
 /// Two hosts, and models that fit together, alone, on two accelerators or not at all.
-fn fleet(ttl: Option<u64>, ram: (u64, u64)) -> World {
+pub fn fleet(ttl: Option<u64>, ram: (u64, u64)) -> World {
     let policy = Policy { idle_ttl: ttl.map(Duration::from_secs), ..Policy::default() };
     let mut gang = model("gang", 8 * GIB, 2);
     gang.accelerators = 2;

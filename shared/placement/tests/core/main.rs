@@ -10,4 +10,5 @@
 
 mod invariants;
 mod promises;
+mod replay;
 mod world;

@@ -47,6 +47,11 @@ pub struct World {
     /// What was told and what came of it, for people who look for a cause.
     pub story: Vec<String>,
     pub story_events: usize,
+    /// The log, if one is kept.
+    pub log: Option<Vec<String>>,
+    /// The lines of the catalog and the hosts that were there from the start.
+    pub first_lines: Vec<String>,
+    pub policy: Policy,
     pub told: usize,
     pub woken: usize,
     /// Leases that were handed out to be kept.
@@ -101,7 +106,7 @@ impl World {
     pub fn with_ram(policy: Policy, hosts: &[(u32, u64)], models: Vec<ModelNeeds>, ram: (u64, u64)) -> Self {
         let now = Timestamp(1_000_000);
         let mut world = Self {
-            state: State::new(policy, Epoch(1), now),
+            state: State::new(policy.clone(), Epoch(1), now),
             now,
             models: models.iter().map(|m| (m.id.clone(), m.clone())).collect(),
             hosts: hosts
@@ -120,6 +125,9 @@ impl World {
             started: Vec::new(),
             story: Vec::new(),
             story_events: 0,
+            log: Some(Vec::new()),
+            first_lines: Vec::new(),
+            policy: policy.clone(),
             told: 0,
             woken: 0,
             kept: BTreeMap::new(),
@@ -130,6 +138,7 @@ impl World {
         for host in world.hosts.keys().cloned().collect::<Vec<_>>() {
             world.join(&host);
         }
+        world.first_lines = world.log.take().unwrap_or_default();
         world
     }
 
@@ -362,7 +371,11 @@ impl World {
         self.story.push(told.clone());
         let drained: BTreeSet<EngineId> =
             self.engines.keys().copied().filter(|id| self.state.is_draining(*id)).collect();
+        let recorded = self.log.is_some().then(|| event.clone());
         let effects = step(&mut self.state, event, self.now);
+        if let (Some(log), Some(event)) = (&mut self.log, recorded) {
+            log.push(berth_placement::log::line(self.now, &event, &effects).unwrap());
+        }
         let mut cancels = Vec::new();
         for effect in effects {
             if let Effect::Dispatch { engine, .. } = &effect
