@@ -141,7 +141,7 @@ impl Step<'_> {
         engine.phase = EnginePhase::Waking;
         engine.asleep = false;
         engine.since = self.now;
-        engine.from = Residency::Sleeping;
+        engine.from = Some(Residency::Sleeping);
         let (model, host, reservations) =
             (engine.model.clone(), engine.host.clone(), engine.reservations.clone());
         self.emit(Effect::Wake { engine: id, model: model.clone(), host: host.clone(), reservations });

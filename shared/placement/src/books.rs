@@ -59,8 +59,8 @@ pub(crate) struct Engine {
     pub(crate) asleep: bool,
     /// Worth of keeping it asleep, comparable among the sleepers of its host; the least goes first.
     pub(crate) credit: f64,
-    /// Where its weights were when it was last started or woken.
-    pub(crate) from: Residency,
+    /// Where its weights were when this leader had it started or woken; `None`: an earlier one did.
+    pub(crate) from: Option<Residency>,
     /// Every attempt that takes a slot, express ones too.
     pub(crate) running: BTreeMap<JobId, Attempt>,
     /// When the phase began.

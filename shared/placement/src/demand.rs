@@ -37,6 +37,8 @@ pub(crate) struct Demand {
     pub(crate) ages: Option<Timestamp>,
     /// Seconds its queue takes on one engine.
     pub(crate) backlog: f64,
+    /// It has an engine already.
+    pub(crate) replica: bool,
     /// Greater goes first among the same cause.
     pub(crate) priority: f64,
 }
@@ -64,6 +66,7 @@ impl Scene<'_> {
             aged: ages.filter(|at| *at <= self.now),
             ages,
             backlog: self.backlog(model, 1),
+            replica: replicas > 0,
             priority: libm::pow(weight, self.state.policy.alpha) * (age + 1.0) * share,
         })
     }
@@ -88,6 +91,7 @@ impl Scene<'_> {
             aged: None,
             ages: None,
             backlog: 0.0,
+            replica: false,
             priority: 0.0,
         };
         if model.needs.pin {
@@ -123,7 +127,7 @@ impl Demand {
             _ if self.aged.is_some() => Reach::Busy,
             _ => Reach::Idle,
         };
-        Wish { model, weight: self.weight, reach, backlog: self.backlog }
+        Wish { model, weight: self.weight, reach, replica: self.replica, backlog: self.backlog }
     }
 
     /// Who goes first: those past their limit, by their limit; then jobs by priority, pins, leases and hints.

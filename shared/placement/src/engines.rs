@@ -50,7 +50,7 @@ impl Step<'_> {
                 in_ram: false,
                 asleep: false,
                 credit: 0.0,
-                from,
+                from: Some(from),
                 running: BTreeMap::new(),
                 since: self.now,
                 last_used: self.now,
@@ -132,7 +132,7 @@ impl Step<'_> {
             in_ram: false,
             asleep: false,
             credit: 0.0,
-            from: Residency::Stopped,
+            from: None,
             running: BTreeMap::new(),
             since: now,
             last_used: now,
@@ -162,7 +162,7 @@ impl Step<'_> {
             engine.since = now;
             match phase {
                 EnginePhase::Ready => {
-                    self.engine_ready(id, host, &facts.model, facts.start_took, facts.peak_memory)
+                    self.engine_ready(id, host, &facts.model, facts.start_took, facts.peak_memory);
                 }
                 EnginePhase::Sleeping => self.asleep(id),
                 _ => {}

@@ -68,7 +68,8 @@ impl State {
                 let aged = model.queue.limit().is_some_and(|at| at <= now);
                 let reach = if aged { Reach::Busy } else { Reach::Idle };
                 let (weight, backlog) = (model.queue.weight(), scene.backlog(model, 1));
-                let found = scene.find(&Wish { model, weight, reach, backlog });
+                let found =
+                    scene.find(&Wish { model, weight, reach, replica: scene.replicas(model) > 0, backlog });
                 let places =
                     found.best.iter().chain(&found.second).map(|site| scene.shown(site, weight)).collect();
                 let eta = self.expected_wait(model, position, now).map(|wait| wait.as_secs_f64());

@@ -71,6 +71,10 @@ impl Step<'_> {
             {
                 recall(entry, &profile);
             }
+            let entry = self.state.models.get(&model);
+            if entry.is_some_and(|entry| entry.needs.config != profile.config) {
+                continue;
+            }
             let key = (model.clone(), profile.accelerator.clone());
             self.state.profiles.insert(key, Learned { profile, kept: self.now });
             self.touch(&model);
@@ -89,7 +93,14 @@ impl Step<'_> {
     /// An engine is ready: its start was measured.
     pub(crate) fn learn_start(&mut self, id: EngineId, took: Duration, peak: Option<u64>) {
         let Some(engine) = self.state.engines.get(&id) else { return };
-        let (model, from) = (engine.model.clone(), engine.from);
+        let model = engine.model.clone();
+        let Some(from) = engine.from else {
+            // An earlier leader has learnt from it.
+            if let Some(entry) = self.state.models.get_mut(&model) {
+                entry.start_took = entry.start_took.or(Some(took));
+            }
+            return;
+        };
         if from != Residency::Sleeping
             && let Some(entry) = self.state.models.get_mut(&model)
         {

@@ -77,22 +77,23 @@ impl State {
         let mut leases: Vec<&Lease> = self.leases.values().map(|held| &held.lease).collect();
         leases.sort_by_key(|lease| (lease.since, &lease.session, &lease.model));
         let mut kept = BTreeSet::new();
+        let mut to_come = 0.0;
         for lease in leases {
             if protected.contains(&lease.model) {
                 continue;
             }
             let Some(model) = self.models.get(&lease.model) else { continue };
-            let mut with = kept.clone();
-            for engine in model.engines.iter().filter_map(|id| self.engines.get(id)) {
-                if engine.phase == EnginePhase::Sleeping {
-                    continue;
-                }
-                with.extend(engine.reservations.iter().map(|r| (engine.host.clone(), r.accelerator.clone())));
+            let engines = model.engines.iter().filter_map(|id| self.engines.get(id));
+            let mut up = engines.filter(|engine| engine.phase != EnginePhase::Sleeping).peekable();
+            // One that is not there yet counts with what it will take.
+            to_come += if up.peek().is_none() { f64::from(model.needs.accelerators) } else { 0.0 };
+            kept.extend(up.flat_map(|engine| {
+                engine.reservations.iter().map(|r| (engine.host.clone(), r.accelerator.clone()))
+            }));
+            if kept.len() as f64 + to_come > most {
+                break;
             }
-            if with.len() as f64 <= most {
-                kept = with;
-                protected.insert(lease.model.clone());
-            }
+            protected.insert(lease.model.clone());
         }
         protected
     }

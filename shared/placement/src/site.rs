@@ -50,6 +50,8 @@ pub(crate) struct Wish<'a> {
     /// Weight of those who wait.
     pub(crate) weight: f64,
     pub(crate) reach: Reach,
+    /// It has an engine already: another one is worth it only where nothing else computes.
+    pub(crate) replica: bool,
     /// Seconds that its queue takes on one engine.
     pub(crate) backlog: f64,
 }
@@ -207,6 +209,9 @@ impl<'a> Scene<'a> {
         if bytes > device.memory {
             return None;
         }
+        if wish.replica && self.is_in_use(host, device, &wish.model.needs.id) {
+            return None;
+        }
         let free = self.free(host, device, &wish.model.needs.id);
         if free >= need {
             return Some(Spot { device, bytes, victims: Vec::new(), stops: false, loss: 0.0, drain: 0.0 });
@@ -223,6 +228,15 @@ impl<'a> Scene<'a> {
             let victims = chosen.into_iter().map(|c| c.id).collect();
             Some(Spot { device, bytes, victims, stops, loss, drain })
         })
+    }
+
+    /// Whether an engine of the model, or one that serves, is on the accelerator.
+    fn is_in_use(&self, host: &Host, device: &Device, model: &ModelId) -> bool {
+        host.engines
+            .iter()
+            .filter_map(|id| self.state.engines.get(id))
+            .filter(|engine| engine.awake_on(&device.id) > 0 && engine.phase != EnginePhase::Sleeping)
+            .any(|engine| engine.model == *model || !engine.running.is_empty())
     }
 
     /// Engines that could go from an accelerator: stopped, or put to sleep where they can be.

@@ -8,7 +8,11 @@
     reason = "test code"
 )]
 
+mod fairness;
 mod invariants;
+mod leases;
 mod promises;
 mod replay;
+mod sleeping;
+mod swapping;
 mod world;

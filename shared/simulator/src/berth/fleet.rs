@@ -287,9 +287,12 @@ mod tests {
         let mut fleet = fleet();
         started(&mut fleet, 1, "a");
         fleet.sleep(id(1)).unwrap();
+        // One more has the room in which engines are exchanged.
         started(&mut fleet, 2, "b");
-        assert!(matches!(fleet.sleep(id(2)).unwrap(), Event::SleepRefused { .. }));
-        assert!(fleet.run(id(2), &"host1".into(), 1).is_ok());
+        assert!(matches!(fleet.sleep(id(2)).unwrap(), Event::EngineChanged { .. }));
+        started(&mut fleet, 3, "b");
+        assert!(matches!(fleet.sleep(id(3)).unwrap(), Event::SleepRefused { .. }));
+        assert!(fleet.run(id(3), &"host1".into(), 1).is_ok());
     }
 
     #[test]

@@ -1,0 +1,186 @@
+//! Leases and hints: what they keep, what they load, and what they do not override.
+
+use std::time::Duration;
+
+use berth_placement::{Event, Policy};
+use berth_wire::{EngineState, LeaseState};
+
+use crate::world::{GIB, World, job, model};
+
+const HOUR: u64 = 3600;
+
+fn two_that_do_not_fit_together(policy: Policy) -> World {
+    World::with(policy, &[(1, 8 * GIB)], vec![model("a", 6 * GIB, 1), model("b", 6 * GIB, 1)])
+}
+
+/// Lets what is under way come to its end without letting time pass.
+fn settle(world: &mut World) {
+    while world.progress() {}
+}
+
+#[test]
+fn a_lease_loads_its_model_onto_room_that_is_free() {
+    let mut world = two_that_do_not_fit_together(Policy::default());
+    world.ask_lease("s", "a", 120);
+    let lease = world.state.lease(&"s".into(), &"a".into(), world.now).unwrap();
+    assert_eq!(lease.state, LeaseState::Loading);
+    settle(&mut world);
+    let lease = world.state.lease(&"s".into(), &"a".into(), world.now).unwrap();
+    assert_eq!((lease.state, lease.eta_s), (LeaseState::Ready, Some(0.0)));
+}
+
+#[test]
+fn a_lease_is_told_to_wait_while_another_leases_model_has_the_room() {
+    let mut world = two_that_do_not_fit_together(Policy::default());
+    world.ask_lease("s", "a", 120);
+    settle(&mut world);
+    world.ask_lease("t", "b", 120);
+    settle(&mut world);
+    assert!(world.engine_of("a").is_some(), "a lease does not push another lease's model out");
+    assert_eq!(world.state.lease(&"t".into(), &"b".into(), world.now).unwrap().state, LeaseState::Queued);
+    world.tell(Event::LeaseReleased { session: "s".into(), model: None });
+    settle(&mut world);
+    assert!(world.engine_of("b").is_some(), "the room is free for the next lease");
+}
+
+#[test]
+fn a_lease_makes_its_model_dearer_to_evict_but_does_not_hold_it_for_ever() {
+    // A start is known to take 3 s here, so without a lease the job of b would have the room at once.
+    let mut world = two_that_do_not_fit_together(Policy { lease_weight: 60.0, ..Policy::default() });
+    world.ask_lease("s", "a", HOUR);
+    settle(&mut world);
+    world.submit(1, "b");
+    assert!(world.in_state(EngineState::Stopping).is_empty(), "the lease weighs more than one new job");
+    for _ in 0..30 {
+        world.wait(Duration::from_secs(2));
+    }
+    assert!(!world.in_state(EngineState::Stopping).is_empty(), "a job that waits long enough weighs more");
+}
+
+#[test]
+fn a_job_past_its_limit_overrides_leases_but_not_pins() {
+    let policy = Policy { lease_weight: 1e9, ..Policy::default() };
+    let mut world = two_that_do_not_fit_together(policy.clone());
+    world.ask_lease("s", "a", HOUR);
+    settle(&mut world);
+    let job = world.submit(1, "b");
+    world.wait(Duration::from_secs(299));
+    assert!(world.in_state(EngineState::Stopping).is_empty());
+    world.wait(Duration::from_secs(2));
+    settle(&mut world);
+    assert!(world.verdicts.contains_key(&job), "300 s are the limit of waiting");
+
+    let mut pinned = model("a", 6 * GIB, 1);
+    pinned.pin = true;
+    let mut world = World::with(policy, &[(1, 8 * GIB)], vec![pinned, model("b", 6 * GIB, 1)]);
+    settle(&mut world);
+    world.submit(1, "b");
+    world.wait(Duration::from_secs(1000));
+    settle(&mut world);
+    assert!(world.engine_of("a").is_some() && world.verdicts.is_empty());
+}
+
+#[test]
+fn leases_count_on_half_of_the_accelerators_at_most_the_oldest_first() {
+    let names = ["a", "b", "c", "d"];
+    let models = names.iter().map(|id| model(id, 6 * GIB, 1)).collect();
+    let policy = Policy { lease_weight: 1e9, ..Policy::default() };
+    let mut world = World::with(policy, &[(4, 8 * GIB)], models);
+    for (n, id) in names.iter().enumerate() {
+        world.submit(n as u128, id);
+        settle(&mut world);
+        world.ask_lease(id, id, HOUR);
+        world.wait(Duration::from_secs(1));
+    }
+    let mut others = vec![model("e", 6 * GIB, 1), model("f", 6 * GIB, 1), model("g", 6 * GIB, 1)];
+    others.extend(names.iter().map(|id| model(id, 6 * GIB, 1)));
+    world.models = others.iter().map(|m| (m.id.clone(), m.clone())).collect();
+    world.tell(Event::Catalog(others));
+    for (n, id) in ["e", "f", "g"].iter().enumerate() {
+        world.submit(10 + n as u128, id);
+        settle(&mut world);
+        world.wait(Duration::from_secs(60));
+        settle(&mut world);
+    }
+    assert!(world.engine_of("a").is_some() && world.engine_of("b").is_some(), "the two oldest leases hold");
+    assert!(world.engine_of("c").is_none() || world.engine_of("d").is_none());
+}
+
+#[test]
+fn a_request_of_its_session_carries_a_lease_on() {
+    let mut world = two_that_do_not_fit_together(Policy::default());
+    world.ask_lease("s", "a", 120);
+    settle(&mut world);
+    for n in 1..4 {
+        world.wait(Duration::from_secs(100));
+        let facts =
+            berth_placement::JobFacts { arrival: world.now, session: Some("s".into()), ..job(n, "a") };
+        world.send(facts);
+        settle(&mut world);
+    }
+    let lease = world.state.lease(&"s".into(), &"a".into(), world.now).unwrap();
+    assert_eq!(lease.lease.expires, world.now.plus(Duration::from_secs(120)));
+    let kept = &world.kept[&("s".into(), "a".into())];
+    assert!(lease.lease.expires.since(kept.expires) < Duration::from_secs(30), "what is kept is near enough");
+    world.wait(Duration::from_secs(121));
+    assert!(world.state.leases(world.now).is_empty() && world.kept.is_empty());
+}
+
+#[test]
+fn an_idle_limit_does_not_stop_a_model_under_lease_and_does_when_it_ends() {
+    let policy = Policy { idle_ttl: Some(Duration::from_secs(60)), ..Policy::default() };
+    let mut world = two_that_do_not_fit_together(policy);
+    world.ask_lease("s", "a", 300);
+    settle(&mut world);
+    world.wait(Duration::from_secs(200));
+    assert!(world.in_state(EngineState::Stopping).is_empty());
+    world.wait(Duration::from_secs(101));
+    assert_eq!(world.in_state(EngineState::Stopping).len(), 1);
+}
+
+#[test]
+fn leases_are_capped_for_a_session_and_never_longer_than_the_ceiling() {
+    let policy = Policy { leases_per_session: 1, ..Policy::default() };
+    let mut world = two_that_do_not_fit_together(policy);
+    world.ask_lease("s", "a", 100 * HOUR);
+    let lease = world.state.lease(&"s".into(), &"a".into(), world.now).unwrap().lease;
+    assert_eq!(lease.expires.since(world.now), Duration::from_secs(HOUR));
+    world.ask_lease("s", "a", 10);
+    world.ask_lease("s", "b", 10);
+    assert_eq!(world.refused.len(), 1, "renewing is no second lease");
+    assert_eq!(world.refused[0].code, "too_many_leases");
+    world.ask_lease("t", "nonesuch", 10);
+    assert_eq!(world.refused[1].code, "model_not_found");
+}
+
+#[test]
+fn leases_outlive_a_change_of_leaders() {
+    let mut world = two_that_do_not_fit_together(Policy::default());
+    world.ask_lease("s", "a", 120);
+    let kept: Vec<_> = world.kept.values().cloned().collect();
+    let mut next = two_that_do_not_fit_together(Policy::default());
+    next.kept = world.kept.clone();
+    next.tell(Event::LeasesRestored(kept));
+    assert_eq!(next.state.leases(next.now).len(), 1);
+    settle(&mut next);
+    assert!(next.engine_of("a").is_some());
+    next.wait(Duration::from_secs(120));
+    assert!(next.state.leases(next.now).is_empty(), "it runs out when it would have");
+}
+
+#[test]
+fn a_hint_has_the_model_ready_when_it_is_needed_and_no_earlier_than_that() {
+    let mut world = two_that_do_not_fit_together(Policy::default());
+    let due = world.now.plus(Duration::from_secs(100));
+    world.tell(Event::Hint { session: "s".into(), model: "a".into(), due });
+    world.wait(Duration::from_secs(60));
+    assert!(world.started.is_empty(), "a start is taken to need 30 s");
+    world.wait(Duration::from_secs(11));
+    assert_eq!(world.started.len(), 1);
+    settle(&mut world);
+    // Nobody came: it is forgotten, and the room can be had for one job.
+    world.wait(Duration::from_secs(100));
+    let job = world.submit(1, "b");
+    settle(&mut world);
+    assert!(world.verdicts.contains_key(&job));
+}
