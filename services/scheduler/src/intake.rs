@@ -5,7 +5,9 @@ use std::time::Duration;
 use actix::Addr;
 use berth_actors::Supervised;
 use berth_bus::{Bus, BusError, Jobs, Subscriber, View, read};
-use berth_wire::{CancelJob, Epoch, HostBeat, LeaseRequest, ModelSpec, Report};
+use berth_wire::{
+    ApiError, CancelJob, Epoch, ErrorKind, HostBeat, LeaseReply, LeaseRequest, ModelSpec, Report,
+};
 use futures::{FutureExt, StreamExt};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -18,7 +20,7 @@ use crate::restore;
 
 /// A new leader waits so long for hosts to say what runs before it reads jobs.
 const HOSTS_FIRST: Duration = Duration::from_secs(2);
-/// An answer waits so long for its lease to be written down.
+/// So long an answer waits for what it tells of to be written down.
 const WRITTEN: Duration = Duration::from_secs(2);
 
 /// Feeds the leader until the term is over; ends early when the job stream can no longer be read.
@@ -131,15 +133,22 @@ async fn feed_leases(bus: &Bus, mut asks: Subscriber, addr: &Addr<Leader>, keepe
                     keeper.written(place).await;
                 }
             };
-            // A lease holds with this leader anyway, and is written as soon as NATS takes it.
-            if tokio::time::timeout(WRITTEN, written).await.is_err() {
-                warn!("a lease is not written down yet; it would be lost with this scheduler");
-            }
-            if let Err(error) = bus.reply(message.reply, &answered.reply).await {
+            let reply = match tokio::time::timeout(WRITTEN, written).await {
+                Ok(()) => answered.reply,
+                Err(_) => LeaseReply::Refused(not_written()),
+            };
+            if let Err(error) = bus.reply(message.reply, &reply).await {
                 warn!(%error, "could not answer what was asked of leases");
             }
         });
     }
+}
+
+/// What was asked is done, and asking again does no harm.
+fn not_written() -> ApiError {
+    warn!("a change of leases is not written down yet; it would be lost with this scheduler");
+    let message = "NATS does not take what is to be kept of leases right now; ask again in a moment";
+    ApiError::new(ErrorKind::Unavailable, "lease_not_kept", message).retry_after(WRITTEN)
 }
 
 async fn feed_hosts(mut hosts: View<HostBeat>, addr: &Addr<Leader>) {
