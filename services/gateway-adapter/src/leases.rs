@@ -42,6 +42,30 @@ struct Lease {
     expires_in_seconds: f64,
 }
 
+/// Models that a session has no lease on any more.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Released {
+    session_key: SessionId,
+    released: Vec<ModelId>,
+}
+
+/// Leases, by session; `total` counts also those that did not fit.
+#[derive(Debug, Serialize)]
+struct List {
+    leases: Vec<Lease>,
+    total: u64,
+}
+
+/// A hint as it was understood.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Noted {
+    session_key: SessionId,
+    model: ModelId,
+    in_seconds: f64,
+}
+
 impl From<LeaseStatus> for Lease {
     fn from(status: LeaseStatus) -> Self {
         Self {
@@ -103,8 +127,7 @@ async fn give_back(
     let model = model.map(|model| resolve(worker, &model)).transpose()?;
     match ask_leader(worker, &LeaseRequest::Release { session: session.clone(), model }).await? {
         LeaseReply::Released { models } => {
-            let body = serde_json::json!({ "sessionKey": session, "released": models });
-            Ok(HttpResponse::Ok().json(body))
+            Ok(HttpResponse::Ok().json(Released { session_key: session, released: models }))
         }
         other => Err(unexpected(&other)),
     }
@@ -121,8 +144,8 @@ async fn show(request: &HttpRequest, worker: &Worker) -> Result<HttpResponse, Ap
     fields.end(&["sessionKey"])?;
     match ask_leader(worker, &LeaseRequest::List { session }).await? {
         LeaseReply::Leases { leases, total } => {
-            let leases: Vec<Lease> = leases.into_iter().map(Lease::from).collect();
-            Ok(HttpResponse::Ok().json(serde_json::json!({ "leases": leases, "total": total })))
+            let leases = leases.into_iter().map(Lease::from).collect();
+            Ok(HttpResponse::Ok().json(List { leases, total }))
         }
         other => Err(unexpected(&other)),
     }
@@ -146,9 +169,8 @@ async fn foretell(
     let ask = LeaseRequest::Hint { session: session.clone(), model: model.clone(), lead };
     match ask_leader(worker, &ask).await? {
         LeaseReply::Noted => {
-            let in_seconds = seconds(lead);
-            let body = serde_json::json!({ "sessionKey": session, "model": model, "inSeconds": in_seconds });
-            Ok(HttpResponse::Accepted().json(body))
+            let noted = Noted { session_key: session, model, in_seconds: seconds(lead) };
+            Ok(HttpResponse::Accepted().json(noted))
         }
         other => Err(unexpected(&other)),
     }
