@@ -79,6 +79,15 @@ async fn it_is_renewed_outlives_the_scheduler_and_ends_when_it_is_released() {
     assert!(!gone.ok, "{}", gone.output);
     let again = berth.gateway.post("/release", &body).await;
     assert_eq!((again.status, &again.json["released"]), (200, &json!([])), "{}", again.text);
+
+    // This leader has measured no start: it knows from the profile how long one takes.
+    let eta = until_ok("its load is foretold", SOON, async || {
+        let lease = berth.gateway.post("/lease", &ask).await;
+        assert_ne!(lease.json["state"], "ready", "it was loading for a second without an estimate");
+        lease.json["etaSeconds"].as_f64().filter(|_| lease.json["state"] == "loading").ok_or(lease.text)
+    })
+    .await;
+    assert!((0.2..5.0).contains(&eta), "a load takes a second: {eta}");
 }
 
 #[tokio::test]

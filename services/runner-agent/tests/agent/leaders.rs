@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use berth_testkit::wait::{until, until_ok};
 use berth_wire::{
-    BeginReply, Driver, Epoch, HostBeat, Outcome, Reply, ReportEntry, Snapshot, StatusRequest, StopEngine,
-    Verb,
+    BeginReply, Driver, EngineState, Epoch, HostBeat, Outcome, Reply, ReportEntry, SleepEngine, Snapshot,
+    StatusRequest, StopEngine, Verb, WakeEngine,
 };
 
 use crate::fixture::{Fleet, GIB, STREAM, WAIT, group_members, noted_pid, python, stats};
@@ -58,7 +58,7 @@ async fn a_malformed_command_is_refused_and_wedges_nothing() {
 async fn an_engine_is_not_put_to_sleep_and_goes_on_serving() {
     let mut fleet = Fleet::start("sleepless").await;
     let engine = fleet.ready_engine(python(&[])).await;
-    let epoch = Epoch(1);
+    let epoch = Epoch(fleet.told.epoch.get());
     let sleep = SleepEngine { epoch, engine, reason: "test".into() };
     let wake = WakeEngine { epoch, engine, reservations: Vec::new() };
     let answers = [fleet.command(Verb::Sleep, &sleep).await, fleet.command(Verb::Wake, &wake).await];
