@@ -80,7 +80,9 @@ async fn it_is_renewed_outlives_the_scheduler_and_ends_when_it_is_released() {
     let again = berth.gateway.post("/release", &body).await;
     assert_eq!((again.status, &again.json["released"]), (200, &json!([])), "{}", again.text);
 
-    // This leader has measured no start: it knows from the profile how long one takes.
+    // A leader that has never met an engine of the model: it knows from the profile how long a start takes.
+    berth.role("scheduler").kill9();
+    berth.restart("scheduler");
     let eta = until_ok("its load is foretold", SOON, async || {
         let lease = berth.gateway.post("/lease", &ask).await;
         assert_ne!(lease.json["state"], "ready", "it was loading for a second without an estimate");
