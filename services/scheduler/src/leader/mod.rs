@@ -1,12 +1,13 @@
 //! The leading actor: owns the core's state for one term.
 
+mod clock;
 mod heard;
 mod leases;
 mod sleep;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, SpawnHandle, WrapFuture};
 use berth_actors::{Drain, Life, Vital};
@@ -24,6 +25,7 @@ use tracing::{debug, info, warn};
 use crate::effects::{Answer, Carrier, record};
 use crate::entry::Entries;
 use crate::hosts::Hosts;
+use crate::leader::clock::Clock;
 use crate::leader::leases::Outcome;
 use crate::leader::sleep::{Order, Orders};
 use crate::translate;
@@ -336,24 +338,6 @@ fn end_lost() -> ApiError {
         "answer_lost",
         "the end of the answer was lost on its way here; send the request again",
     )
-}
-
-/// Wall-clock time that never goes backwards, as the core needs it: the clock of the term's start, and what has
-/// passed since.
-#[derive(Debug, Clone, Copy)]
-struct Clock {
-    start: Timestamp,
-    began: Instant,
-}
-
-impl Clock {
-    fn start() -> Self {
-        Self { start: SystemTime::now().into(), began: Instant::now() }
-    }
-
-    fn now(self) -> Timestamp {
-        self.start.plus(self.began.elapsed())
-    }
 }
 
 fn log(body: &EventBody) {
