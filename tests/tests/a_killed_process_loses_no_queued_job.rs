@@ -7,9 +7,9 @@ use serde_json::json;
 
 const JOBS: u64 = 10;
 
-/// One slot, and answers that take half a second each.
+/// One engine of one slot, and answers that take half a second each.
 fn config() -> Config {
-    Config::of([Model::sim("sim", &[]).concurrency(1)])
+    Config::of([Model::sim("sim", &[]).concurrency(1).field("replicas", "1")])
 }
 
 /// Ten jobs at once, half of them streams; each must be answered whole.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::lease::{self, LeaseArgs, LeasesArgs, ReleaseArgs};
 use crate::simulate::{self, SimulateArgs};
 
 const EXAMPLES: &str = "\
@@ -15,6 +16,7 @@ Examples:
   berth up --config my.toml            serve the models of a configuration file
   berth check my.toml                  see whether a configuration is right, and what it amounts to
   berth status                         hosts, engines and the queue
+  berth lease my-session demo          keep a model warm for a conversation
   berth simulate --trace requests.csv --accelerators 4    what waits a fleet would have
 
 A fleet of several machines shares one nats-server (with JetStream). Each role runs on its own:
@@ -55,6 +57,15 @@ pub(crate) enum Command {
     Health(RoleArgs),
     /// Show hosts, engines and the queue.
     Status(StatusArgs),
+    /// Grant a session a lease on a model, or renew it: the model is loaded where there is room, and kept warm.
+    #[command(after_help = lease::LEASE_EXAMPLES)]
+    Lease(LeaseArgs),
+    /// Give a session's lease on a model back, or all of its leases.
+    #[command(after_help = lease::RELEASE_EXAMPLES)]
+    Release(ReleaseArgs),
+    /// Show the leases that sessions hold.
+    #[command(after_help = lease::LEASES_EXAMPLES)]
+    Leases(LeasesArgs),
     /// Check a configuration: says what it amounts to, or points at what is wrong.
     Check(CheckArgs),
     /// Run a trace of requests in virtual time: what waits would be under Berth, and under simpler rules.
@@ -121,9 +132,9 @@ pub(crate) struct RoleArgs {
     pub(crate) data_dir: Option<PathBuf>,
 }
 
-/// Options of `status`.
+/// Which fleet to ask.
 #[derive(Debug, Args)]
-pub(crate) struct StatusArgs {
+pub(crate) struct FleetArgs {
     /// Configuration file, for its [bus] section.
     #[arg(long, short, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
@@ -133,6 +144,13 @@ pub(crate) struct StatusArgs {
     /// Data directory of the `berth up` to ask.
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
+}
+
+/// Options of `status`.
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    #[command(flatten)]
+    pub(crate) fleet: FleetArgs,
     /// One JSON object instead of tables.
     #[arg(long)]
     pub(crate) json: bool,

@@ -6,6 +6,7 @@
 mod check;
 mod cli;
 mod exit;
+mod lease;
 mod role;
 mod setup;
 mod signals;
@@ -48,6 +49,9 @@ fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Agent(args) => setup::logs(logs, "info").and_then(|()| role::run(Role::Agent, &args)),
         Command::Health(args) => setup::logs(logs, "info").and_then(|()| role::run(Role::Health, &args)),
         Command::Status(args) => setup::logs(logs, "error").and_then(|()| status::run(&args)),
+        Command::Lease(args) => setup::logs(logs, "error").and_then(|()| lease::grant(&args)),
+        Command::Release(args) => setup::logs(logs, "error").and_then(|()| lease::release(&args)),
+        Command::Leases(args) => setup::logs(logs, "error").and_then(|()| lease::list(&args)),
         Command::Check(args) => check::run(&args),
         Command::Translate { .. } => translate::run(),
         Command::Simulate(args) => simulate::run(&args),

@@ -6,20 +6,22 @@ use std::time::{Duration, SystemTime};
 
 use berth_bus::{Bus, BusOptions, Entries, View};
 use berth_config::{env, show_bytes};
-use berth_wire::{Accelerator, EngineRecord, HostBeat, LeaderRecord, Message, ModelSpec, Timestamp};
+use berth_wire::{
+    Accelerator, EngineRecord, HostBeat, LeaderRecord, LeaseStatus, Message, ModelSpec, Timestamp,
+};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
-use crate::cli::StatusArgs;
+use crate::cli::{FleetArgs, StatusArgs};
 use crate::exit::{Exit, Failure};
 use crate::up::BusFile;
-use crate::{setup, table};
+use crate::{lease, setup, table};
 
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Asks and prints.
 pub(crate) fn run(args: &StatusArgs) -> Result<Exit, Failure> {
-    let options = options(args)?;
+    let options = options(&args.fleet)?;
     let picture = actix_rt::System::new().block_on(Box::pin(look(&options)))?;
     if args.json {
         println!("{}", picture.json());
@@ -30,7 +32,7 @@ pub(crate) fn run(args: &StatusArgs) -> Result<Exit, Failure> {
 }
 
 /// The NATS that was named, else that of a running `berth up`, else the configured one.
-fn options(args: &StatusArgs) -> Result<BusOptions, Failure> {
+pub(crate) fn options(args: &FleetArgs) -> Result<BusOptions, Failure> {
     let (config, _) = setup::config(args.config.as_deref(), &args.nats_url)?;
     let named = !args.nats_url.is_empty() || env::nats_urls().is_some() || args.config.is_some();
     let of_up = match named && args.data_dir.is_none() {
@@ -71,7 +73,10 @@ async fn look(options: &BusOptions) -> Result<Picture, Failure> {
     Ok(picture)
 }
 
-async fn entries<M: Message + Send + Sync + 'static>(bus: &Bus, bucket: &str) -> Result<Entries<M>, Failure> {
+pub(crate) async fn entries<M: Message + Send + Sync + 'static>(
+    bus: &Bus,
+    bucket: &str,
+) -> Result<Entries<M>, Failure> {
     let mut view = View::<M>::follow(bus, bucket);
     match timeout(PATIENCE, view.synced()).await {
         Ok(()) => Ok(view.entries()),
@@ -124,9 +129,20 @@ impl Picture {
             "MODEL",
             "the catalog is empty",
             &self.models(),
-            &["MODEL", "ENGINE", "WAITING", "RUNNING", ""],
+            &["MODEL", "ENGINE", "WAITING", "RUNNING", "WAIT NOW", "LEASES", ""],
         ));
+        let leases = self.leases();
+        if !leases.is_empty() {
+            text.push('\n');
+            text.push_str(&lease::table(&leases));
+        }
         text
+    }
+
+    /// As the leader tells them; at most the first hundred.
+    fn leases(&self) -> Vec<LeaseStatus> {
+        let known = self.scheduler.get("leases").cloned().unwrap_or_default();
+        serde_json::from_value(known).unwrap_or_default()
     }
 
     fn hosts(&self, now: Timestamp) -> Vec<Vec<String>> {
@@ -200,6 +216,9 @@ impl Picture {
                     format!("{}{}", model.engine.kind.as_str(), if model.pin { " (pinned)" } else { "" }),
                     count("queued"),
                     count("running"),
+                    view.and_then(|view| view.get("wait_estimate_s")?.as_f64())
+                        .map_or_else(|| "?".into(), |seconds| format!("{seconds:.1}s")),
+                    count("leases"),
                     first_line(view.and_then(|view| view.get("error")?.as_str())),
                 ]
             })

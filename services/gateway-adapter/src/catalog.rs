@@ -104,6 +104,7 @@ pub(crate) mod tests {
             context: Some(4096),
             idle_ttl: None,
             pin: false,
+            replicas: None,
             labels: Vec::new(),
         }
     }

@@ -5,13 +5,10 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use actix_web::http::header::HeaderMap;
-use berth_wire::{ApiError, ErrorKind};
+use berth_wire::{ApiError, ErrorKind, SESSION_MAX};
 use serde::Deserialize;
 use serde_json::error::Category;
 use serde_json::value::RawValue;
-
-/// Longer session keys travel as their hash.
-const SESSION_MAX: usize = 256;
 
 /// The top-level fields that routing needs; values stay unparsed until one is asked for.
 #[derive(Deserialize)]
@@ -118,6 +115,7 @@ fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name)?.to_str().ok().map(str::trim).filter(|text| !text.is_empty())
 }
 
+/// Longer session keys travel as their hash.
 fn bounded(session: &str) -> Option<String> {
     match session.len() {
         0 => None,

@@ -21,7 +21,7 @@ use tracing::{info, warn};
 
 use crate::fleet::Fleet;
 use crate::worker::Worker;
-use crate::{error, infer, models, status};
+use crate::{error, infer, leases, models, status};
 
 /// Renders this process's metrics as Prometheus text.
 pub type RenderMetrics = Arc<dyn Fn() -> String + Send + Sync>;
@@ -200,6 +200,10 @@ fn routes(app: &mut ServiceConfig) {
         .service(resource("/v1/embeddings").route(web::post().to(infer::embeddings)))
         .service(resource("/v1/models").route(web::get().to(models::list)))
         .service(resource("/v1/models/{id:.+}").route(web::get().to(models::one)))
+        .service(resource("/lease").route(web::post().to(leases::lease)))
+        .service(resource("/release").route(web::post().to(leases::release)))
+        .service(resource("/leases").route(web::get().to(leases::list)))
+        .service(resource("/hint").route(web::post().to(leases::hint)))
         .service(resource("/healthz").route(web::get().to(status::healthz)))
         .service(resource("/readyz").route(web::get().to(status::readyz)))
         .service(resource("/metrics").route(web::get().to(status::metrics)))

@@ -8,8 +8,8 @@ use berth_actors::{Backoff, Drain, Life, Supervised, Vital, supervise};
 use berth_bus::{Inbound, Subscriber, read, read_dispatch_headers};
 use berth_telemetry::{Chain, metric};
 use berth_wire::{
-    CancelJob, Credit, DecodeError, EngineState, Epoch, Job, Message, Reply, StartEngine, StatusRequest,
-    StopEngine, Verb,
+    CancelJob, Credit, DecodeError, EngineState, Epoch, Job, Message, Reply, SleepEngine, StartEngine,
+    StatusRequest, StopEngine, Verb, WakeEngine,
 };
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -92,6 +92,8 @@ impl StreamHandler<Inbound> for HostActor {
             }
             Some(Verb::Start) => Some(self.command(&message, Self::start)),
             Some(Verb::Stop) => Some(self.command(&message, |host, stop| host.stop(&stop))),
+            Some(Verb::Sleep) => Some(self.command(&message, |_, _: SleepEngine| Err(no_sleep()))),
+            Some(Verb::Wake) => Some(self.command(&message, |_, _: WakeEngine| Err(no_sleep()))),
             Some(Verb::Status) => self.status(&message),
             None => Some(refused(format!("`{}` names no command of this version", message.subject))),
         };
@@ -103,6 +105,11 @@ impl StreamHandler<Inbound> for HostActor {
 
 fn refused(message: impl Into<String>) -> Reply {
     Reply::Refused { message: message.into() }
+}
+
+/// No engine is reported as able to sleep, so that no leader should ask.
+fn no_sleep() -> Reply {
+    refused("this agent cannot put engines to sleep or wake them; stop and start them instead")
 }
 
 fn unreadable(error: &DecodeError) -> Reply {
@@ -123,6 +130,18 @@ impl Fenced for StartEngine {
 }
 
 impl Fenced for StopEngine {
+    fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+}
+
+impl Fenced for SleepEngine {
+    fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+}
+
+impl Fenced for WakeEngine {
     fn epoch(&self) -> Epoch {
         self.epoch
     }

@@ -8,13 +8,14 @@ use berth_bus::{Bus, BusError, Jobs, NatsOutput, OutputSink, dispatch_headers};
 use berth_placement::Refusal;
 use berth_wire::{
     Attempt, CancelJob, DispatchHeaders, EngineFailure, EngineId, Epoch, Event as Fact, EventBody, GatewayId,
-    HostId, JobId, ModelSpec, Notice, Reply, Reservation, Snapshot, StartEngine, StatusRequest, StopEngine,
-    Timestamp, Verb,
+    HostId, JobId, ModelSpec, Notice, Reply, Reservation, SleepEngine, Snapshot, StartEngine, StatusRequest,
+    StopEngine, Timestamp, Verb, WakeEngine,
 };
 use tokio::sync::OnceCell;
 use tracing::{debug, warn};
 
 use crate::entry::Payload;
+use crate::keeper::Keeper;
 
 /// Commands are acknowledged at once, so an agent that is silent for so long does not have it.
 const COMMAND_LIMIT: Duration = Duration::from_secs(5);
@@ -36,6 +37,8 @@ pub(crate) struct Carrier {
     output: NatsOutput,
     /// The job stream of this term, once it has been taken over.
     pub(crate) jobs: Arc<OnceCell<Jobs>>,
+    /// Writes leases and profiles down.
+    pub(crate) keeper: Keeper,
 }
 
 /// What came of a command.
@@ -43,13 +46,16 @@ pub(crate) struct Carrier {
 pub(crate) enum Answer {
     Taken,
     Refused(Refusal),
+    /// Whether the host has it is not known.
+    Unanswered(String),
     /// The host obeys a later leader.
     Stale,
 }
 
 impl Carrier {
     pub(crate) fn new(bus: Bus, epoch: Epoch) -> Self {
-        Self { output: NatsOutput::new(bus.clone()), bus, epoch, jobs: Arc::new(OnceCell::new()) }
+        let output = NatsOutput::new(bus.clone());
+        Self { output, bus, epoch, jobs: Arc::new(OnceCell::new()), keeper: Keeper::default() }
     }
 
     /// Sends a dispatch with the payload as it came.
@@ -88,18 +94,32 @@ impl Carrier {
         match answer(self.bus.request(subject, &command, COMMAND_LIMIT).await, host) {
             Answer::Taken | Answer::Stale => Ok(()),
             Answer::Refused(why) => {
-                let message = match why {
-                    Refusal::Busy => format!("the host {host} is busy"),
-                    Refusal::Failed(message) => message,
-                };
-                Err(EngineFailure { message, permanent: false, was_ready: false })
+                Err(EngineFailure { message: told(why, host), permanent: false, was_ready: false })
             }
+            Answer::Unanswered(message) => Err(EngineFailure { message, permanent: false, was_ready: false }),
         }
     }
 
     pub(crate) async fn stop(&self, host: &HostId, engine: EngineId, reason: String) -> Answer {
         let command = StopEngine { epoch: self.epoch, engine, reason, force: false };
         let subject = self.bus.subjects.ctl(host, Verb::Stop);
+        answer(self.bus.request(subject, &command, COMMAND_LIMIT).await, host)
+    }
+
+    pub(crate) async fn sleep(&self, host: &HostId, engine: EngineId, reason: String) -> Answer {
+        let command = SleepEngine { epoch: self.epoch, engine, reason };
+        let subject = self.bus.subjects.ctl(host, Verb::Sleep);
+        answer(self.bus.request(subject, &command, COMMAND_LIMIT).await, host)
+    }
+
+    pub(crate) async fn wake(
+        &self,
+        host: &HostId,
+        engine: EngineId,
+        reservations: Vec<Reservation>,
+    ) -> Answer {
+        let command = WakeEngine { epoch: self.epoch, engine, reservations };
+        let subject = self.bus.subjects.ctl(host, Verb::Wake);
         answer(self.bus.request(subject, &command, COMMAND_LIMIT).await, host)
     }
 
@@ -149,8 +169,16 @@ fn answer(reply: Result<Reply, BusError>, host: &HostId) -> Answer {
             Answer::Stale
         }
         Err(BusError::NoResponders { .. } | BusError::TimedOut { .. }) => {
-            Answer::Refused(Refusal::Failed(format!("the host {host} does not answer")))
+            Answer::Unanswered(format!("the host {host} does not answer"))
         }
-        Err(error) => Answer::Refused(Refusal::Failed(error.to_string())),
+        Err(error) => Answer::Unanswered(error.to_string()),
+    }
+}
+
+/// A refusal in words.
+pub(crate) fn told(why: Refusal, host: &HostId) -> String {
+    match why {
+        Refusal::Busy => format!("the host {host} is busy"),
+        Refusal::Failed(message) => message,
     }
 }

@@ -5,27 +5,43 @@ use std::time::Duration;
 use actix::Addr;
 use berth_actors::Supervised;
 use berth_bus::{Bus, BusError, Jobs, Subscriber, View, read};
-use berth_wire::{CancelJob, Epoch, HostBeat, ModelSpec, Report};
+use berth_wire::{
+    ApiError, CancelJob, Epoch, ErrorKind, HostBeat, LeaseReply, LeaseRequest, ModelSpec, Report,
+};
 use futures::{FutureExt, StreamExt};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::leader::{Arrived, Beats, Cancelled, Catalog, Leader, Reported, StatusAsked};
+use crate::keeper::Keeper;
+use crate::leader::{
+    Arrived, Beats, Cancelled, Catalog, Leader, LeaseAsked, Reported, Restored, StatusAsked,
+};
+use crate::restore;
 
 /// A new leader waits so long for hosts to say what runs before it reads jobs.
 const HOSTS_FIRST: Duration = Duration::from_secs(2);
+/// So long an answer waits for what it tells of to be written down.
+const WRITTEN: Duration = Duration::from_secs(2);
 
 /// Feeds the leader until the term is over; ends early when the job stream can no longer be read.
-pub(crate) async fn start(bus: &Bus, epoch: Epoch, leader: &Supervised<Leader>, over: &CancellationToken) {
+pub(crate) async fn start(
+    bus: &Bus,
+    epoch: Epoch,
+    leader: &Supervised<Leader>,
+    keeper: &Keeper,
+    over: &CancellationToken,
+) {
     let Ok(addr) = leader.addr() else { return };
     let feeds = async {
         let reports = bus.subscribe(bus.subjects.report()).await?;
         let cancels = bus.subscribe(bus.subjects.cancel_all()).await?;
         let asks = bus.subscribe(bus.subjects.scheduler_status()).await?;
+        let leases = bus.subscribe(bus.subjects.lease()).await?;
         let hosts = View::<HostBeat>::follow(bus, "hosts");
         let mut catalog = View::<ModelSpec>::follow(bus, "catalog");
         catalog.synced().await;
         let _ = addr.send(Catalog(catalog.entries())).await;
+        let _ = addr.send(Restored(restore::read(bus).await)).await;
         let reading = async {
             heard_of_hosts(&addr, hosts.clone()).await;
             feed_jobs(bus, epoch, &addr).await
@@ -35,6 +51,7 @@ pub(crate) async fn start(bus: &Bus, epoch: Epoch, leader: &Supervised<Leader>, 
             () = feed_reports(bus, reports, &addr).fuse() => Ok(()),
             () = feed_cancels(cancels, &addr).fuse() => Ok(()),
             () = feed_status(bus, asks, &addr).fuse() => Ok(()),
+            () = feed_leases(bus, leases, &addr, keeper).fuse() => Ok(()),
             () = feed_hosts(hosts.clone(), &addr).fuse() => Ok(()),
             () = feed_catalog(catalog, &addr).fuse() => Ok::<(), BusError>(()),
         }
@@ -103,6 +120,35 @@ async fn feed_status(bus: &Bus, mut asks: Subscriber, addr: &Addr<Leader>) {
             warn!(%error, "could not answer a status request");
         }
     }
+}
+
+async fn feed_leases(bus: &Bus, mut asks: Subscriber, addr: &Addr<Leader>, keeper: &Keeper) {
+    while let Some(message) = asks.next().await {
+        let Some(request) = read::<LeaseRequest>(&message) else { continue };
+        let Ok(answered) = addr.send(LeaseAsked(request)).await else { return };
+        let (bus, keeper) = (bus.clone(), keeper.clone());
+        actix_rt::spawn(async move {
+            let written = async {
+                for place in &answered.after {
+                    keeper.written(place).await;
+                }
+            };
+            let reply = match tokio::time::timeout(WRITTEN, written).await {
+                Ok(()) => answered.reply,
+                Err(_) => LeaseReply::Refused(not_written()),
+            };
+            if let Err(error) = bus.reply(message.reply, &reply).await {
+                warn!(%error, "could not answer what was asked of leases");
+            }
+        });
+    }
+}
+
+/// What was asked is done, and asking again does no harm.
+fn not_written() -> ApiError {
+    warn!("a change of leases is not written down yet; it would be lost with this scheduler");
+    let message = "NATS does not take what is to be kept of leases right now; ask again in a moment";
+    ApiError::new(ErrorKind::Unavailable, "lease_not_kept", message).retry_after(WRITTEN)
 }
 
 async fn feed_hosts(mut hosts: View<HostBeat>, addr: &Addr<Leader>) {

@@ -10,7 +10,9 @@ mod entry;
 mod error;
 mod hosts;
 mod intake;
+mod keeper;
 mod leader;
+mod restore;
 mod run;
 mod translate;
 

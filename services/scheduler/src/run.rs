@@ -21,6 +21,8 @@ use crate::leader::{Leader, Shared};
 
 /// Messages that may wait for the core before readers of the bus are held back.
 const MAILBOX: usize = 4096;
+/// How long leases and profiles may take to be written down at a term's end.
+const LAST_WRITES: Duration = Duration::from_secs(2);
 /// How long before it is tried again to campaign.
 const REJOIN: Duration = Duration::from_secs(1);
 /// How often it is looked whether streams and buckets are there.
@@ -131,6 +133,7 @@ async fn term(
 ) {
     let over = CancellationToken::new();
     let (carrier, policy) = (Carrier::new(bus.clone(), epoch), crate::translate::policy(&config.scheduler));
+    let keeper = carrier.keeper.clone();
     let host_timeout = config.scheduler.host_timeout;
     let mut first = true;
     let leader = {
@@ -144,14 +147,27 @@ async fn term(
         })
     };
     record(bus, EventBody::LeaderElected { instance: instance.to_owned(), epoch }).await;
-    let feeds = intake::start(bus, epoch, &leader, &over);
+    let writer = actix_rt::spawn({
+        let (keeper, bus) = (keeper.clone(), bus.clone());
+        async move { keeper.run(&bus).await }
+    });
+    let feeds = intake::start(bus, epoch, &leader, &keeper, &over);
+    let mut deposed = false;
     tokio::select! {
-        () = lost => warn!(%epoch, "leadership lost"),
+        () = lost => {
+            warn!(%epoch, "leadership lost");
+            deposed = true;
+        }
         () = over.cancelled() => warn!(%epoch, "this term broke down; campaigning anew"),
         () = shutdown.cancelled() => info!(%epoch, "handing leadership back"),
         () = feeds => warn!(%epoch, "the job stream cannot be read; campaigning anew"),
     }
     over.cancel();
     leader.drain(Duration::from_secs(5)).await;
+    // While the leader's key is still held: what is written later might overwrite the next leader's.
+    if !deposed && tokio::time::timeout(LAST_WRITES, keeper.idle()).await.is_err() {
+        warn!(%epoch, "not every lease and profile could be written down");
+    }
+    writer.abort();
     shared.clear();
 }

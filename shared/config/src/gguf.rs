@@ -170,6 +170,7 @@ impl Config {
             context: Some(CONTEXT),
             idle_ttl: None,
             pin: false,
+            replicas: None,
             labels: Vec::new(),
         })
     }

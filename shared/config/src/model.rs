@@ -101,6 +101,7 @@ pub(crate) fn resolve(raw: &RawModel, around: Surroundings<'_>, findings: &mut F
         context,
         idle_ttl: raw.idle_ttl.map_or(around.idle_ttl, |ttl| ttl.0),
         pin: raw.pin,
+        replicas: replicas(raw, findings),
         labels: raw.labels.texts(),
     }
 }
@@ -131,6 +132,15 @@ fn positive(value: Option<&Spanned<u32>>, default: u32, what: &str, findings: &m
         findings.add(value.span(), format!("{what} must be at least 1"), format!("the default is {default}"));
     }
     *value.get_ref()
+}
+
+fn replicas(raw: &RawModel, findings: &mut Findings<'_>) -> Option<u32> {
+    let replicas = raw.replicas.as_ref()?;
+    if *replicas.get_ref() == 0 {
+        let help = "leave it out for as many as pay; to serve a model not at all, remove its entry";
+        findings.add(replicas.span(), "replicas must be at least 1", help);
+    }
+    Some(*replicas.get_ref())
 }
 
 fn memory(raw: &RawModel, findings: &mut Findings<'_>) -> Option<u64> {

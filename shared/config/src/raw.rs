@@ -65,6 +65,11 @@ pub(crate) struct RawScheduler {
     pub(crate) max_wait: Option<Span>,
     pub(crate) host_timeout: Option<Spanned<Span>>,
     pub(crate) queue_limit: Option<Spanned<u64>>,
+    pub(crate) model_queue_limit: Option<Spanned<u64>>,
+    pub(crate) key_queue_limit: Option<Spanned<u64>>,
+    pub(crate) lease_ceiling: Option<Spanned<Span>>,
+    pub(crate) leases_per_session: Option<Spanned<u64>>,
+    pub(crate) leases_per_key: Option<Spanned<u64>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -96,6 +101,7 @@ pub(crate) struct RawModel {
     pub(crate) idle_ttl: Option<Ttl>,
     #[serde(default)]
     pub(crate) pin: bool,
+    pub(crate) replicas: Option<Spanned<u32>>,
     pub(crate) health_path: Option<Spanned<String>>,
     pub(crate) start_timeout: Option<Span>,
     pub(crate) stop_grace: Option<Span>,

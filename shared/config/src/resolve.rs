@@ -260,6 +260,10 @@ fn host(raw: &RawHost, base: &Path, findings: &mut Findings<'_>) -> HostConfig {
     }
 }
 
+const LEASE_LEAST: Duration = Duration::from_secs(1);
+/// The bucket forgets what was not written for 25 h.
+const LEASE_MOST: Duration = Duration::from_secs(24 * 3600);
+
 fn scheduler(raw: &RawScheduler, findings: &mut Findings<'_>) -> SchedulerConfig {
     let default = SchedulerConfig::default();
     let host_timeout = raw.host_timeout.as_ref().map_or(default.host_timeout, |span| {
@@ -268,17 +272,36 @@ fn scheduler(raw: &RawScheduler, findings: &mut Findings<'_>) -> SchedulerConfig
         }
         span.get_ref().0
     });
-    let queue_limit = raw.queue_limit.as_ref().map_or(default.queue_limit, |limit| {
-        if *limit.get_ref() == 0 {
-            findings.add(limit.span(), "a queue holds at least 1 job", "the default is 100000");
+    let lease_ceiling = raw.lease_ceiling.as_ref().map_or(default.lease_ceiling, |span| {
+        if !(LEASE_LEAST..=LEASE_MOST).contains(&span.get_ref().0) {
+            findings.add(span.span(), "a lease lasts for 1s to 24h", "the default is \"1h\"");
         }
-        *limit.get_ref()
+        span.get_ref().0
     });
+    let mut limit = |value: Option<&Spanned<u64>>, default: u64, message: &str| {
+        let Some(value) = value else { return default };
+        if *value.get_ref() == 0 {
+            findings.add(value.span(), message, format!("the default is {default}"));
+        }
+        *value.get_ref()
+    };
+    let queue = "a queue holds at least 1 job";
+    let queue_limit = limit(raw.queue_limit.as_ref(), default.queue_limit, queue);
+    let model_queue_limit = limit(raw.model_queue_limit.as_ref(), default.model_queue_limit, queue);
+    let key_queue_limit = limit(raw.key_queue_limit.as_ref(), default.key_queue_limit, queue);
+    let leases = "at least 1 lease must be allowed";
+    let leases_per_session = limit(raw.leases_per_session.as_ref(), default.leases_per_session, leases);
+    let leases_per_key = limit(raw.leases_per_key.as_ref(), default.leases_per_key, leases);
     SchedulerConfig {
         idle_ttl: raw.idle_ttl.map_or(default.idle_ttl, |ttl| ttl.0),
         max_wait: raw.max_wait.map_or(default.max_wait, |span| span.0),
         host_timeout,
         queue_limit,
+        model_queue_limit,
+        key_queue_limit,
+        lease_ceiling,
+        leases_per_session,
+        leases_per_key,
     }
 }
 

@@ -133,21 +133,37 @@ impl Default for HostConfig {
 pub struct SchedulerConfig {
     /// Stop engines idle for so long, for models that do not say; `None`: only when the room is needed.
     pub idle_ttl: Option<Duration>,
-    /// How long a waiting job lets a busy engine in its way go on taking new jobs.
+    /// A model without an engine whose oldest job has waited for so long goes first, and may have busy engines
+    /// drained for it.
     pub max_wait: Duration,
     /// A host silent for so long counts as lost.
     pub host_timeout: Duration,
     /// Jobs that may be outstanding in all.
     pub queue_limit: u64,
+    /// Jobs of one model that may wait.
+    pub model_queue_limit: u64,
+    /// Jobs of one API key that may be outstanding.
+    pub key_queue_limit: u64,
+    /// Longest lease granted.
+    pub lease_ceiling: Duration,
+    /// Leases that one session may hold.
+    pub leases_per_session: u64,
+    /// Leases that one API key may hold.
+    pub leases_per_key: u64,
 }
 
 impl Default for SchedulerConfig {
     fn default() -> Self {
         Self {
             idle_ttl: None,
-            max_wait: Duration::from_secs(30),
+            max_wait: Duration::from_secs(300),
             host_timeout: Duration::from_secs(15),
             queue_limit: 100_000,
+            model_queue_limit: 20_000,
+            key_queue_limit: 20_000,
+            lease_ceiling: Duration::from_secs(3600),
+            leases_per_session: 8,
+            leases_per_key: 256,
         }
     }
 }

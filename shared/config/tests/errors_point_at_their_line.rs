@@ -158,3 +158,24 @@ fn a_missing_file_is_named() {
     let error = Config::load(std::path::Path::new("/no/such/berth.toml")).unwrap_err().to_string();
     assert!(error.contains("/no/such/berth.toml") && error.contains("--config"), "{error}");
 }
+
+#[test]
+fn limits_of_queues_leases_and_replicas_are_at_least_one() {
+    for name in
+        ["queue_limit", "model_queue_limit", "key_queue_limit", "leases_per_session", "leases_per_key"]
+    {
+        let at = format!("2:{}", name.len() + 4);
+        refuses(&format!("[scheduler]\n{name} = 0\n"), &at, &["at least 1", "the default is "]);
+    }
+    refuses(&format!("{SIM}replicas = 0\n"), "4:12", &["replicas must be at least 1", "leave it out"]);
+}
+
+#[test]
+fn a_lease_ceiling_is_between_a_second_and_a_day() {
+    for value in ["0s", "25h"] {
+        let text = format!("[scheduler]\nlease_ceiling = \"{value}\"\n");
+        refuses(&text, "2:17", &["1s to 24h", "\"1h\""]);
+    }
+    let config = Config::parse("[scheduler]\nlease_ceiling = \"24h\"\n", "berth.toml").unwrap();
+    assert_eq!(config.scheduler.lease_ceiling.as_secs(), 24 * 3600);
+}

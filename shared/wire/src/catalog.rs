@@ -126,6 +126,9 @@ pub struct ModelSpec {
     /// Keep one engine of it ready always; it is never evicted.
     #[serde(default)]
     pub pin: bool,
+    /// Engines of it at a time, at most; `None`: as many as pay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replicas: Option<u32>,
     /// Labels that a host must have, each as in `gpu=a100`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub labels: Vec<String>,

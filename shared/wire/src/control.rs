@@ -46,6 +46,37 @@ impl Message for StopEngine {
     const SCHEMA: &'static str = "ctl.stop/1";
 }
 
+/// `ctl.<host>.sleep`: put an engine that runs no job to sleep, its weights in host RAM and its accelerators free.
+/// An engine that sleeps already is no error.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SleepEngine {
+    /// The leader's fencing token.
+    pub epoch: Epoch,
+    /// Which engine.
+    pub engine: EngineId,
+    /// Why, for the log and the events.
+    pub reason: String,
+}
+
+impl Message for SleepEngine {
+    const SCHEMA: &'static str = "ctl.sleep/1";
+}
+
+/// `ctl.<host>.wake`: wake an engine that sleeps. One that is awake already is no error.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WakeEngine {
+    /// The leader's fencing token.
+    pub epoch: Epoch,
+    /// Which engine.
+    pub engine: EngineId,
+    /// Memory set aside for it, per accelerator.
+    pub reservations: Vec<Reservation>,
+}
+
+impl Message for WakeEngine {
+    const SCHEMA: &'static str = "ctl.wake/1";
+}
+
 /// What a dispatch says beside the job: NATS headers `Berth-Epoch`, `Berth-Engine`, `Berth-Attempt`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DispatchHeaders {

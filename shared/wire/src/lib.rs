@@ -23,7 +23,10 @@ mod time;
 
 pub use catalog::{Driver, EngineKind, EngineSpec, ModelSpec};
 pub use codec::{DecodeError, EncodeError, Message, decode, decode_json, encode, encode_json};
-pub use control::{CancelJob, Credit, DispatchHeaders, Reply, StartEngine, StatusRequest, StopEngine};
+pub use control::{
+    CancelJob, Credit, DispatchHeaders, Reply, SleepEngine, StartEngine, StatusRequest, StopEngine,
+    WakeEngine,
+};
 pub use error::{ApiError, ErrorKind};
 pub use event::{Event, EventBody};
 pub use frame::{Begin, BeginReply, End, Finish, Frame, Head, Notice, Output, Stage};
@@ -33,7 +36,7 @@ pub use id::{
     AcceleratorId, Attempt, EngineId, Epoch, GatewayId, HostId, IdError, JobId, KeyId, ModelId, SessionId,
 };
 pub use job::{Body, Class, Job, Route};
-pub use lease::{Lease, LeaseState};
+pub use lease::{Lease, LeaseReply, LeaseRequest, LeaseState, LeaseStatus, SESSION_MAX};
 pub use profile::{Profile, Residency};
 pub use report::{
     Ended, EngineFailure, EngineReport, EngineState, Outcome, Report, ReportAck, ReportEntry, RunningAttempt,

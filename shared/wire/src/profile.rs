@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::codec::Message;
 use crate::id::ModelId;
+use crate::slug;
 
 /// Where a model's weights are when an engine for it is started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -63,6 +64,13 @@ impl Profile {
             millitokens_per_second: None,
             peak_memory: None,
         }
+    }
+
+    /// Its key in the bucket.
+    #[must_use]
+    pub fn key(&self) -> String {
+        let (model, accelerator) = (slug::encode(self.model.as_str()), slug::encode(&self.accelerator));
+        format!("{model}.{}.{accelerator}", self.config)
     }
 
     /// What a start from there took.

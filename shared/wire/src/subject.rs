@@ -16,11 +16,27 @@ pub enum Verb {
     Start,
     /// Stop an engine.
     Stop,
+    /// Put an engine to sleep.
+    Sleep,
+    /// Wake an engine that sleeps.
+    Wake,
     /// Say all that is true.
     Status,
 }
 
 impl Verb {
+    /// Every verb.
+    pub const ALL: [Self; 8] = [
+        Self::Dispatch,
+        Self::Cancel,
+        Self::Credit,
+        Self::Start,
+        Self::Stop,
+        Self::Sleep,
+        Self::Wake,
+        Self::Status,
+    ];
+
     /// The subject token.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -30,6 +46,8 @@ impl Verb {
             Self::Credit => "credit",
             Self::Start => "start",
             Self::Stop => "stop",
+            Self::Sleep => "sleep",
+            Self::Wake => "wake",
             Self::Status => "status",
         }
     }
@@ -38,9 +56,7 @@ impl Verb {
     #[must_use]
     pub fn of(subject: &str) -> Option<Self> {
         let token = subject.rsplit('.').next()?;
-        [Self::Dispatch, Self::Cancel, Self::Credit, Self::Start, Self::Stop, Self::Status]
-            .into_iter()
-            .find(|verb| verb.as_str() == token)
+        Self::ALL.into_iter().find(|verb| verb.as_str() == token)
     }
 }
 
@@ -141,6 +157,12 @@ impl Subjects {
         format!("{}.sched.status", self.root)
     }
 
+    /// Where the leader is asked for leases and told of hints.
+    #[must_use]
+    pub fn lease(&self) -> String {
+        format!("{}.sched.lease", self.root)
+    }
+
     /// Where one instance of a service answers how it is.
     #[must_use]
     pub fn status(&self, role: &str, instance: &str) -> String {
@@ -200,6 +222,14 @@ mod tests {
         assert_eq!(Subjects::default().bucket("hosts"), "berth_hosts");
         assert!(Subjects::new("bad root").is_none());
         assert!(Subjects::new("").is_none());
+    }
+
+    #[test]
+    fn every_verb_is_read_back_from_its_subject() {
+        for verb in Verb::ALL {
+            assert_eq!(Verb::of(&Subjects::default().ctl(&"h".into(), verb)), Some(verb));
+        }
+        assert_eq!(Verb::of("berth.v1.ctl.h.later"), None);
     }
 
     #[test]

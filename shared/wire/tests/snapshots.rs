@@ -60,6 +60,7 @@ fn spec() -> ModelSpec {
         context: Some(4096),
         idle_ttl: Some(Duration::from_secs(60)),
         pin: true,
+        replicas: None,
         labels: vec!["gpu=a100".into()],
     }
 }
@@ -131,6 +132,8 @@ fn commands_and_replies_keep_their_bytes() {
     let (epoch, engine, job) = (Epoch(7), engine(), JobId(1));
     pin("start", &StartEngine { epoch, engine, model: spec(), reservations: reservations() });
     pin("stop", &StopEngine { epoch, engine, reason: "idle".into(), force: true });
+    pin("sleep", &SleepEngine { epoch, engine, reason: "its memory is needed".into() });
+    pin("wake", &WakeEngine { epoch, engine, reservations: reservations() });
     pin("cancel", &CancelJob { job, attempt: Some(attempt()) });
     pin("credit", &Credit { job, attempt: attempt(), granted: 65_536 });
     pin("status", &StatusRequest { epoch });
@@ -192,6 +195,53 @@ fn records_and_events_keep_their_bytes() {
         why: "idle for 60 s".into(),
     };
     pin("event", &Event { at: Timestamp(5), body });
+}
+
+fn lease() -> Lease {
+    Lease {
+        session: "team a/1".into(),
+        model: "org/m:1.5".into(),
+        key: Some("k1".into()),
+        since: Timestamp(5),
+        ttl: Duration::from_secs(120),
+        expires: Timestamp(120_005),
+    }
+}
+
+#[test]
+fn leases_and_profiles_keep_their_bytes_and_their_keys() {
+    pin("lease", &lease());
+    assert_eq!(Lease::key_of(&lease().session, &lease().model), "team_20a_2f1.org_2fm_3a1_2e5");
+    let mut profile = Profile::new("org/m:1.5".into(), "0123456789abcdef".into(), "CPU and RAM".into());
+    assert_eq!(profile.key(), "org_2fm_3a1_2e5.0123456789abcdef.CPU_20and_20RAM");
+    profile.start = Some(Duration::from_millis(1500));
+    profile.service = Some(Duration::from_millis(700));
+    profile.millitokens_per_second = Some(25_000);
+    profile.peak_memory = Some(1 << 30);
+    pin("profile", &profile);
+}
+
+#[test]
+fn what_is_asked_of_leases_keeps_its_bytes() {
+    let (session, model) = (lease().session, lease().model);
+    let ttl = Duration::from_secs(120);
+    pin("lease_ask", &LeaseRequest::Lease { session: session.clone(), model: model.clone(), key: None, ttl });
+    pin("lease_release", &LeaseRequest::Release { session: session.clone(), model: None });
+    pin("lease_list", &LeaseRequest::List { session: Some(session.clone()) });
+    let lead = Duration::from_secs(20);
+    pin("lease_hint", &LeaseRequest::Hint { session, model: model.clone(), lead });
+    let status = LeaseStatus {
+        lease: lease(),
+        state: LeaseState::Loading,
+        position: 2,
+        eta: Some(Duration::from_millis(4100)),
+        left: ttl,
+    };
+    pin("lease_held", &LeaseReply::Held(status.clone()));
+    pin("lease_released", &LeaseReply::Released { models: vec![model] });
+    pin("leases", &LeaseReply::Leases { leases: vec![status], total: 1 });
+    pin("lease_noted", &LeaseReply::Noted);
+    pin("lease_refused", &LeaseReply::Refused(error()));
 }
 
 #[test]
@@ -264,6 +314,7 @@ mod garbage {
             let _ = super::Job::decode(&payload);
             let _ = super::decode::<super::Report>(&payload);
             let _ = super::decode::<super::StartEngine>(&payload);
+            let _ = super::decode::<super::LeaseRequest>(&payload);
         }
     }
 }

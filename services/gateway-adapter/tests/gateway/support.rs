@@ -48,6 +48,7 @@ pub fn model() -> ModelSpec {
         context: Some(4096),
         idle_ttl: None,
         pin: false,
+        replicas: None,
         labels: Vec::new(),
     }
 }

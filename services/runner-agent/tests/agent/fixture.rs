@@ -57,6 +57,7 @@ pub(crate) fn process(command: &[&str]) -> ModelSpec {
         context: None,
         idle_ttl: None,
         pin: false,
+        replicas: None,
         labels: Vec::new(),
     }
 }

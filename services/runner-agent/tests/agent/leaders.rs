@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use berth_testkit::wait::{until, until_ok};
 use berth_wire::{
-    BeginReply, Driver, Epoch, HostBeat, Outcome, Reply, ReportEntry, Snapshot, StatusRequest, StopEngine,
-    Verb,
+    BeginReply, Driver, EngineState, Epoch, HostBeat, Outcome, Reply, ReportEntry, SleepEngine, Snapshot,
+    StatusRequest, StopEngine, Verb, WakeEngine,
 };
 
 use crate::fixture::{Fleet, GIB, STREAM, WAIT, group_members, noted_pid, python, stats};
@@ -40,7 +40,7 @@ async fn an_older_leader_is_not_obeyed() {
 #[actix::test]
 async fn a_malformed_command_is_refused_and_wedges_nothing() {
     let mut fleet = Fleet::start("malformed").await;
-    for verb in [Verb::Start, Verb::Stop, Verb::Dispatch, Verb::Cancel, Verb::Credit, Verb::Status] {
+    for verb in Verb::ALL {
         let subject = fleet.bus.subjects.ctl(&fleet.host, verb);
         let wait = Duration::from_millis(if verb == Verb::Credit { 200 } else { 5000 });
         let headers = berth_bus::HeaderMap::new();
@@ -51,6 +51,23 @@ async fn a_malformed_command_is_refused_and_wedges_nothing() {
         }
     }
     assert_eq!(fleet.status().await.engines, []);
+    fleet.leave().await;
+}
+
+#[actix::test]
+async fn an_engine_is_not_put_to_sleep_and_goes_on_serving() {
+    let mut fleet = Fleet::start("sleepless").await;
+    let engine = fleet.ready_engine(python(&[])).await;
+    let epoch = Epoch(fleet.told.epoch.get());
+    let sleep = SleepEngine { epoch, engine, reason: "test".into() };
+    let wake = WakeEngine { epoch, engine, reservations: Vec::new() };
+    let answers = [fleet.command(Verb::Sleep, &sleep).await, fleet.command(Verb::Wake, &wake).await];
+    for answer in answers {
+        let Reply::Refused { message } = answer else { panic!("not refused: {answer:?}") };
+        assert!(message.contains("cannot put engines to sleep"), "{message}");
+    }
+    let status = fleet.status().await;
+    assert_eq!((status.engines[0].state, status.engines[0].sleep), (EngineState::Ready, None));
     fleet.leave().await;
 }
 

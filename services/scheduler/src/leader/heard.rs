@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use actix::{Handler, Message, MessageResult};
 use berth_bus::{Entries as Kv, Jobs, QueuedJob};
-use berth_placement::{Event, ModelNeeds};
+use berth_placement::Event;
 use berth_wire::{HostBeat, JobId, ModelSpec, Report, ReportAck, ReportEntry};
 
 use super::Leader;
@@ -22,7 +22,7 @@ impl Handler<Catalog> for Leader {
 
     fn handle(&mut self, Catalog(models): Catalog, ctx: &mut Self::Context) {
         self.catalog = models.values().map(|spec| (spec.id.clone(), Arc::clone(spec))).collect();
-        let needs = self.catalog.values().map(|spec| ModelNeeds::from(&**spec)).collect();
+        let needs = self.catalog.values().map(|spec| translate::needs(spec)).collect();
         self.feed(Event::Catalog(needs), ctx);
     }
 }
@@ -129,6 +129,7 @@ impl Handler<StatusAsked> for Leader {
             "outstanding": self.entries.len(),
             "models": self.state.models(self.clock.now()),
             "jobs": self.state.jobs(100, self.clock.now()),
+            "leases": self.shown_leases(100),
         }))
     }
 }

@@ -1,26 +1,33 @@
 //! The leading actor: owns the core's state for one term.
 
+mod clock;
 mod heard;
+mod leases;
+mod sleep;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, SpawnHandle, WrapFuture};
 use berth_actors::{Drain, Life, Vital};
-use berth_placement::{Effect, Event, Policy, State, Verdict, step};
+use berth_placement::{Effect, Event, Policy, Refusal, State, Verdict, step};
 use berth_telemetry::metric;
 use berth_wire::{
     ApiError, EngineId, ErrorKind, EventBody, GatewayId, HostId, JobId, ModelId, ModelSpec, Notice,
     ReportEntry, Snapshot, Timestamp,
 };
 pub(crate) use heard::{Arrived, Beats, Cancelled, Catalog, Reported, StatusAsked, StreamTaken};
+pub(crate) use leases::{LeaseAsked, Restored};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::effects::{Answer, Carrier, record};
 use crate::entry::Entries;
 use crate::hosts::Hosts;
+use crate::leader::clock::Clock;
+use crate::leader::leases::Outcome;
+use crate::leader::sleep::{Order, Orders};
 use crate::translate;
 
 /// What outlives a term: whether this instance leads.
@@ -60,6 +67,10 @@ pub(crate) struct Leader {
     timer: Option<(Timestamp, SpawnHandle)>,
     /// Gateways that were not heard when they were last asked for.
     missed: BTreeSet<GatewayId>,
+    /// What engines were last told to do.
+    orders: Orders,
+    /// What the event that is being taken in did to leases.
+    leases: Outcome,
     over: CancellationToken,
 }
 
@@ -85,6 +96,8 @@ impl Leader {
             hosts: Hosts::new(host_timeout),
             timer: None,
             missed: BTreeSet::new(),
+            orders: Orders::default(),
+            leases: Outcome::default(),
             over,
         }
     }
@@ -94,6 +107,7 @@ impl Leader {
         let began = Instant::now();
         let effects = step(&mut self.state, event, self.clock.now());
         metrics::histogram!(metric::DECISION_SECONDS).record(began.elapsed().as_secs_f64());
+        self.leases = Outcome::default();
         for effect in effects {
             self.carry_out(effect, ctx);
         }
@@ -134,6 +148,10 @@ impl Leader {
                     Answer::Refused(why) => {
                         leader.feed(Event::DispatchRefused { job, attempt, why }, ctx);
                     }
+                    Answer::Unanswered(why) => {
+                        let why = Refusal::Failed(why);
+                        leader.feed(Event::DispatchRefused { job, attempt, why }, ctx);
+                    }
                     Answer::Stale => leader.over.cancel(),
                 }));
             }
@@ -149,14 +167,20 @@ impl Leader {
             }
             Effect::Stop { engine, host, reason } => {
                 metrics::counter!(metric::ENGINE_STOPS).increment(1);
+                self.orders.supersede(engine);
                 self.stop(host, engine, reason, ctx);
             }
-            Effect::Sleep { .. }
-            | Effect::Wake { .. }
-            | Effect::LeaseKept(_)
-            | Effect::LeaseEnded { .. }
-            | Effect::LeaseRefused { .. }
-            | Effect::Learned(_) => {}
+            Effect::Sleep { engine, host, reason } => self.order(engine, host, Order::Sleep { reason }, ctx),
+            Effect::Wake { engine, host, reservations, .. } => {
+                self.order(engine, host, Order::Wake { reservations }, ctx);
+            }
+            Effect::LeaseKept(lease) => carrier.keeper.keep_lease(&lease),
+            Effect::LeaseEnded { session, model } => {
+                carrier.keeper.forget_lease(&session, &model);
+                self.leases.ended.push((session, model));
+            }
+            Effect::LeaseRefused { error, .. } => self.leases.refused = Some(error),
+            Effect::Learned(profile) => carrier.keeper.keep_profile(&profile),
             Effect::CancelAttempt { job, attempt, host } => {
                 ctx.spawn(async move { carrier.cancel(&host, job, attempt).await }.into_actor(self));
             }
@@ -183,8 +207,8 @@ impl Leader {
         ctx.spawn(sent.into_actor(self).map(move |answer, leader, ctx| match answer {
             Answer::Taken => {}
             Answer::Stale => leader.over.cancel(),
-            Answer::Refused(why) => {
-                warn!(%host, %engine, ?why, "a stop was not taken; asking again");
+            Answer::Refused(_) | Answer::Unanswered(_) => {
+                warn!(%host, %engine, ?answer, "a stop was not taken; asking again");
                 leader.ask(host.clone(), ctx);
                 ctx.run_later(STOP_AGAIN, move |leader, ctx| {
                     if leader.state.has_engine(engine) {
@@ -314,24 +338,6 @@ fn end_lost() -> ApiError {
         "answer_lost",
         "the end of the answer was lost on its way here; send the request again",
     )
-}
-
-/// Wall-clock time that never goes backwards, as the core needs it: the clock of the term's start, and what has
-/// passed since.
-#[derive(Debug, Clone, Copy)]
-struct Clock {
-    start: Timestamp,
-    began: Instant,
-}
-
-impl Clock {
-    fn start() -> Self {
-        Self { start: SystemTime::now().into(), began: Instant::now() }
-    }
-
-    fn now(self) -> Timestamp {
-        self.start.plus(self.began.elapsed())
-    }
 }
 
 fn log(body: &EventBody) {

@@ -249,6 +249,7 @@ fn come_to_rest(world: &mut World) {
 /// So many events in all, in histories of a thousand; `BERTH_SOAK_EVENTS=1000000` for a long one.
 #[test]
 fn no_rule_breaks_in_a_long_run() {
+    #[expect(clippy::disallowed_methods, reason = "a test may be told to run for longer")]
     let wanted: usize =
         std::env::var("BERTH_SOAK_EVENTS").ok().and_then(|n| n.parse().ok()).unwrap_or(10_000);
     let mut runner = TestRunner::deterministic();

@@ -127,7 +127,7 @@ impl World {
             story_events: 0,
             log: Some(Vec::new()),
             first_lines: Vec::new(),
-            policy: policy.clone(),
+            policy,
             told: 0,
             woken: 0,
             kept: BTreeMap::new(),

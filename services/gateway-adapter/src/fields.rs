@@ -1,0 +1,139 @@
+//! Fields of a small request, taken one by one: what is wrong is named, and so is what is not known.
+
+use std::collections::HashMap;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use actix_web::web::Query;
+use berth_wire::{ApiError, ErrorKind};
+use serde_json::{Map, Value};
+
+/// What is left of a body or query.
+#[derive(Debug)]
+pub(crate) struct Fields(Map<String, Value>);
+
+fn invalid(code: &str, field: &str, message: String) -> ApiError {
+    ApiError::new(ErrorKind::InvalidRequest, code, message).param(field)
+}
+
+impl Fields {
+    /// Those of a JSON object.
+    pub(crate) fn of_body(body: &[u8]) -> Result<Self, ApiError> {
+        let wrong = |message: String| ApiError::new(ErrorKind::InvalidRequest, "invalid_body", message);
+        if body.iter().all(u8::is_ascii_whitespace) {
+            return Err(wrong("the request has no body; send a JSON object".into()));
+        }
+        match serde_json::from_slice(body) {
+            Ok(Value::Object(fields)) => Ok(Self(fields)),
+            Ok(_) => Err(wrong("the body must be a JSON object".into())),
+            Err(error) => Err(wrong(format!("the body is not valid JSON: {error}"))),
+        }
+    }
+
+    /// Those of a query, all text.
+    pub(crate) fn of_query(query: &str) -> Result<Self, ApiError> {
+        let fields = Query::<HashMap<String, String>>::from_query(query).map_err(|_| {
+            let message = "the query cannot be read; write it as in `?sessionKey=my-session`";
+            ApiError::new(ErrorKind::InvalidRequest, "invalid_query", message)
+        })?;
+        Ok(Self(fields.into_inner().into_iter().map(|(name, text)| (name, Value::from(text))).collect()))
+    }
+
+    fn take(&mut self, name: &str) -> Option<Value> {
+        self.0.remove(name).filter(|value| !value.is_null())
+    }
+
+    /// A text that may be left out.
+    pub(crate) fn optional_text(&mut self, name: &str) -> Result<Option<String>, ApiError> {
+        match self.take(name) {
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text)),
+            Some(_) => Err(invalid("invalid_value", name, format!("`{name}` must be a string"))),
+        }
+    }
+
+    /// A text.
+    pub(crate) fn text(&mut self, name: &str) -> Result<String, ApiError> {
+        self.optional_text(name)?
+            .ok_or_else(|| invalid("missing_field", name, format!("`{name}` is missing; it is a string")))
+    }
+
+    /// A whole number that may be left out.
+    pub(crate) fn whole(&mut self, name: &str, range: RangeInclusive<u64>) -> Result<Option<u64>, ApiError> {
+        let Some(value) = self.take(name) else { return Ok(None) };
+        match value.as_u64().filter(|number| range.contains(number)) {
+            Some(number) => Ok(Some(number)),
+            None => {
+                let (least, most) = (range.start(), range.end());
+                let message = format!("`{name}` must be a whole number from {least} to {most}");
+                Err(invalid("invalid_value", name, message))
+            }
+        }
+    }
+
+    /// A time in seconds.
+    pub(crate) fn seconds(&mut self, name: &str, range: RangeInclusive<f64>) -> Result<Duration, ApiError> {
+        let (least, most) = (range.start(), range.end());
+        let message = format!("`{name}` must be a number of seconds from {least} to {most}");
+        let value = self.take(name).ok_or_else(|| {
+            invalid("missing_field", name, format!("`{name}` is missing; it is a number of seconds"))
+        })?;
+        value
+            .as_f64()
+            .filter(|number| range.contains(number))
+            .and_then(|number| Duration::try_from_secs_f64(number).ok())
+            .ok_or_else(|| invalid("invalid_value", name, message))
+    }
+
+    /// Nothing else may be there.
+    pub(crate) fn end(self, known: &[&str]) -> Result<(), ApiError> {
+        let Some(name) = self.0.keys().find(|name| !known.contains(&name.as_str())) else { return Ok(()) };
+        let shown: String = name.chars().filter(|c| !c.is_control()).take(64).collect();
+        let known: Vec<String> = known.iter().map(|name| format!("`{name}`")).collect();
+        let message = format!("unknown field `{shown}`; known are {}", known.join(", "));
+        Err(invalid("unknown_field", &shown, message))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(body: &str) -> Fields {
+        Fields::of_body(body.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let named = |error: ApiError| (error.code, error.param.unwrap_or_default());
+        let pair = |code: &str, param: &str| (code.to_owned(), param.to_owned());
+        assert_eq!(named(of("{}").text("model").unwrap_err()), pair("missing_field", "model"));
+        assert_eq!(named(of(r#"{"model":1}"#).text("model").unwrap_err()), pair("invalid_value", "model"));
+        for ttl in ["0", "3601", "1.5", "-1", "\"60\""] {
+            let error = of(&format!(r#"{{"ttl":{ttl}}}"#)).whole("ttl", 1..=3600).unwrap_err();
+            assert!(error.message.contains("from 1 to 3600"), "{}", error.message);
+        }
+        let error = of(r#"{"ttl":1,"tll":2}"#).end(&["ttl"]).unwrap_err();
+        assert_eq!(error.message, "unknown field `tll`; known are `ttl`");
+        assert_eq!(named(error), pair("unknown_field", "tll"));
+    }
+
+    #[test]
+    fn what_may_be_left_out_may_be_null() {
+        let mut fields = of(r#"{"model":null,"ttl":null,"in":2.5}"#);
+        assert_eq!(fields.optional_text("model").unwrap(), None);
+        assert_eq!(fields.whole("ttl", 1..=9).unwrap(), None);
+        assert_eq!(fields.seconds("in", 0.0..=9.0).unwrap(), Duration::from_millis(2500));
+        fields.end(&[]).unwrap();
+    }
+
+    #[test]
+    fn a_body_that_is_no_object_is_refused_and_a_query_is_read() {
+        for body in ["", " ", "[]", "1", "{"] {
+            assert_eq!(Fields::of_body(body.as_bytes()).unwrap_err().code, "invalid_body", "{body}");
+        }
+        let mut query = Fields::of_query("sessionKey=a%20b").unwrap();
+        assert_eq!(query.optional_text("sessionKey").unwrap().as_deref(), Some("a b"));
+        assert!(Fields::of_query("x=1").unwrap().end(&["sessionKey"]).is_err());
+    }
+}
