@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use actix_web::body::MessageBody;
 use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::ConnectionType;
 use actix_web::http::header::{HeaderName, HeaderValue};
 use actix_web::middleware::{Next, from_fn};
 use actix_web::web::{self, ServiceConfig};
@@ -89,10 +90,13 @@ pub async fn run(
     let mut server = HttpServer::new({
         let fleet = Arc::clone(&fleet);
         move || {
-            let (fleet, options) = (Arc::clone(&fleet), options.clone());
+            let (staffed, options) = (Arc::clone(&fleet), options.clone());
             App::new()
-                .data_factory(move || Worker::of_this_thread(Arc::clone(&fleet), options.clone()))
-                .wrap(from_fn(stamp))
+                .data_factory(move || Worker::of_this_thread(Arc::clone(&staffed), options.clone()))
+                .wrap(from_fn({
+                    let fleet = Arc::clone(&fleet);
+                    move |request, next| stamp(Arc::clone(&fleet), request, next)
+                }))
                 .configure(routes)
                 .default_service(web::to(error::not_found))
         }
@@ -138,8 +142,9 @@ pub async fn run(
     let outcome = match early {
         Some(ended) => ended,
         None => {
+            // Connections are still accepted: a listener that nobody accepts from lets clients hang, and resets them
+            // at the end.
             fleet.draining.store(true, Ordering::Release);
-            handle.pause().await;
             // Who still waits is told to come back at once; who is being answered is answered to the end.
             fleet.dismiss_waiting().await;
             finish(&fleet).await;
@@ -206,8 +211,10 @@ fn routes(app: &mut ServiceConfig) {
         .service(resource("/api/v1/fleet").route(web::get().to(status::fleet)));
 }
 
-/// What every answer carries: the request's id and our own time.
+/// What every answer carries: the request's id and our own time; and from a gateway that ends, that the connection
+/// ends with it.
 async fn stamp(
+    fleet: Arc<Fleet>,
     request: ServiceRequest,
     next: Next<impl MessageBody>,
 ) -> Result<ServiceResponse<impl MessageBody>, actix_web::Error> {
@@ -226,5 +233,8 @@ async fn stamp(
     }
     let ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
     headers.insert(HeaderName::from_static("openai-processing-ms"), HeaderValue::from(ms));
+    if fleet.draining.load(Ordering::Acquire) {
+        response.response_mut().head_mut().set_connection_type(ConnectionType::Close);
+    }
     Ok(response)
 }
