@@ -13,7 +13,7 @@ use actix_web::http::ConnectionType;
 use actix_web::http::header::{HeaderName, HeaderValue};
 use actix_web::middleware::{Next, from_fn};
 use actix_web::web::{self, ServiceConfig};
-use actix_web::{App, HttpServer};
+use actix_web::{App, HttpMessage, HttpServer, Route, guard};
 use berth_bus::{Bus, BusError, BusOptions, register};
 use berth_config::Config;
 use thiserror::Error;
@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::fleet::Fleet;
+use crate::intake::Complete;
 use crate::worker::Worker;
 use crate::{error, infer, models, status};
 
@@ -203,12 +204,17 @@ fn routes(app: &mut ServiceConfig) {
     app.service(resource("/v1/chat/completions").route(web::post().to(infer::chat)))
         .service(resource("/v1/completions").route(web::post().to(infer::completions)))
         .service(resource("/v1/embeddings").route(web::post().to(infer::embeddings)))
-        .service(resource("/v1/models").route(web::get().to(models::list)))
-        .service(resource("/v1/models/{id:.+}").route(web::get().to(models::one)))
-        .service(resource("/healthz").route(web::get().to(status::healthz)))
-        .service(resource("/readyz").route(web::get().to(status::readyz)))
-        .service(resource("/metrics").route(web::get().to(status::metrics)))
-        .service(resource("/api/v1/fleet").route(web::get().to(status::fleet)));
+        .service(resource("/v1/models").route(read().to(models::list)))
+        .service(resource("/v1/models/{id:.+}").route(read().to(models::one)))
+        .service(resource("/healthz").route(read().to(status::healthz)))
+        .service(resource("/readyz").route(read().to(status::readyz)))
+        .service(resource("/metrics").route(read().to(status::metrics)))
+        .service(resource("/api/v1/fleet").route(read().to(status::fleet)));
+}
+
+/// GET, and HEAD for those who want its headers alone: the server leaves the body out by itself.
+fn read() -> Route {
+    web::route().guard(guard::Any(guard::Get()).or(guard::Head()))
 }
 
 /// What every answer carries: the request's id and our own time; and from a gateway that ends, that the connection
@@ -231,6 +237,8 @@ async fn stamp(
     if let Some(id) = id {
         headers.insert(HeaderName::from_static("x-request-id"), id);
     }
+    let began = response.request().extensions().get::<Complete>().map_or(began, |complete| complete.0);
+    let headers = response.headers_mut();
     let ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
     headers.insert(HeaderName::from_static("openai-processing-ms"), HeaderValue::from(ms));
     if fleet.draining.load(Ordering::Acquire) {

@@ -37,7 +37,8 @@ pub(crate) struct RawBus {
 pub(crate) struct RawGateway {
     pub(crate) listen: Option<Spanned<OneOrMany>>,
     pub(crate) workers: Option<Spanned<usize>>,
-    pub(crate) body_limit: Option<Size>,
+    pub(crate) body_limit: Option<Spanned<Size>>,
+    pub(crate) body_timeout: Option<Spanned<Span>>,
     pub(crate) inline_limit: Option<Spanned<Size>>,
     pub(crate) window: Option<Spanned<Size>>,
     pub(crate) grace: Option<Span>,

@@ -189,6 +189,11 @@ fn gateway(raw: &RawGateway, findings: &mut Findings<'_>) -> GatewayConfig {
     {
         findings.add(heartbeat.span(), "this heartbeat is too short", "10s suits every client known");
     }
+    if let Some(silence) =
+        raw.body_timeout.as_ref().filter(|limit| limit.get_ref().0 < Duration::from_secs(1))
+    {
+        findings.add(silence.span(), "this body_timeout is too short", "30s suits every client known");
+    }
     let mut size = |value: Option<&Spanned<Size>>, default: u64, least: u64, most: u64| {
         let Some(value) = value else { return default };
         let bytes = value.get_ref().0;
@@ -204,7 +209,8 @@ fn gateway(raw: &RawGateway, findings: &mut Findings<'_>) -> GatewayConfig {
         // nats-server takes messages of 1 MiB unless told otherwise, headers and the job's own fields included.
         inline_limit: size(raw.inline_limit.as_ref(), default.inline_limit, 0, 900 * 1024),
         window: size(raw.window.as_ref(), default.window, 4096, u64::MAX),
-        body_limit: raw.body_limit.map_or(default.body_limit, |size| size.0),
+        body_limit: size(raw.body_limit.as_ref(), default.body_limit, 1024, 1 << 40),
+        body_timeout: raw.body_timeout.as_ref().map_or(default.body_timeout, |span| span.get_ref().0),
         grace: raw.grace.map_or(default.grace, |span| span.0),
         heartbeat: raw.heartbeat.as_ref().map_or(default.heartbeat, |span| span.get_ref().0),
         wait_limit: raw.wait_limit.map_or(default.wait_limit, |span| span.0),
