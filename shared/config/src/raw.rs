@@ -98,7 +98,7 @@ pub(crate) struct RawModel {
     #[serde(default)]
     pub(crate) pin: bool,
     pub(crate) health_path: Option<Spanned<String>>,
-    pub(crate) start_timeout: Option<Span>,
+    pub(crate) start_timeout: Option<Spanned<Span>>,
     pub(crate) stop_grace: Option<Span>,
     pub(crate) port: Option<Spanned<u16>>,
     pub(crate) served_name: Option<Spanned<String>>,
