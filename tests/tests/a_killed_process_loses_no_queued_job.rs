@@ -117,6 +117,36 @@ async fn nats_itself_with_jobs_queued() {
 }
 
 #[tokio::test]
+async fn a_nats_that_dies_under_an_answer_leaves_no_client_hanging() {
+    // Long enough that the agent gives up what it cannot deliver, short enough that the scheduler leads on.
+    const AWAY: Duration = Duration::from_millis(3500);
+    let mut berth = Berth::fleet(&Config::of([Model::sim("sim", &[]).concurrency(2)])).await;
+    let bus = berth.bus().await;
+    // Four seconds each, so that the end falls near NATS's return.
+    let fields = json!({"sim": {"tokens": 80, "per_token_ms": 50}});
+    let mut stream = berth.gateway.stream("sim", &fields).await;
+    stream.token().await;
+    let (gateway, body) = (berth.gateway.clone(), fields.clone());
+    let plain = tokio::spawn(async move { gateway.chat("sim", &body).await });
+    bus.until_outstanding(2).await;
+    berth.nats().kill9();
+    tokio::time::sleep(AWAY).await;
+    berth.nats().restart().unwrap();
+
+    let told = Duration::from_secs(30);
+    let left = at_most(told, "the stream's end", stream.rest()).await;
+    if !left.contains(&berth_tests::Event::Done) {
+        scenario::an_error_ends_the_stream(&left);
+    }
+    let answer = at_most(told, "the plain answer", plain).await.unwrap();
+    match answer.status {
+        200 => drop(answer.content().to_owned()),
+        _ => drop(answer.error().to_owned()),
+    }
+    scenario::nothing_is_outstanding(&bus).await;
+}
+
+#[tokio::test]
 async fn and_a_nats_that_is_away_for_longer_than_a_leaders_term_ends_nobody() {
     let mut berth = Berth::fleet(&config()).await;
     berth.gateway.chat("sim", &json!({"max_tokens": 2})).await.content();

@@ -7,6 +7,9 @@ use crate::cli::CheckArgs;
 use crate::exit::{Exit, Failure};
 use crate::{setup, table};
 
+const NO_MODELS: &str = "no client can be answered without a model: add one, as in\n\n  [[models]]\n  id = \"demo\"\n  \
+    engine = \"sim\"\n";
+
 /// Checks the file and prints a summary.
 pub(crate) fn run(args: &CheckArgs) -> Result<Exit, Failure> {
     let named = args.file.as_deref().or(args.config.as_deref());
@@ -29,7 +32,9 @@ fn summary(name: &str, config: &Config) -> String {
         listen.join(", "),
         config.host.name,
     );
-    if count > 0 {
+    if count == 0 {
+        text.push_str(NO_MODELS);
+    } else {
         text.push('\n');
         let rows: Vec<Vec<String>> = config.models.iter().map(row).collect();
         text.push_str(&table::render(
@@ -69,6 +74,14 @@ fn runs(model: &ModelSpec) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_configuration_without_models_says_how_to_add_one() {
+        let text = summary("berth.toml", &Config::empty());
+        assert!(text.contains("0 models\n") && text.contains("\n  [[models]]\n  id = "), "{text}");
+        let model = text.split_once("\n\n").unwrap().1;
+        assert_eq!(Config::parse(model, "f").unwrap().models.len(), 1, "what it says works");
+    }
 
     #[test]
     fn the_summary_names_every_model_and_how_it_runs() {

@@ -23,6 +23,10 @@ pub(crate) fn run() -> Result<Exit, Failure> {
         .take(LIMIT)
         .read_to_end(&mut input)
         .map_err(|source| Failure::System { what: "cannot read standard input", source })?;
+    if input.is_empty() {
+        // An empty message is one too, so this is no failure.
+        eprintln!("there was no input: give a message on standard input, as `nats sub --translate` does");
+    }
     let json = translate(&input).map_err(Failure::Input)?;
     let mut output = std::io::stdout().lock();
     match writeln!(output, "{json}").and_then(|()| output.flush()) {

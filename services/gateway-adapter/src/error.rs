@@ -1,9 +1,13 @@
 //! Errors as clients see them: OpenAI error objects, as an answer or as an event of a stream.
 
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::http::StatusCode;
 use actix_web::http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use actix_web::web::Payload;
 use actix_web::{HttpRequest, HttpResponse};
 use berth_bus::BusError;
 use berth_telemetry::Chain;
@@ -52,10 +56,56 @@ fn retry_after(after: Duration) -> HeaderValue {
     HeaderValue::from(after.as_millis().div_ceil(1000).clamp(1, 60) as u64)
 }
 
+/// A request that is refused before it becomes a job.
+pub(crate) struct Refusal {
+    pub(crate) status: StatusCode,
+    pub(crate) error: ApiError,
+    /// What was not read of its body.
+    pub(crate) rest: Option<Payload>,
+}
+
+impl From<ApiError> for Refusal {
+    fn from(error: ApiError) -> Self {
+        Self { status: status(&error), error, rest: None }
+    }
+}
+
+impl Refusal {
+    pub(crate) fn response(self) -> HttpResponse {
+        let response = with_status(self.status, &self.error);
+        match self.rest {
+            None => response,
+            Some(rest) => response.map_body(|_, body| BoxBody::new(Unread { body, _rest: rest })),
+        }
+    }
+}
+
+/// An answer to a request whose body may still be coming. While the body has a reader the server closes the
+/// connection behind the answer; without one it would go on reading chunks for as long as they come.
+struct Unread {
+    body: BoxBody,
+    _rest: Payload,
+}
+
+impl MessageBody for Unread {
+    type Error = <BoxBody as MessageBody>::Error;
+
+    fn size(&self) -> BodySize {
+        self.body.size()
+    }
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Self::Error>>> {
+        Pin::new(&mut self.body).poll_next(cx)
+    }
+}
+
+fn status(error: &ApiError) -> StatusCode {
+    StatusCode::from_u16(error.kind.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+}
+
 /// The error as a whole answer.
 pub(crate) fn response(error: &ApiError) -> HttpResponse {
-    let status = StatusCode::from_u16(error.kind.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    with_status(status, error)
+    with_status(status(error), error)
 }
 
 fn with_status(status: StatusCode, error: &ApiError) -> HttpResponse {

@@ -16,7 +16,7 @@ use tracing::{debug, warn};
 use crate::answer;
 use crate::client::{Client, Next, SILENCE, Start, now};
 use crate::demux::Piece;
-use crate::error;
+use crate::error::{self, Refusal};
 use crate::intake;
 use crate::request;
 use crate::stream::{EventStream, Pace, is_event_stream};
@@ -50,6 +50,8 @@ pub(crate) async fn embeddings(
 
 /// What the answer needs to know of the request.
 struct Terms {
+    /// When the request was complete.
+    at: Instant,
     stream: bool,
     chunks: bool,
     wait: Duration,
@@ -63,40 +65,44 @@ async fn handle(
     payload: Payload,
     worker: Data<Arc<Worker>>,
 ) -> HttpResponse {
-    let at = Instant::now();
-    match submit(route, at, &request, payload, worker.get_ref()).await {
-        Ok((client, terms)) if terms.stream => streamed(client, &terms, at).await,
+    match submit(route, &request, payload, worker.get_ref()).await {
+        Ok((client, terms)) if terms.stream => streamed(client, &terms).await,
         Ok((client, terms)) => plain(client, terms.wait).await,
-        Err(error) => {
-            debug!(route = route.path(), code = error.code, "refused a request");
-            error::response(&error)
+        Err(refusal) => {
+            debug!(route = route.path(), code = refusal.error.code, "refused a request");
+            refusal.response()
         }
     }
 }
 
 async fn submit(
     route: Route,
-    at: Instant,
     request: &HttpRequest,
     payload: Payload,
     worker: &Arc<Worker>,
-) -> Result<(Client, Terms), ApiError> {
+) -> Result<(Client, Terms), Refusal> {
     let fleet = worker.fleet();
     let config = fleet.config();
-    let body = intake::read(request, payload, config.body_limit).await?;
+    let (body, at) = intake::read(request, payload, config).await?;
     if fleet.draining.load(Ordering::Acquire) {
-        return Err(error::shutting_down());
+        return Err(error::shutting_down().into());
     }
     let asked = request::look(&body)?;
     if !fleet.catalog_known() {
-        return Err(error::starting());
+        return Err(error::starting().into());
     }
     let model = fleet.catalog().resolve(&asked.model)?.id.clone();
     let stream = asked.stream && route != Route::Embeddings;
     let limit = if stream { config.stream_wait_limit } else { config.wait_limit };
     let wait = request::patience(request.headers(), stream).map_or(limit, |own| own.min(limit));
-    let terms =
-        Terms { stream, chunks: asked.include_usage, wait, grace: config.grace, heartbeat: config.heartbeat };
+    let terms = Terms {
+        at,
+        stream,
+        chunks: asked.include_usage,
+        wait,
+        grace: config.grace,
+        heartbeat: config.heartbeat,
+    };
     let id = JobId(uuid::Uuid::now_v7().as_u128());
     let mut job = Job {
         id,
@@ -182,8 +188,8 @@ async fn whole(
     }
 }
 
-async fn streamed(mut client: Client, terms: &Terms, at: Instant) -> HttpResponse {
-    let grace = terms.grace.min(terms.wait).saturating_sub(at.elapsed());
+async fn streamed(mut client: Client, terms: &Terms) -> HttpResponse {
+    let grace = terms.grace.min(terms.wait).saturating_sub(terms.at.elapsed());
     let pace = Pace { heartbeat: terms.heartbeat, first: terms.wait, silence: SILENCE, chunks: terms.chunks };
     match tokio::time::timeout(grace, first(&mut client)).await {
         Ok(Ok((head, data))) if is_event_stream(&head) => {
@@ -200,7 +206,7 @@ async fn streamed(mut client: Client, terms: &Terms, at: Instant) -> HttpRespons
         }
         Ok(Err(error)) => refused(client, &error),
         // The client must hear something now, so the status can no longer be the engine's.
-        Err(_) => events(&mut client).body(EventStream::waiting(client, pace, at.elapsed())),
+        Err(_) => events(&mut client).body(EventStream::waiting(client, pace, terms.at.elapsed())),
     }
 }
 

@@ -1,33 +1,67 @@
-//! The request body, whole and as it came, within the limit.
+//! The request body, whole and as it came, within the limits.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use actix_web::HttpRequest;
-use actix_web::http::header::CONTENT_LENGTH;
+use actix_web::http::StatusCode;
+use actix_web::http::header::{CONTENT_ENCODING, CONTENT_LENGTH};
 use actix_web::web::Payload;
+use actix_web::{HttpMessage, HttpRequest};
+use berth_config::GatewayConfig;
 use berth_wire::{ApiError, ErrorKind};
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 
+use crate::error::Refusal;
+
 /// How long a client may go on sending a body that is refused, so that it reads our answer instead of a reset.
 const DISCARD: Duration = Duration::from_secs(10);
 
+/// When a request was complete, for what is timed from then on: an upload is the client's own time.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Complete(pub(crate) Instant);
+
 /// Reads the body; one that came in one piece is not copied.
-pub(crate) async fn read(request: &HttpRequest, mut payload: Payload, limit: u64) -> Result<Bytes, ApiError> {
+pub(crate) async fn read(
+    request: &HttpRequest,
+    mut payload: Payload,
+    config: &GatewayConfig,
+) -> Result<(Bytes, Instant), Refusal> {
+    let body = match whole(request, &mut payload, config).await {
+        Ok(body) => body,
+        Err(refusal) => return Err(Refusal { rest: Some(payload), ..refusal }),
+    };
+    let complete = Instant::now();
+    request.extensions_mut().insert(Complete(complete));
+    Ok((body, complete))
+}
+
+async fn whole(
+    request: &HttpRequest,
+    payload: &mut Payload,
+    config: &GatewayConfig,
+) -> Result<Bytes, Refusal> {
+    let limit = config.body_limit;
     let declared = request.headers().get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
+    if let Some(encoding) = request.headers().get(CONTENT_ENCODING).filter(|v| !plain(v.as_bytes())) {
+        let encoding: String = String::from_utf8_lossy(encoding.as_bytes()).chars().take(50).collect();
+        discard(payload, declared.unwrap_or(0), limit).await;
+        return Err(encoded(&encoding));
+    }
     if let Some(declared) = declared.filter(|declared| *declared > limit) {
         discard(payload, declared, limit).await;
-        return Err(too_large(Some(declared), limit));
+        return Err(too_large(Some(declared), limit).into());
     }
     let mut first: Option<Bytes> = None;
     let mut whole = BytesMut::new();
     let mut read = 0_u64;
-    while let Some(chunk) = payload.next().await {
+    loop {
+        let next = tokio::time::timeout(config.body_timeout, payload.next()).await;
+        let Some(chunk) = next.map_err(|_| silent(config.body_timeout))? else { break };
         let chunk = chunk.map_err(|_| broken_off())?;
         read = read.saturating_add(chunk.len() as u64);
         if read > limit {
             discard(payload, read, limit).await;
-            return Err(too_large(None, limit));
+            return Err(too_large(None, limit).into());
         }
         match first.take() {
             None if whole.is_empty() => first = Some(chunk),
@@ -44,7 +78,7 @@ pub(crate) async fn read(request: &HttpRequest, mut payload: Payload, limit: u64
 }
 
 /// Takes in and forgets what a client still sends, up to the limit once more and for a bounded time.
-async fn discard(mut payload: Payload, expected: u64, limit: u64) {
+async fn discard(payload: &mut Payload, expected: u64, limit: u64) {
     if expected > limit.saturating_mul(4) {
         return;
     }
@@ -59,6 +93,25 @@ fn too_large(size: Option<u64>, limit: u64) -> ApiError {
         "request_too_large",
         format!("the body has {size}; at most {limit} bytes are taken ([gateway] body_limit)"),
     )
+}
+
+fn plain(encoding: &[u8]) -> bool {
+    encoding.trim_ascii().is_empty() || encoding.trim_ascii().eq_ignore_ascii_case(b"identity")
+}
+
+fn encoded(encoding: &str) -> Refusal {
+    let message = format!("content-encoding `{encoding}` is not taken: send the body as plain JSON");
+    let error = ApiError::new(ErrorKind::InvalidRequest, "unsupported_encoding", message);
+    Refusal { status: StatusCode::UNSUPPORTED_MEDIA_TYPE, error, rest: None }
+}
+
+fn silent(limit: Duration) -> Refusal {
+    let message = format!(
+        "nothing of the body came for {}; send the request again ([gateway] body_timeout)",
+        berth_config::show_duration(limit)
+    );
+    let error = ApiError::new(ErrorKind::InvalidRequest, "body_timeout", message);
+    Refusal { status: StatusCode::REQUEST_TIMEOUT, error, rest: None }
 }
 
 fn broken_off() -> ApiError {

@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 
 use actix_web::body::MessageBody;
 use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::ConnectionType;
 use actix_web::http::header::{HeaderName, HeaderValue};
 use actix_web::middleware::{Next, from_fn};
 use actix_web::web::{self, ServiceConfig};
-use actix_web::{App, HttpServer};
+use actix_web::{App, HttpMessage, HttpServer, Route, guard};
 use berth_bus::{Bus, BusError, BusOptions, register};
 use berth_config::Config;
 use thiserror::Error;
@@ -20,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::fleet::Fleet;
+use crate::intake::Complete;
 use crate::worker::Worker;
 use crate::{error, infer, leases, models, status};
 
@@ -89,10 +91,13 @@ pub async fn run(
     let mut server = HttpServer::new({
         let fleet = Arc::clone(&fleet);
         move || {
-            let (fleet, options) = (Arc::clone(&fleet), options.clone());
+            let (staffed, options) = (Arc::clone(&fleet), options.clone());
             App::new()
-                .data_factory(move || Worker::of_this_thread(Arc::clone(&fleet), options.clone()))
-                .wrap(from_fn(stamp))
+                .data_factory(move || Worker::of_this_thread(Arc::clone(&staffed), options.clone()))
+                .wrap(from_fn({
+                    let fleet = Arc::clone(&fleet);
+                    move |request, next| stamp(Arc::clone(&fleet), request, next)
+                }))
                 .configure(routes)
                 .default_service(web::to(error::not_found))
         }
@@ -138,8 +143,9 @@ pub async fn run(
     let outcome = match early {
         Some(ended) => ended,
         None => {
+            // Connections are still accepted: a listener that nobody accepts from lets clients hang, and resets them
+            // at the end.
             fleet.draining.store(true, Ordering::Release);
-            handle.pause().await;
             // Who still waits is told to come back at once; who is being answered is answered to the end.
             fleet.dismiss_waiting().await;
             finish(&fleet).await;
@@ -198,20 +204,27 @@ fn routes(app: &mut ServiceConfig) {
     app.service(resource("/v1/chat/completions").route(web::post().to(infer::chat)))
         .service(resource("/v1/completions").route(web::post().to(infer::completions)))
         .service(resource("/v1/embeddings").route(web::post().to(infer::embeddings)))
-        .service(resource("/v1/models").route(web::get().to(models::list)))
-        .service(resource("/v1/models/{id:.+}").route(web::get().to(models::one)))
+        .service(resource("/v1/models").route(read().to(models::list)))
+        .service(resource("/v1/models/{id:.+}").route(read().to(models::one)))
         .service(resource("/lease").route(web::post().to(leases::lease)))
         .service(resource("/release").route(web::post().to(leases::release)))
-        .service(resource("/leases").route(web::get().to(leases::list)))
+        .service(resource("/leases").route(read().to(leases::list)))
         .service(resource("/hint").route(web::post().to(leases::hint)))
-        .service(resource("/healthz").route(web::get().to(status::healthz)))
-        .service(resource("/readyz").route(web::get().to(status::readyz)))
-        .service(resource("/metrics").route(web::get().to(status::metrics)))
-        .service(resource("/api/v1/fleet").route(web::get().to(status::fleet)));
+        .service(resource("/healthz").route(read().to(status::healthz)))
+        .service(resource("/readyz").route(read().to(status::readyz)))
+        .service(resource("/metrics").route(read().to(status::metrics)))
+        .service(resource("/api/v1/fleet").route(read().to(status::fleet)));
 }
 
-/// What every answer carries: the request's id and our own time.
+/// GET, and HEAD for those who want its headers alone: the server leaves the body out by itself.
+fn read() -> Route {
+    web::route().guard(guard::Any(guard::Get()).or(guard::Head()))
+}
+
+/// What every answer carries: the request's id and our own time; and from a gateway that ends, that the connection
+/// ends with it.
 async fn stamp(
+    fleet: Arc<Fleet>,
     request: ServiceRequest,
     next: Next<impl MessageBody>,
 ) -> Result<ServiceResponse<impl MessageBody>, actix_web::Error> {
@@ -228,7 +241,12 @@ async fn stamp(
     if let Some(id) = id {
         headers.insert(HeaderName::from_static("x-request-id"), id);
     }
+    let began = response.request().extensions().get::<Complete>().map_or(began, |complete| complete.0);
+    let headers = response.headers_mut();
     let ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
     headers.insert(HeaderName::from_static("openai-processing-ms"), HeaderValue::from(ms));
+    if fleet.draining.load(Ordering::Acquire) {
+        response.response_mut().head_mut().set_connection_type(ConnectionType::Close);
+    }
     Ok(response)
 }

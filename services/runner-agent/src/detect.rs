@@ -8,7 +8,7 @@ use crate::accelerators::Devices;
 use crate::docker;
 
 /// What was found.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct Found {
     /// GPUs, or the RAM pseudo-device.

@@ -1,13 +1,12 @@
 //! Engines as Docker containers.
 
-use std::collections::HashMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use berth_telemetry::Chain;
 use berth_wire::{EngineId, StartEngine};
 use bollard::Docker;
 use bollard::errors::Error as DockerError;
-use bollard::models::{ContainerInspectResponse, CreateImageInfo};
+use bollard::models::ContainerInspectResponse;
 use bollard::query_parameters::{
     CreateContainerOptionsBuilder, CreateImageOptionsBuilder, InspectContainerOptions,
     ListContainersOptionsBuilder, LogsOptionsBuilder, RemoveContainerOptionsBuilder, StartContainerOptions,
@@ -16,14 +15,18 @@ use bollard::query_parameters::{
 use futures::{FutureExt, StreamExt};
 use tracing::{debug, warn};
 
-use crate::docker_spec::{Owner, container, port_key, read_spec, split_image};
+use crate::docker_spec::{Owner, container, missing_source, port_key, read_spec, split_image};
 use crate::driver::{Doing, Driver, Failure, Instance, Order, Progress, TOLD_LINES};
+use crate::layers::Layers;
 use crate::tail::{Lines, Tail};
 
 /// How long Docker may take for an ordinary answer.
 const ANSWER: Duration = Duration::from_secs(5);
 /// A pull that has made no progress for so long is given up.
 const PULL_STALL: Duration = Duration::from_secs(180);
+
+/// How long Docker may take to say that a container was killed for want of memory.
+const OOM_WORD: Duration = Duration::from_millis(500);
 
 /// Connects and agrees on the API version.
 pub(crate) async fn connect() -> Result<Docker, String> {
@@ -61,12 +64,25 @@ pub(crate) struct DockerDriver {
     docker: Docker,
     owner: Owner,
     network: Option<String>,
+    /// Whether paths of the host are paths here.
+    on_host: bool,
+}
+
+/// Whether the paths that Docker sees are the paths that are seen here: not from a container of that Docker, nor with
+/// one on another machine. Nothing tells for certain; in doubt it is Docker's business.
+async fn sees_dockers_files(docker: &Docker) -> bool {
+    if berth_config::env::var("DOCKER_HOST").is_some_and(|host| !host.starts_with("unix://")) {
+        return false;
+    }
+    let root = docker.info().await.ok().and_then(|info| info.docker_root_dir);
+    root.is_some_and(|root| std::path::Path::new(&root).is_dir())
 }
 
 impl DockerDriver {
     pub(crate) async fn new(docker: Docker, owner: Owner, network: Option<&str>) -> Self {
         let network = own_network(&docker, network).await;
-        Self { docker, owner, network }
+        let on_host = network.is_none() && sees_dockers_files(&docker).await;
+        Self { docker, owner, network, on_host }
     }
 
     async fn pull(&self, image: &str, progress: Progress<'_>) -> Result<(), Failure> {
@@ -114,6 +130,12 @@ impl DockerDriver {
         let image = spec.image.as_deref().ok_or_else(|| {
             Failure::permanent("the docker driver needs `image`, which this model does not set")
         })?;
+        if let Some(source) = missing_source(&spec.volumes).filter(|_| self.on_host) {
+            return Err(Failure::permanent(format!(
+                "a volume cannot be mounted: source {source} does not exist on the host; create it or correct \
+                 `volumes`"
+            )));
+        }
         self.pull(image, progress).await?;
         progress("creating its container".into());
         let name = self.owner.name(order.engine());
@@ -190,6 +212,9 @@ impl DockerDriver {
             let seen = self.docker.inspect_container(&id, None::<InspectContainerOptions>).await.ok();
             let running = seen.as_ref().and_then(|s| s.state.as_ref()).and_then(|s| s.running) == Some(true);
             let start = summary.labels.as_ref().and_then(read_spec).filter(|_| running);
+            // Docker says 0 for none.
+            let limit = seen.as_ref().and_then(|s| s.host_config.as_ref()?.memory);
+            let ram = limit.and_then(|bytes| u64::try_from(bytes).ok()).filter(|bytes| *bytes > 0);
             let known = start.and_then(|start| {
                 let endpoint = self.endpoint(seen.as_ref()?, start.model.engine.port)?;
                 Some((start, endpoint))
@@ -198,7 +223,7 @@ impl DockerDriver {
                 Some((start, endpoint)) => {
                     let name = self.owner.name(start.engine);
                     let docker = self.docker.clone();
-                    found.push((start, Box::new(Container { docker, name, endpoint, ram: None })));
+                    found.push((start, Box::new(Container { docker, name, endpoint, ram })));
                 }
                 None => remove(&self.docker, &id).await,
             }
@@ -261,19 +286,41 @@ impl Container {
     }
 
     /// Waits for its death, through restarts of the Docker engine.
-    async fn death(&self) -> String {
+    async fn death(&self) {
         loop {
             let mut wait = self.docker.wait_container(&self.name, None::<WaitContainerOptions>).boxed_local();
             let _ = wait.next().await;
             match self.state().await {
                 Ok(state) if state.running == Some(true) => {}
-                Ok(state) => return self.describe(&state),
-                Err(DockerError::DockerResponseServerError { status_code: 404, .. }) => {
-                    return "was removed by somebody else".into();
-                }
+                Ok(_) | Err(DockerError::DockerResponseServerError { status_code: 404, .. }) => return,
                 Err(error) => debug!(container = self.name, error = %Chain(&error), "Docker does not answer"),
             }
             tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    }
+
+    /// What Docker says of its end. That memory was the reason it hears by an event of its own, which may come a
+    /// moment after the end.
+    async fn cause(&self) -> String {
+        const KILLED: i64 = 128 + 9;
+        let began = Instant::now();
+        loop {
+            match self.state().await {
+                Ok(state) => {
+                    let unsure = state.exit_code == Some(KILLED) && state.oom_killed != Some(true);
+                    if !unsure || self.ram.is_none() || began.elapsed() >= OOM_WORD {
+                        return self.describe(&state);
+                    }
+                }
+                Err(DockerError::DockerResponseServerError { status_code: 404, .. }) => {
+                    return "was removed by somebody else".into();
+                }
+                Err(error) if began.elapsed() >= OOM_WORD => {
+                    return format!("ended, and Docker does not say how: {}", docker_message(&error));
+                }
+                Err(_) => {}
+            }
+            tokio::time::sleep(Duration::from_millis(25)).await;
         }
     }
 
@@ -300,8 +347,12 @@ impl Instance for Container {
         &self.endpoint
     }
 
-    fn exited(&mut self) -> Doing<'_, String> {
+    fn exited(&mut self) -> Doing<'_, ()> {
         self.death().boxed_local()
+    }
+
+    fn how(&mut self) -> Doing<'_, String> {
+        self.cause().boxed_local()
     }
 
     fn stop(&mut self, grace: Duration) -> Doing<'_, ()> {
@@ -336,31 +387,5 @@ impl Instance for Container {
             tail.last(TOLD_LINES)
         }
         .boxed_local()
-    }
-}
-
-/// How far a pull is, over all layers.
-#[derive(Debug, Default)]
-struct Layers {
-    seen: HashMap<String, (i64, i64)>,
-    told: i64,
-}
-
-impl Layers {
-    /// The whole percents so far, when there are more than were told.
-    fn take(&mut self, step: CreateImageInfo) -> Option<i64> {
-        let (id, detail) = (step.id?, step.progress_detail?);
-        // Unpacking counts its own bytes from zero again.
-        if step.status.as_deref() != Some("Downloading") {
-            return None;
-        }
-        self.seen.insert(id, (detail.current?, detail.total?));
-        let (current, total) =
-            self.seen.values().fold((0, 0), |sum, layer| (sum.0 + layer.0, sum.1 + layer.1));
-        let percent = current.saturating_mul(100).checked_div(total)?;
-        (percent > self.told).then(|| {
-            self.told = percent;
-            percent
-        })
     }
 }

@@ -79,6 +79,17 @@ fn bind(volume: &str) -> String {
     }
 }
 
+/// The first volume whose source is a path that is not there. Docker would make an empty folder of it, as root.
+pub(crate) fn missing_source(volumes: &[String]) -> Option<String> {
+    volumes.iter().find_map(|volume| {
+        let volume = bind(volume);
+        let (source, _) = volume.split_once(':')?;
+        let missing =
+            source.starts_with('/') && std::path::Path::new(source).try_exists().is_ok_and(|is| !is);
+        missing.then(|| source.to_owned())
+    })
+}
+
 /// The container to be made. With a `network` the engine is reached there; else its port is published on
 /// loopback, on a free port that Docker chooses.
 pub(crate) fn container(owner: &Owner, order: &Order, network: Option<&str>) -> ContainerCreateBody {

@@ -90,8 +90,11 @@ pub(crate) trait Instance {
     /// `host:port` of its HTTP server.
     fn endpoint(&self) -> &str;
 
-    /// Waits for its end and says how it came. May be dropped and asked again.
-    fn exited(&mut self) -> Doing<'_, String>;
+    /// Waits for its end. May be dropped and asked again.
+    fn exited(&mut self) -> Doing<'_, ()>;
+
+    /// How its end came, once it has ended; may take a moment to find out.
+    fn how(&mut self) -> Doing<'_, String>;
 
     /// Ends it: asks, and kills after `grace`. Returns when its memory is free. Also cleans up after one that
     /// ended by itself.

@@ -3,7 +3,7 @@
 //! The actor's life is one straight line (launch, wait, serve, stop), so that a slow pull or stop delays nobody
 //! else. Should the actor fall, its successor removes what is left of the engine and reports it as failed.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -226,15 +226,16 @@ impl Course<'_> {
         enum Event {
             Stop,
             Ready,
-            Exited(String),
+            Exited,
             TooLong,
         }
         let endpoint = instance.endpoint().to_owned();
+        let last = RefCell::new(None);
         let event = tokio::select! {
             biased;
             () = self.cell.stop.cancelled() => Event::Stop,
-            how = instance.exited() => Event::Exited(how),
-            () = wait_ready(&self.shared.http, &endpoint, &spec.health_path) => Event::Ready,
+            () = instance.exited() => Event::Exited,
+            () = wait_ready(&self.shared.http, &endpoint, &spec.health_path, &last) => Event::Ready,
             () = tokio::time::sleep(spec.start_timeout) => Event::TooLong,
         };
         match event {
@@ -245,15 +246,16 @@ impl Course<'_> {
                 self.serve(instance).await
             }
             Event::Stop => self.stop(instance).await,
-            Event::Exited(how) => {
-                let what = format!("the engine {how} before it was ready");
+            Event::Exited => {
+                let what = format!("the engine {} before it was ready", instance.how().await);
                 Some(self.give_up(instance, what, false).await)
             }
             Event::TooLong => {
                 let what = format!(
-                    "the engine did not answer on {} with success (2xx) within its start_timeout of {} s",
+                    "the engine did not answer on {} with success (2xx) within its start_timeout of {}: {}",
                     spec.health_path,
-                    spec.start_timeout.as_secs()
+                    berth_config::show_duration(spec.start_timeout),
+                    last.take().unwrap_or_else(|| "it never answered at all".into()),
                 );
                 // Those who wait have waited for as long as was allowed: no second start without being told.
                 let failure = self.give_up(instance, what, false).await;
@@ -267,18 +269,17 @@ impl Course<'_> {
         self.set(EngineState::Ready, None);
         let exited = tokio::select! {
             biased;
-            () = self.cell.stop.cancelled() => None,
-            how = instance.exited() => Some(how),
+            () = self.cell.stop.cancelled() => false,
+            () = instance.exited() => true,
         };
-        match exited {
-            None => self.stop(instance).await,
-            Some(how) => {
-                // First, so that no job is dispatched to it, and what runs on it ends as failed.
-                self.cell.set_state(EngineState::Stopping, None);
-                self.cell.gone.cancel();
-                Some(self.give_up(instance, format!("the engine {how} while it was ready"), true).await)
-            }
+        if !exited {
+            return self.stop(instance).await;
         }
+        // First, so that no job is dispatched to it, and what runs on it ends as failed.
+        self.cell.set_state(EngineState::Stopping, None);
+        self.cell.gone.cancel();
+        let what = format!("the engine {} while it was ready", instance.how().await);
+        Some(self.give_up(instance, what, true).await)
     }
 
     async fn stop(&self, mut instance: Box<dyn Instance>) -> Option<EngineFailure> {

@@ -17,6 +17,7 @@ mod engine;
 mod error;
 mod fill;
 mod host;
+mod layers;
 mod leftovers;
 mod outbox;
 mod process;

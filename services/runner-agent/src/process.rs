@@ -53,6 +53,14 @@ impl ProcessDriver {
         }
         command.envs(environment(&spec.env, &values));
         let mut child = command.spawn().map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound if std::path::Path::new(program).exists() => {
+                Failure::permanent(format!(
+                    "cannot run `{program}`: what its first line (`#!`) names does not exist on this host"
+                ))
+            }
+            std::io::ErrorKind::NotFound if program.contains('/') => Failure::permanent(format!(
+                "cannot run `{program}`: {program} does not exist on this host; correct `command`"
+            )),
             std::io::ErrorKind::NotFound => Failure::permanent(format!(
                 "cannot run `{program}`: not found on PATH; install it or correct `command`"
             )),
@@ -163,7 +171,15 @@ impl Instance for Process {
         &self.endpoint
     }
 
-    fn exited(&mut self) -> Doing<'_, String> {
+    fn exited(&mut self) -> Doing<'_, ()> {
+        async {
+            // A wait that fails will do so again: what cannot be waited for counts as gone.
+            let _ = self.child.wait().await;
+        }
+        .boxed_local()
+    }
+
+    fn how(&mut self) -> Doing<'_, String> {
         async {
             match self.child.wait().await {
                 Ok(status) => describe(status),

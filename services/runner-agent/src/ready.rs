@@ -1,6 +1,9 @@
 //! Readiness by the engine's own health route.
 
+use std::cell::RefCell;
 use std::time::{Duration, Instant};
+
+use berth_telemetry::Chain;
 
 /// The first poll comes at once; later ones the rarer the longer the start takes, so that waiting adds little to
 /// any boot and a long one is not pestered.
@@ -13,14 +16,35 @@ const POLL: Duration = Duration::from_secs(2);
 
 /// Whether the health route answers 2xx now.
 pub(crate) async fn is_healthy(http: &reqwest::Client, endpoint: &str, path: &str) -> bool {
-    let answer = http.get(format!("http://{endpoint}{path}")).timeout(POLL).send().await;
-    answer.is_ok_and(|answer| answer.status().is_success())
+    ask(http, endpoint, path).await.is_ok()
 }
 
-/// Waits until the health route answers 2xx.
-pub(crate) async fn wait_ready(http: &reqwest::Client, endpoint: &str, path: &str) {
+/// Asks the health route; says what came instead of a 2xx.
+async fn ask(http: &reqwest::Client, endpoint: &str, path: &str) -> Result<(), String> {
+    let error = match http.get(format!("http://{endpoint}{path}")).timeout(POLL).send().await {
+        Ok(answer) if answer.status().is_success() => return Ok(()),
+        Ok(answer) => return Err(format!("it answered with status {}", answer.status())),
+        Err(error) => error,
+    };
+    Err(if error.is_timeout() {
+        format!("it did not answer within {} s", POLL.as_secs())
+    } else if error.is_connect() {
+        "it took no connection".into()
+    } else {
+        format!("what it answered is not HTTP: {}", Chain(&error.without_url()))
+    })
+}
+
+/// Waits until the health route answers 2xx; `last` is what came instead so far.
+pub(crate) async fn wait_ready(
+    http: &reqwest::Client,
+    endpoint: &str,
+    path: &str,
+    last: &RefCell<Option<String>>,
+) {
     let began = Instant::now();
-    while !is_healthy(http, endpoint, path).await {
+    while let Err(what) = ask(http, endpoint, path).await {
+        *last.borrow_mut() = Some(what);
         tokio::time::sleep(pause(began.elapsed())).await;
     }
 }

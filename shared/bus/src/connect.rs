@@ -84,7 +84,7 @@ impl Bus {
     /// Connects; `name` shows in `nats server report connections`.
     ///
     /// # Errors
-    /// When no server answers within `patience`, it refuses us, or is older than 2.11.
+    /// When no server answers within `patience`, it refuses us, has no JetStream, or is older than 2.11.
     pub async fn connect(options: &BusOptions, name: &str) -> Result<Self, BusError> {
         let subjects = Subjects::new(&options.root).ok_or_else(|| BusError::Root(options.root.clone()))?;
         let began = Instant::now();
@@ -93,9 +93,12 @@ impl Bus {
         let count = Arc::new(count);
         let client = loop {
             match connect_options(options, name, Arc::clone(&count)).await?.connect(&options.urls[..]).await {
-                Ok(client) => break client,
+                Ok(client) if client.server_info().jetstream => break client,
+                // A server that has just been started may come to it yet.
+                Ok(_) if began.elapsed() < options.patience => {}
+                Ok(_) => return Err(BusError::NoJetStream { urls: shown(&options.urls) }),
                 Err(error) => {
-                    let urls = options.urls.join(", ");
+                    let urls = shown(&options.urls);
                     if matches!(
                         error.kind(),
                         ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation
@@ -109,9 +112,9 @@ impl Bus {
                         warn!(urls, %error, "no NATS server yet; trying on");
                         told = true;
                     }
-                    tokio::time::sleep(Duration::from_millis(250)).await;
                 }
             }
+            tokio::time::sleep(Duration::from_millis(250)).await;
         };
         if !client.is_server_compatible(2, 11, 0) {
             return Err(BusError::TooOld { version: client.server_info().version });
@@ -134,6 +137,16 @@ impl Bus {
         let _ = self.client.flush().await;
         let _ = self.client.drain().await;
     }
+}
+
+/// Addresses without what may stand before the `@` in them.
+fn shown(urls: &[String]) -> String {
+    let shown = urls.iter().map(|url| match (url.split_once("://"), url.rsplit_once('@')) {
+        (Some((scheme, _)), Some((_, host))) => format!("{scheme}://***@{host}"),
+        (None, Some((_, host))) => format!("***@{host}"),
+        _ => url.clone(),
+    });
+    shown.collect::<Vec<_>>().join(", ")
 }
 
 async fn connect_options(

@@ -46,6 +46,12 @@ pub enum BusError {
         /// What it says it is.
         version: String,
     },
+    /// The server keeps no streams.
+    #[error("JetStream is not enabled on NATS at {urls}: start nats-server with -js")]
+    NoJetStream {
+        /// Which server.
+        urls: String,
+    },
     /// A payload above the server's limit.
     #[error("a message of {size} bytes on {subject} exceeds the server's max_payload of {limit} bytes")]
     TooLarge {

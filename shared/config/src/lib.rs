@@ -29,3 +29,9 @@ pub use value::{parse_duration, parse_listen};
 pub fn show_bytes(bytes: u64) -> String {
     bytesize::ByteSize(bytes).display().iec().to_string()
 }
+
+/// A duration as people read it, as in `30s`.
+#[must_use]
+pub fn show_duration(span: std::time::Duration) -> String {
+    humantime::format_duration(span).to_string()
+}

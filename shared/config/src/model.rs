@@ -12,7 +12,10 @@ use crate::placeholder::{self, PLACEHOLDERS};
 use crate::problem::{Findings, suggest};
 use crate::raw::RawModel;
 use crate::template::{self, Inputs};
-use crate::value::Words;
+use crate::value::{Size, Words};
+
+/// Slots or accelerators beyond any that there are.
+const MOST: u32 = 65_536;
 
 /// What a model takes over from the rest of the file.
 #[derive(Debug, Clone, Copy)]
@@ -92,7 +95,7 @@ pub(crate) fn resolve(raw: &RawModel, around: Surroundings<'_>, findings: &mut F
             port: raw.port.as_ref().map_or(template.port, |port| *port.get_ref()),
             health_path: health_path(raw, template.health_path, findings),
             served_name,
-            start_timeout: raw.start_timeout.map_or(template.start_timeout, |span| span.0),
+            start_timeout: start_timeout(raw, template.start_timeout, findings),
             stop_grace: raw.stop_grace.map_or(around.stop_grace, |span| span.0),
         },
         memory: memory(raw, findings).or(template::default_memory(kind)),
@@ -131,6 +134,13 @@ fn positive(value: Option<&Spanned<u32>>, default: u32, what: &str, findings: &m
     if *value.get_ref() == 0 {
         findings.add(value.span(), format!("{what} must be at least 1"), format!("the default is {default}"));
     }
+    if what != "context" && *value.get_ref() > MOST {
+        findings.add(
+            value.span(),
+            format!("{what} of {} is more than any engine has", value.get_ref()),
+            format!("it may be 1 to {MOST}; the default is {default}"),
+        );
+    }
     *value.get_ref()
 }
 
@@ -152,7 +162,28 @@ fn memory(raw: &RawModel, findings: &mut Findings<'_>) -> Option<u64> {
             "say how much of the accelerator it takes, or leave `memory` out for all of it",
         );
     }
+    check_memory(memory, findings);
     Some(memory.get_ref().0)
+}
+
+/// Refuses what no machine has.
+pub(crate) fn check_memory(memory: &Spanned<Size>, findings: &mut Findings<'_>) {
+    const MOST: u64 = 64 << 40;
+    if memory.get_ref().0 > MOST {
+        findings.add(memory.span(), "no machine has so much memory", "it may be 64TiB at most");
+    }
+}
+
+fn start_timeout(raw: &RawModel, default: Duration, findings: &mut Findings<'_>) -> Duration {
+    let Some(span) = &raw.start_timeout else { return default };
+    if span.get_ref().0 < Duration::from_secs(1) {
+        findings.add(
+            span.span(),
+            "no engine starts in less than a second",
+            format!("say how long it may take, or leave it out for {}", crate::show_duration(default)),
+        );
+    }
+    span.get_ref().0
 }
 
 fn health_path(raw: &RawModel, default: &str, findings: &mut Findings<'_>) -> String {
@@ -265,7 +296,7 @@ fn check_placeholders(word: &Spanned<String>, has_context: bool, findings: &mut 
     for name in placeholder::words(word.get_ref()) {
         let written = format!("{{{name}}}");
         if !PLACEHOLDERS.contains(&name) {
-            let help = suggest(name, &PLACEHOLDERS);
+            let help = suggest(&name.to_lowercase(), &PLACEHOLDERS);
             findings.add_within(word.span(), &written, format!("unknown placeholder `{written}`"), help);
         } else if name == "context" && !has_context {
             let message = "`{context}` has nothing to stand for".to_owned();
@@ -279,7 +310,7 @@ fn check_env(entry: &Spanned<String>, findings: &mut Findings<'_>) {
     let mut bytes = name.bytes();
     let starts = bytes.next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_');
     if !starts || !bytes.all(|b| b.is_ascii_alphanumeric() || b == b'_') {
-        findings.add(
+        findings.add_hidden(
             entry.span(),
             "this is no environment variable",
             "write \"NAME=value\", or \"NAME\" to hand on the agent's own",
@@ -331,20 +362,24 @@ fn clean(path: &Path) -> String {
 
 /// Finds ids and aliases that are used twice.
 pub(crate) fn check_unique(models: &[RawModel], findings: &mut Findings<'_>) {
-    let mut seen: std::collections::HashMap<&str, Range<usize>> = std::collections::HashMap::new();
-    for name in models.iter().flat_map(|model| std::iter::once(&model.id).chain(&model.aliases.0)) {
-        match seen.get(name.get_ref().as_str()) {
-            Some(first) => {
-                let line = findings.line(first);
-                findings.add(
-                    name.span(),
-                    format!("`{}` is already the name of a model, in line {line}", name.get_ref()),
-                    "ids and aliases must all differ: rename or remove one",
-                );
-            }
-            None => {
-                seen.insert(name.get_ref(), name.span());
-            }
+    let mut seen: std::collections::HashMap<&str, (&str, Range<usize>)> = std::collections::HashMap::new();
+    for model in models {
+        let owner = model.id.get_ref().as_str();
+        for name in std::iter::once(&model.id).chain(&model.aliases.0) {
+            let text = name.get_ref().as_str();
+            let Some((other, first)) = seen.get(text) else {
+                seen.insert(text, (owner, name.span()));
+                continue;
+            };
+            let line = findings.line(first);
+            let message = if *other == text {
+                format!("`{text}` is already the name of a model, in line {line}")
+            } else if *other == owner {
+                format!("`{text}` is already an alias of this model, in line {line}")
+            } else {
+                format!("`{text}` of model `{owner}` is already an alias of model `{other}`, in line {line}")
+            };
+            findings.add(name.span(), message, "ids and aliases must all differ: rename or remove one");
         }
     }
 }

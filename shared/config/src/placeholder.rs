@@ -1,6 +1,7 @@
 //! `{port}` and its like in `command`, `args` and `env`.
 //!
-//! Only a lower-case word in braces counts, so that JSON (`{"a": 1}`) and Jinja (`{{ x }}`) pass as they are. The agent fills them in.
+//! Only a word in braces counts, so that JSON (`{"a": 1}`) and Jinja (`{{ x }}`) pass as they are. The agent fills in
+//! the lower-case ones that there are.
 
 /// Every placeholder there is. `{berth}` is the path of the berth program itself.
 pub const PLACEHOLDERS: [&str; 7] = ["port", "host", "id", "memory", "concurrency", "context", "berth"];
@@ -9,7 +10,7 @@ pub const PLACEHOLDERS: [&str; 7] = ["port", "host", "id", "memory", "concurrenc
 pub(crate) fn words(text: &str) -> impl Iterator<Item = &str> {
     text.split('{').skip(1).filter_map(|tail| {
         let (word, _) = tail.split_once('}')?;
-        let is_word = !word.is_empty() && word.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
+        let is_word = !word.is_empty() && word.bytes().all(|b| b.is_ascii_alphabetic() || b == b'_');
         is_word.then_some(word)
     })
 }

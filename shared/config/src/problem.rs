@@ -6,6 +6,8 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+use crate::value::LIST_HELP;
+
 /// A configuration that cannot be used.
 #[derive(Debug, Error)]
 pub enum ConfigError {
@@ -90,6 +92,14 @@ impl<'a> Findings<'a> {
         self.push(span, message.into(), Some(help.into()));
     }
 
+    /// Records a problem with what may be a secret: nothing in quotes on its line is shown.
+    pub(crate) fn add_hidden(&mut self, span: Range<usize>, message: &str, help: &str) {
+        self.push(span, message.into(), Some(help.into()));
+        if let Some(problem) = self.problems.last_mut() {
+            problem.excerpt = hide_quoted(&problem.excerpt);
+        }
+    }
+
     /// Records a problem at the first `needle` within `span`, which is a string that may hold it as written.
     pub(crate) fn add_within(&mut self, span: Range<usize>, needle: &str, message: String, help: String) {
         let offset = self.text.get(span.clone()).and_then(|slice| slice.find(needle));
@@ -135,11 +145,16 @@ impl<'a> Findings<'a> {
         let marked = self.text.get(span.clone()).unwrap_or_default();
         let width = marked.lines().next().unwrap_or_default().chars().count();
         let (excerpt, secret) = redact(line);
-        let message = if secret && message.starts_with("invalid type") {
+        let message = if secret && (message.starts_with("expected ") || message.starts_with("invalid type")) {
             "this must be a string".into()
         } else {
             message
         };
+        // What was written is in some of the advice.
+        let help = help.map(|help| match is_env(line) && help.starts_with(LIST_HELP) {
+            true => "write env = [\"NAME=value\"], or \"NAME\" to hand on the agent's own".into(),
+            false => help,
+        });
         self.problems.push(Problem {
             file: self.file.into(),
             line: before.matches('\n').count() + 1,
@@ -159,7 +174,25 @@ fn redact(line: &str) -> (String, bool) {
         let indent: String = line.chars().take_while(|c| c.is_whitespace()).collect();
         return (format!("{indent}{} = \"***\"", line.split('=').next().unwrap_or_default().trim()), true);
     }
+    if is_env(line) {
+        return (hide_quoted(line), false);
+    }
     (hide_values(&hide_users(line)), false)
+}
+
+fn is_env(line: &str) -> bool {
+    line.split_once('=').is_some_and(|(key, _)| key.trim().rsplit('.').next() == Some("env"))
+}
+
+/// `"NAME=value"` as `"NAME=***"`, and anything else in quotes as `"***"`.
+fn hide_quoted(line: &str) -> String {
+    let parts = line.split('"').flat_map(|part| part.split('\'')).enumerate();
+    let shown = parts.map(|(n, part)| match part.split_once('=') {
+        _ if n % 2 == 0 => part.to_owned(),
+        Some((name, _)) => format!("{name}=***"),
+        None => "***".into(),
+    });
+    shown.collect::<Vec<_>>().join("\"")
 }
 
 /// `nats://user:password@host` as `nats://***@host`.
@@ -215,6 +248,9 @@ fn explain(message: &str) -> (String, Option<String>) {
     if message.starts_with("unknown variant") {
         return (format!("`{first}` is none of the values there are"), Some(suggest(first, &known)));
     }
+    if let Some(plain) = wrong_type(message) {
+        return plain;
+    }
     if message.starts_with("missing field") {
         return (message.into(), Some(format!("add `{first} = ...` here")));
     }
@@ -222,6 +258,34 @@ fn explain(message: &str) -> (String, Option<String>) {
         return (message.into(), Some("say it once; a list of models is written with [[models]]".into()));
     }
     (message.into(), None)
+}
+
+/// serde's "invalid type" in plain words.
+fn wrong_type(message: &str) -> Option<(String, Option<String>)> {
+    let (found, expected) = message.strip_prefix("invalid type: ")?.rsplit_once(", expected ")?;
+    if found == "map" && expected == "a sequence" {
+        let help = "a list of tables is written with two brackets, as in [[models]]";
+        return Some(("expected a list, not a single table".into(), Some(help.into())));
+    }
+    let expected = match expected {
+        "a sequence" => "a list",
+        "a boolean" => "true or false",
+        "u16" | "u32" | "u64" | "usize" | "i64" => "a whole number",
+        "a map" => "a table",
+        word if word.starts_with("struct ") => "a table",
+        "path string" => "a path in quotes",
+        other => other,
+    };
+    let found = match found.split(' ').next() {
+        Some("string") => "text in quotes",
+        Some("integer") => "a number",
+        Some("floating") => "a number with a point",
+        Some("boolean") => "true or false",
+        Some("sequence") => "a list",
+        Some("map") => "a table",
+        _ => found,
+    };
+    Some((format!("expected {expected}, not {found}"), None))
 }
 
 /// "did you mean", or all there is.
@@ -249,7 +313,7 @@ mod tests {
             redact(r#"urls = ["nats://u:p@h:1", "nats://h"]"#).0,
             r#"urls = ["nats://***@h:1", "nats://h"]"#
         );
-        assert_eq!(redact(r#"env = ["HF_TOKEN=hf_1", "A=b"]"#).0, r#"env = ["HF_TOKEN=***", "A=b"]"#);
+        assert_eq!(redact(r#"env = ["HF_TOKEN=hf_1", "A=b"]"#).0, r#"env = ["HF_TOKEN=***", "A=***"]"#);
     }
 
     #[test]

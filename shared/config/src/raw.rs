@@ -37,7 +37,8 @@ pub(crate) struct RawBus {
 pub(crate) struct RawGateway {
     pub(crate) listen: Option<Spanned<OneOrMany>>,
     pub(crate) workers: Option<Spanned<usize>>,
-    pub(crate) body_limit: Option<Size>,
+    pub(crate) body_limit: Option<Spanned<Size>>,
+    pub(crate) body_timeout: Option<Spanned<Span>>,
     pub(crate) inline_limit: Option<Spanned<Size>>,
     pub(crate) window: Option<Spanned<Size>>,
     pub(crate) grace: Option<Span>,
@@ -103,7 +104,7 @@ pub(crate) struct RawModel {
     pub(crate) pin: bool,
     pub(crate) replicas: Option<Spanned<u32>>,
     pub(crate) health_path: Option<Spanned<String>>,
-    pub(crate) start_timeout: Option<Span>,
+    pub(crate) start_timeout: Option<Spanned<Span>>,
     pub(crate) stop_grace: Option<Span>,
     pub(crate) port: Option<Spanned<u16>>,
     pub(crate) served_name: Option<Spanned<String>>,

@@ -24,8 +24,7 @@ impl Config {
     /// # Errors
     /// When it cannot be read, or says something wrong; then every problem is shown at its line.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        let text = read_text(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
         Self::parse(&text, &path.display().to_string())
     }
 
@@ -88,6 +87,18 @@ impl Config {
     }
 }
 
+/// Reads a file that must be one: a pipe would be waited for.
+fn read_text(path: &Path) -> std::io::Result<String> {
+    let kind = std::fs::metadata(path)?;
+    if kind.is_dir() {
+        return Err(std::io::Error::other("it is a folder, not a file"));
+    }
+    if !kind.is_file() {
+        return Err(std::io::Error::other("it is no regular file"));
+    }
+    std::fs::read_to_string(path)
+}
+
 fn resolve(raw: &RawConfig, base: &Path, findings: &mut Findings<'_>) -> Config {
     let host = host(&raw.host, base, findings);
     let scheduler = scheduler(&raw.scheduler, findings);
@@ -123,13 +134,8 @@ fn bus(raw: &RawBus, base: &Path, findings: &mut Findings<'_>) -> BusConfig {
             findings.add(urls.span(), "no NATS server is named", "write urls = [\"nats://127.0.0.1:4222\"]");
         }
         for url in list {
-            let known = ["nats://", "tls://", "ws://", "wss://"].iter().any(|scheme| url.starts_with(scheme));
-            if url.contains("://") && !known {
-                findings.add(
-                    urls.span(),
-                    "a NATS address begins with nats://, tls://, ws:// or wss://",
-                    "as in urls = [\"nats://127.0.0.1:4222\"]",
-                );
+            if let Some(why) = wrong_url(url) {
+                findings.add(urls.span(), why, "as in urls = [\"nats://127.0.0.1:4222\"]");
             }
         }
         list.clone()
@@ -153,14 +159,35 @@ fn bus(raw: &RawBus, base: &Path, findings: &mut Findings<'_>) -> BusConfig {
     }
 }
 
+/// What is wrong with the address of a NATS server; it may hold a password, so it is not quoted.
+fn wrong_url(url: &str) -> Option<&'static str> {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("nats", url));
+    if !["nats", "tls", "ws", "wss"].contains(&scheme) {
+        return Some("a NATS address begins with nats://, tls://, ws:// or wss://");
+    }
+    let server = rest.rsplit_once('@').map_or(rest, |(_, server)| server);
+    let server = server.split('/').next().unwrap_or_default();
+    let (host, port) = match server.rsplit_once(':') {
+        // A colon within brackets is an IPv6 address's own.
+        Some((host, port)) if !port.contains(']') => (host, Some(port)),
+        _ => (server, None),
+    };
+    if host.is_empty() || url.contains(char::is_whitespace) {
+        return Some("this is no address of a NATS server");
+    }
+    port.is_some_and(|port| port.parse::<u16>().map_or(true, |port| port == 0))
+        .then_some("the port of this NATS address is no port")
+}
+
 fn secret_file(path: Option<&Spanned<PathBuf>>, base: &Path, findings: &mut Findings<'_>) -> Option<Secret> {
     let path = path?;
-    match std::fs::read_to_string(below(base, path.get_ref())) {
+    let full = below(base, path.get_ref());
+    match read_text(&full) {
         Ok(text) => Some(Secret::new(text.trim())),
         Err(error) => {
             findings.add(
                 path.span(),
-                format!("cannot read it: {error}"),
+                format!("cannot read {}: {error}", full.display()),
                 "name a file that holds the secret alone",
             );
             None
@@ -189,6 +216,11 @@ fn gateway(raw: &RawGateway, findings: &mut Findings<'_>) -> GatewayConfig {
     {
         findings.add(heartbeat.span(), "this heartbeat is too short", "10s suits every client known");
     }
+    if let Some(silence) =
+        raw.body_timeout.as_ref().filter(|limit| limit.get_ref().0 < Duration::from_secs(1))
+    {
+        findings.add(silence.span(), "this body_timeout is too short", "30s suits every client known");
+    }
     let mut size = |value: Option<&Spanned<Size>>, default: u64, least: u64, most: u64| {
         let Some(value) = value else { return default };
         let bytes = value.get_ref().0;
@@ -204,7 +236,8 @@ fn gateway(raw: &RawGateway, findings: &mut Findings<'_>) -> GatewayConfig {
         // nats-server takes messages of 1 MiB unless told otherwise, headers and the job's own fields included.
         inline_limit: size(raw.inline_limit.as_ref(), default.inline_limit, 0, 900 * 1024),
         window: size(raw.window.as_ref(), default.window, 4096, u64::MAX),
-        body_limit: raw.body_limit.map_or(default.body_limit, |size| size.0),
+        body_limit: size(raw.body_limit.as_ref(), default.body_limit, 1024, 1 << 40),
+        body_timeout: raw.body_timeout.as_ref().map_or(default.body_timeout, |span| span.get_ref().0),
         grace: raw.grace.map_or(default.grace, |span| span.0),
         heartbeat: raw.heartbeat.as_ref().map_or(default.heartbeat, |span| span.get_ref().0),
         wait_limit: raw.wait_limit.map_or(default.wait_limit, |span| span.0),
@@ -248,6 +281,9 @@ fn host(raw: &RawHost, base: &Path, findings: &mut Findings<'_>) -> HostConfig {
     });
     if let Some(memory) = raw.memory.as_ref().filter(|memory| memory.get_ref().0 == 0) {
         findings.add(memory.span(), "a host needs some memory", "leave it out for what the machine has");
+    }
+    if let Some(memory) = &raw.memory {
+        model::check_memory(memory, findings);
     }
     HostConfig {
         name,

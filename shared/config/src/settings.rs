@@ -65,6 +65,8 @@ pub struct GatewayConfig {
     pub workers: Option<usize>,
     /// Largest request body taken, in bytes.
     pub body_limit: u64,
+    /// How long a client may send nothing of a body that it has begun to send.
+    pub body_timeout: Duration,
     /// Bodies larger than this travel through the object store (claim check).
     pub inline_limit: u64,
     /// Bytes of output granted to a job ahead of its client.
@@ -85,6 +87,7 @@ impl Default for GatewayConfig {
             listen: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 8421))],
             workers: None,
             body_limit: 32 * MIB,
+            body_timeout: Duration::from_secs(30),
             inline_limit: 256 * 1024,
             window: 256 * 1024,
             grace: Duration::from_secs(10),

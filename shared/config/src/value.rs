@@ -116,6 +116,9 @@ impl<'de> Deserialize<'de> for Size {
     }
 }
 
+/// Before the list as it should have been written.
+pub(crate) const LIST_HELP: &str = "write it as ";
+
 /// A list of strings, each with its place in the file.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Words(pub(crate) Vec<Spanned<String>>);
@@ -136,7 +139,7 @@ impl<'de> Deserialize<'de> for Words {
             }
             fn visit_str<E: Error>(self, text: &str) -> Result<Words, E> {
                 let words: Vec<String> = text.split_whitespace().map(|word| format!("{word:?}")).collect();
-                Err(E::custom(format!("this must be a list\nwrite it as [{}]", words.join(", "))))
+                Err(E::custom(format!("this must be a list\n{LIST_HELP}[{}]", words.join(", "))))
             }
             fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Words, A::Error> {
                 let mut words = Vec::new();

@@ -13,7 +13,9 @@ fn complaint(text: &str) -> String {
 #[track_caller]
 fn refuses(text: &str, at: &str, parts: &[&str]) {
     let shown = complaint(text);
-    assert!(shown.starts_with(&format!("berth.toml:{at}: ")), "expected {at} in:\n{shown}");
+    // A line alone, as in `4:`, is enough where the column is not the point.
+    let place = if at.ends_with(':') { at.to_owned() } else { format!("{at}: ") };
+    assert!(shown.starts_with(&format!("berth.toml:{place}")), "expected {at} in:\n{shown}");
     for part in parts {
         assert!(shown.contains(part), "expected `{part}` in:\n{shown}");
     }
@@ -44,7 +46,7 @@ fn broken_toml_is_shown_where_it_breaks() {
 #[test]
 fn a_value_of_the_wrong_kind_is_shown() {
     refuses("[gateway]\nlisten = 8421\n", "2:10", &["a string or a list of strings"]);
-    refuses(&format!("{SIM}pin = \"yes\"\n"), "4:7", &["boolean"]);
+    refuses(&format!("{SIM}pin = \"yes\"\n"), "4:7", &["expected true or false, not text in quotes"]);
     refuses(&format!("{SIM}concurrency = -1\n"), "4:15", &["-1"]);
     refuses(&format!("{SIM}args = \"-m x\"\n"), "4:8", &["must be a list", "[\"-m\", \"x\"]"]);
 }
@@ -151,6 +153,102 @@ fn no_secret_shows_in_a_complaint() {
     let shown = complaint(&format!("{SIM}env = [\"HF_TOKEN=hunter2\", \"A B\"]\n"));
     assert!(!shown.contains("hunter2"), "{shown}");
     assert!(!complaint("[bus]\ntoken = 4711\n").contains("4711"));
+}
+
+#[test]
+fn what_no_machine_has_is_refused() {
+    refuses(&format!("{SIM}start_timeout = \"0s\"\n"), "4:17", &["less than a second"]);
+    refuses("[gateway]\nbody_limit = \"0B\"\n", "2:14", &["out of range", "1024 to "]);
+    refuses("[gateway]\nbody_timeout = \"0s\"\n", "2:16", &["too short", "30s"]);
+    refuses(&format!("{SIM}memory = \"65TiB\"\n"), "4:10", &["no machine has", "64TiB"]);
+    refuses("[host]\nmemory = \"1PiB\"\n", "2:10", &["no machine has"]);
+    refuses(&format!("{SIM}concurrency = 65537\n"), "4:15", &["concurrency of 65537", "1 to 65536"]);
+    Config::parse(&format!("{SIM}memory = \"64TiB\"\nconcurrency = 65536\nstart_timeout = \"1s\"\n"), "f")
+        .unwrap();
+}
+
+#[test]
+fn an_address_of_nats_must_be_one() {
+    for (url, told) in [
+        ("http://x", "begins with nats://"),
+        ("", "no address"),
+        ("nats://", "no address"),
+        ("nats://a b:4222", "no address"),
+        ("nats://:4222", "no address"),
+        ("nats://x:port", "is no port"),
+        ("x:99999", "is no port"),
+    ] {
+        refuses(&format!("[bus]\nurls = [\"{url}\"]\n"), "2:8", &[told]);
+    }
+    for url in ["nats://u:p@h:4222", "h", "h:4222", "tls://[::1]:4222", "wss://h/nats", "nats://[::1]"] {
+        Config::parse(&format!("[bus]\nurls = \"{url}\"\n"), "f").unwrap();
+    }
+}
+
+#[test]
+fn placeholders_in_capitals_are_not_passed_on_as_they_are() {
+    for field in ["args = [\"a{PORT}\"]", "env = [\"A=a{PORT}\"]", "command = [\"a{PORT}\", \"{port}\"]"] {
+        refuses(&format!("{SIM}{field}\n"), "4:", &["unknown placeholder `{PORT}`", "did you mean `port`?"]);
+    }
+}
+
+#[test]
+fn types_are_told_in_plain_words() {
+    refuses("[models]\nid = \"x\"\n", "1:", &["expected a list", "[[models]]"]);
+    refuses("models = 5\n", "1:10", &["expected a list, not a number"]);
+    refuses("gateway = 5\n", "1:11", &["expected a table, not a number"]);
+    refuses(&format!("{SIM}concurrency = \"4\"\n"), "4:15", &["expected a whole number, not text in quotes"]);
+    refuses(&format!("{SIM}args = 5\n"), "4:8", &["expected a list of strings, not a number"]);
+    for text in ["[models]\n", "models = 5\n", &format!("{SIM}image = []\n")] {
+        let shown = complaint(text);
+        assert!(
+            !shown.contains("sequence") && !shown.contains("struct") && !shown.contains("invalid type"),
+            "{shown}"
+        );
+    }
+}
+
+#[test]
+fn an_alias_used_twice_names_both_models() {
+    let model = |id: &str| format!("[[models]]\nid = \"{id}\"\nengine = \"sim\"\naliases = [\"x\"]\n");
+    refuses(
+        &(model("a") + &model("b")),
+        "8:12",
+        &["`x` of model `b` is already an alias of model `a`, in line 4"],
+    );
+}
+
+#[test]
+fn a_malformed_variable_does_not_show_what_it_holds() {
+    for field in [
+        "env = [\"MY PW=hunter2\"]",
+        "env = [\"hunter2 \"]",
+        "env = ['MY PW=hunter2']",
+        "env = [\n  \"MY PW=hunter2\",\n]",
+        "env = \"PW=hunter2\"",
+        "env = { PW = \"hunter2\" }",
+    ] {
+        let shown = complaint(&format!("{SIM}{field}\n"));
+        assert!(!shown.contains("hunter2"), "{shown}");
+    }
+}
+
+#[test]
+fn a_secret_that_is_not_there_is_named_by_its_path() {
+    let text = "[bus]\ntoken_file = \"/no/such/token\"\n";
+    refuses(text, "2:14", &["cannot read /no/such/token: No such file"]);
+}
+
+#[test]
+fn a_folder_or_a_pipe_is_no_configuration() {
+    let folder = std::env::temp_dir();
+    let error = Config::load(&folder).unwrap_err().to_string();
+    assert!(error.contains("it is a folder, not a file"), "{error}");
+    let pipe = folder.join(format!("berth-test-pipe-{}", std::process::id()));
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let error = Config::load(&pipe).unwrap_err().to_string();
+    std::fs::remove_file(&pipe).unwrap();
+    assert!(error.contains("it is no regular file"), "{error}");
 }
 
 #[test]

@@ -48,6 +48,7 @@ pub enum NatsError {
 pub struct TestNats {
     binary: PathBuf,
     extra: String,
+    jetstream: bool,
     folder: TempDir,
     address: SocketAddr,
     child: Option<Child>,
@@ -72,15 +73,22 @@ impl TestNats {
     /// # Errors
     /// When there is no nats-server, or it does not get ready.
     pub fn start_with(extra: &str) -> Result<Self, NatsError> {
+        Self::start_as(extra, true)
+    }
+
+    /// Starts one that keeps no streams.
+    ///
+    /// # Errors
+    /// When there is no nats-server, or it does not get ready.
+    pub fn start_without_jetstream() -> Result<Self, NatsError> {
+        Self::start_as("", false)
+    }
+
+    fn start_as(extra: &str, jetstream: bool) -> Result<Self, NatsError> {
         let binary = find_binary().ok_or(NatsError::Missing)?;
         let folder = tempfile::Builder::new().prefix("berth-nats-").tempdir().map_err(NatsError::Folder)?;
-        let mut nats = Self {
-            binary,
-            extra: extra.into(),
-            folder,
-            address: SocketAddr::from(([127, 0, 0, 1], 0)),
-            child: None,
-        };
+        let address = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut nats = Self { binary, extra: extra.into(), jetstream, folder, address, child: None };
         nats.launch()?;
         Ok(nats)
     }
@@ -136,11 +144,12 @@ impl TestNats {
             0 => "-1".into(),
             port => port.to_string(),
         };
-        let config = format!(
-            "listen: \"127.0.0.1:{port}\"\nports_file_dir: {ports:?}\njetstream {{ store_dir: {:?} }}\n{}\n",
-            folder.join("store"),
-            self.extra,
-        );
+        let store = match self.jetstream {
+            true => format!("jetstream {{ store_dir: {:?} }}", folder.join("store")),
+            false => String::new(),
+        };
+        let config =
+            format!("listen: \"127.0.0.1:{port}\"\nports_file_dir: {ports:?}\n{store}\n{}\n", self.extra);
         let path = folder.join("nats.conf");
         std::fs::write(&path, config).map_err(NatsError::Folder)?;
         let log =
@@ -178,7 +187,7 @@ impl TestNats {
         NatsError::NotReady { why, log: self.log_tail() }
     }
 
-    /// Its address, once it greets a client with JetStream on.
+    /// Its address, once it greets a client, with JetStream on if it is to have it.
     fn look(&self, ports: &Path) -> Result<SocketAddr, String> {
         let address = if self.address.port() == 0 {
             let file = std::fs::read_dir(ports)
@@ -198,7 +207,7 @@ impl TestNats {
         let mut greeting = [0_u8; 4096];
         let read = stream.read(&mut greeting).map_err(|e| e.to_string())?;
         let greeting = String::from_utf8_lossy(greeting.get(..read).unwrap_or_default());
-        if greeting.contains("\"jetstream\":true") {
+        if !self.jetstream || greeting.contains("\"jetstream\":true") {
             Ok(address)
         } else {
             Err("it greets without JetStream".into())

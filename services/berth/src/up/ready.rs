@@ -36,16 +36,26 @@ pub(super) async fn tell_when_ready(config: &Config, addresses: &[SocketAddr]) {
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    tell("ready", "try it:");
-    let model = config.models.first().map_or("MODEL", |model| model.id.as_str());
-    tell(
-        "",
-        &format!(
-            "curl {url}/v1/chat/completions -H 'Content-Type: application/json' \\\n{:14}  \
-             -d '{{\"model\": \"{model}\", \"messages\": [{{\"role\": \"user\", \"content\": \"Hello\"}}]}}'",
-            ""
-        ),
+    let (what, how) = try_it(config, &url);
+    tell("ready", what);
+    if let Some(how) = how {
+        tell("", &how);
+    }
+}
+
+/// How to send the first request, if there is a model to send it to.
+fn try_it(config: &Config, url: &str) -> (&'static str, Option<String>) {
+    let Some(model) = config.models.first() else {
+        let what =
+            "but there is no model to ask: add [[models]] to the configuration, or give --model FILE.gguf";
+        return (what, None);
+    };
+    let how = format!(
+        "curl {url}/v1/chat/completions -H 'Content-Type: application/json' \\\n{:14}  \
+         -d '{{\"model\": \"{}\", \"messages\": [{{\"role\": \"user\", \"content\": \"Hello\"}}]}}'",
+        "", model.id
     );
+    ("try it:", Some(how))
 }
 
 /// An address of this machine for one that stands for all.
@@ -78,6 +88,15 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn an_example_is_shown_only_with_a_model_that_there_is() {
+        let (_, how) = try_it(&Config::builtin(), "http://x");
+        assert!(how.unwrap().contains("\"model\": \"demo\""));
+        let (what, how) = try_it(&Config::empty(), "http://x");
+        assert_eq!(how, None);
+        assert!(what.contains("no model") && what.contains("[[models]]"), "{what}");
+    }
 
     #[test]
     fn what_is_missing_is_named() {

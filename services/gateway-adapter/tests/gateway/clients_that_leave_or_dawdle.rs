@@ -101,6 +101,61 @@ async fn an_answered_client_is_not_cancelled() {
     assert_eq!(played.cancelled().await.job, left.id);
 }
 
+/// What the gateway says until it closes the connection.
+async fn told(mut socket: TcpStream) -> String {
+    let mut told = String::new();
+    tokio::time::timeout(PATIENCE, socket.read_to_string(&mut told)).await.expect("it stays open").unwrap();
+    told
+}
+
+#[tokio::test]
+async fn a_body_that_does_not_come_is_given_up_and_its_connection_closed() {
+    let (_nats, _played, gateway) =
+        house(|config| config.gateway.body_timeout = Duration::from_millis(200)).await;
+    for begun in [
+        "content-length: 100\r\n\r\n",
+        "content-length: 100\r\n\r\n{\"model\":",
+        "transfer-encoding: chunked\r\n\r\n2\r\n{\"\r\n",
+    ] {
+        let mut socket = TcpStream::connect(gateway.address).await.unwrap();
+        let request = format!("POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\n{begun}");
+        socket.write_all(request.as_bytes()).await.unwrap();
+        let told = told(socket).await;
+        assert!(told.starts_with("HTTP/1.1 408 "), "{told}");
+        assert!(told.contains("\r\nconnection: close\r\n"), "{told}");
+        assert!(told.contains("\"code\":\"body_timeout\"") && told.contains("for 200ms"), "{told}");
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_comes_slowly_is_waited_for_and_the_wait_is_not_counted_as_ours() {
+    let limit = Duration::from_secs(1);
+    let (_nats, mut played, gateway) = house(|config| config.gateway.body_timeout = limit).await;
+    let body = chat(false);
+    let mut socket = TcpStream::connect(gateway.address).await.unwrap();
+    let head = format!(
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    socket.write_all(head.as_bytes()).await.unwrap();
+    let began = std::time::Instant::now();
+    // In all for longer than the limit.
+    for piece in body.as_bytes().chunks(body.len().div_ceil(15)) {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        socket.write_all(piece).await.unwrap();
+    }
+    assert!(began.elapsed() > limit);
+    let job = played.job().await;
+    played.answer(&job, 200, "application/json", b"{}").await;
+    let told = told(socket).await;
+    assert!(told.starts_with("HTTP/1.1 200 "), "{told}");
+    for name in ["x-berth-queue-ms", "openai-processing-ms"] {
+        let (_, rest) = told.split_once(&format!("{name}: ")).expect(&told);
+        let ms: u64 = rest.split("\r\n").next().unwrap().parse().unwrap();
+        assert!(ms < 1000, "{name} counts the upload: {ms} ms");
+    }
+}
+
 #[tokio::test]
 async fn a_slow_client_holds_back_its_own_engine_and_nobody_elses() {
     let window = 64 * 1024;

@@ -41,6 +41,27 @@ async fn a_wrong_request_is_answered_with_what_is_wrong() {
 }
 
 #[tokio::test]
+async fn a_compressed_body_is_refused_as_such() {
+    let (_nats, mut played, gateway) = house(|_| {}).await;
+    let send = async |encoding: &'static str, body: Vec<u8>| {
+        let request = reqwest::Client::new().post(gateway.url("/v1/chat/completions"));
+        request.header("content-encoding", encoding).body(body).send().await.unwrap()
+    };
+    let response = send("gzip", b"\x1f\x8b\x08".to_vec()).await;
+    assert_eq!(response.status(), 415);
+    let error = error_of(response).await;
+    assert_eq!(error["code"], "unsupported_encoding");
+    assert!(error["message"].as_str().unwrap().contains("`gzip` is not taken"), "{error}");
+
+    let answered = async {
+        let job = played.job().await;
+        played.answer(&job, 200, "application/json", b"{}").await;
+    };
+    let (response, ()) = tokio::join!(send("identity", chat(false).into_bytes()), answered);
+    assert_eq!(response.status(), 200);
+}
+
+#[tokio::test]
 async fn a_body_beyond_the_limit_is_refused_also_when_its_length_is_not_told() {
     let (_nats, _played, gateway) = house(|config| config.gateway.body_limit = 1 << 20).await;
     let chunks = futures::stream::iter((0..40).map(|_| Ok::<_, std::io::Error>(vec![b' '; 64 * 1024])));
@@ -63,6 +84,12 @@ async fn models_are_listed_and_found_with_slashes_and_by_alias() {
     let model = &list["data"][0];
     assert_eq!((model["id"].as_str(), model["object"].as_str()), (Some(MODEL), Some("model")));
     assert_eq!((model["state"].as_str(), model["context_length"].as_u64()), (Some("stopped"), Some(4096)));
+    for path in ["/v1/models", "/v1/models/tiny", "/healthz"] {
+        let asked = reqwest::Client::new().head(gateway.url(path)).send().await.unwrap();
+        assert_eq!(asked.status(), 200, "{path}");
+        assert_ne!(asked.headers()["content-length"], "0", "{path}");
+        assert_eq!(asked.bytes().await.unwrap().len(), 0, "{path}");
+    }
     for path in ["/v1/models/org/tiny:1.5", "/v1/models/org%2Ftiny%3A1.5", "/v1/models/tiny"] {
         assert_eq!(get(path).await["id"], MODEL, "{path}");
     }

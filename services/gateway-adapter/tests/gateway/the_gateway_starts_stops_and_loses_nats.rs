@@ -49,12 +49,34 @@ async fn a_running_answer_is_finished_before_the_gateway_ends() {
     let mut response = request.await.unwrap();
     assert!(response.chunk().await.unwrap().is_some());
     gateway.begin_shutdown();
-    until("nobody is let in any more", PATIENCE, async || {
-        tokio::time::timeout(Duration::from_millis(300), reqwest::get(gateway.url("/healthz")))
-            .await
-            .map_or(true, |answer| answer.is_err())
-    })
-    .await;
+    until("it says that it ends", PATIENCE, async || ready(&gateway).await.1["draining"] == true).await;
+    played.frame(&job, data(2, "data: [DONE]\n\n")).await;
+    played.frame(&job, end(3, Finish::Stop)).await;
+    assert_eq!(response.text().await.unwrap(), "data: [DONE]\n\n");
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn who_comes_while_the_gateway_ends_is_told_so_at_once_and_disturbs_no_answer() {
+    let (_nats, mut played, gateway) = house(|_| {}).await;
+    let kept = reqwest::Client::new();
+    kept.get(gateway.url("/healthz")).send().await.unwrap().bytes().await.unwrap();
+    let request = post(&gateway, "/v1/chat/completions", chat(true));
+    let job = played.job().await;
+    played.go(&job, 1).await;
+    played.frame(&job, head(200, EVENTS, 1, b"data: {}\n\n")).await;
+    let mut response = request.await.unwrap();
+    assert!(response.chunk().await.unwrap().is_some());
+    gateway.begin_shutdown();
+    until("it says that it ends", PATIENCE, async || ready(&gateway).await.1["draining"] == true).await;
+    for client in [kept, reqwest::Client::new()] {
+        let late = client.post(gateway.url("/v1/chat/completions")).body(chat(false)).send();
+        let late = tokio::time::timeout(Duration::from_secs(2), late).await.expect("it hangs").unwrap();
+        assert_eq!(late.status(), 503);
+        assert_eq!(late.headers()["connection"], "close");
+        assert_eq!(late.headers()["retry-after"], "2");
+        assert_eq!(error_of(late).await["code"], "shutting_down");
+    }
     played.frame(&job, data(2, "data: [DONE]\n\n")).await;
     played.frame(&job, end(3, Finish::Stop)).await;
     assert_eq!(response.text().await.unwrap(), "data: [DONE]\n\n");

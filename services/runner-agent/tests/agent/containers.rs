@@ -139,6 +139,23 @@ async fn a_missing_image_or_program_is_a_permanent_failure() {
 }
 
 #[actix::test]
+async fn a_volume_whose_source_is_missing_is_refused_and_not_made() {
+    let parts = parts();
+    let mut fleet = fleet("docker-volume").await;
+    let folder = std::env::temp_dir().join("berth-test-no-such-folder");
+    let source = folder.display();
+    let mut model = llama(&parts);
+    model.engine.volumes.push(format!("{source}:/more"));
+    let engine = fleet.start_engine(model).await;
+    let failure = fleet.failure_of(engine).await;
+    assert!(failure.permanent);
+    let told = format!("source {source} does not exist on the host");
+    assert!(failure.message.contains(&told), "{}", failure.message);
+    assert!(!folder.exists(), "Docker has made it");
+    fleet.leave().await;
+}
+
+#[actix::test]
 async fn an_engine_that_outgrows_its_memory_is_told_so() {
     let parts = parts();
     let mut fleet = fleet("docker-oom").await;

@@ -29,6 +29,47 @@ async fn a_program_that_does_not_exist_is_a_permanent_failure() {
         failure.message,
         "cannot run `no-such-program-of-berth`: not found on PATH; install it or correct `command`"
     );
+    let missing = fleet.start_engine(process(&["/no/such/program"])).await;
+    let failure = fleet.failure_of(missing).await;
+    assert!(failure.permanent);
+    assert_eq!(
+        failure.message,
+        "cannot run `/no/such/program`: /no/such/program does not exist on this host; correct `command`"
+    );
+    fleet.leave().await;
+}
+
+#[actix::test]
+async fn an_engine_that_is_never_ready_is_reported_with_what_it_answered() {
+    let mut fleet = Fleet::start("unready").await;
+    let script = |answer: &str| {
+        format!(
+            "import socket,sys\ns=socket.create_server(('127.0.0.1',int(sys.argv[1])))\nwhile 1:\n c=s.accept()[0]\n \
+             c.recv(999)\n c.sendall(b'{answer}')\n c.close()"
+        )
+    };
+    for (answer, told) in [
+        (
+            "HTTP/1.1 503 Loading\\r\\ncontent-length: 0\\r\\n\\r\\n",
+            "start_timeout of 2s: it answered with status 503",
+        ),
+        (
+            "HTTP/1.1 302 Found\\r\\nlocation: /login\\r\\ncontent-length: 0\\r\\n\\r\\n",
+            "it answered with status 302",
+        ),
+        ("220 mail.example.org ESMTP\\r\\n", "what it answered is not HTTP"),
+    ] {
+        let mut model = process(&["python3", "-c", &script(answer), "{port}"]);
+        model.engine.start_timeout = Duration::from_secs(2);
+        let engine = fleet.start_engine(model).await;
+        let failure = fleet.failure_of(engine).await;
+        assert!(failure.message.contains(told), "expected `{told}` in:\n{}", failure.message);
+    }
+    let mut mute = process(&["sleep", "600", "{port}"]);
+    mute.engine.start_timeout = Duration::from_millis(300);
+    let mute = fleet.start_engine(mute).await;
+    let failure = fleet.failure_of(mute).await;
+    assert!(failure.message.contains("it took no connection"), "{}", failure.message);
     fleet.leave().await;
 }
 
