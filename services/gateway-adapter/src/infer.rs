@@ -83,7 +83,7 @@ async fn submit(
 ) -> Result<(Client, Terms), Refusal> {
     let fleet = worker.fleet();
     let config = fleet.config();
-    let (body, at) = intake::read(request, payload, config).await?;
+    let (body, at) = intake::read(request, payload, config.into()).await?;
     if fleet.draining.load(Ordering::Acquire) {
         return Err(error::shutting_down().into());
     }

@@ -20,13 +20,28 @@ const DISCARD: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Complete(pub(crate) Instant);
 
+/// What a body may be.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    /// Its most bytes.
+    pub(crate) bytes: u64,
+    /// How long none of it may come.
+    pub(crate) silence: Duration,
+}
+
+impl From<&GatewayConfig> for Limits {
+    fn from(config: &GatewayConfig) -> Self {
+        Self { bytes: config.body_limit, silence: config.body_timeout }
+    }
+}
+
 /// Reads the body; one that came in one piece is not copied.
 pub(crate) async fn read(
     request: &HttpRequest,
     mut payload: Payload,
-    config: &GatewayConfig,
+    limits: Limits,
 ) -> Result<(Bytes, Instant), Refusal> {
-    let body = match whole(request, &mut payload, config).await {
+    let body = match whole(request, &mut payload, limits).await {
         Ok(body) => body,
         Err(refusal) => return Err(Refusal { rest: Some(payload), ..refusal }),
     };
@@ -35,12 +50,8 @@ pub(crate) async fn read(
     Ok((body, complete))
 }
 
-async fn whole(
-    request: &HttpRequest,
-    payload: &mut Payload,
-    config: &GatewayConfig,
-) -> Result<Bytes, Refusal> {
-    let limit = config.body_limit;
+async fn whole(request: &HttpRequest, payload: &mut Payload, limits: Limits) -> Result<Bytes, Refusal> {
+    let limit = limits.bytes;
     let declared = request.headers().get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
     if let Some(encoding) = request.headers().get(CONTENT_ENCODING).filter(|v| !plain(v.as_bytes())) {
         let encoding: String = String::from_utf8_lossy(encoding.as_bytes()).chars().take(50).collect();
@@ -55,8 +66,8 @@ async fn whole(
     let mut whole = BytesMut::new();
     let mut read = 0_u64;
     loop {
-        let next = tokio::time::timeout(config.body_timeout, payload.next()).await;
-        let Some(chunk) = next.map_err(|_| silent(config.body_timeout))? else { break };
+        let next = tokio::time::timeout(limits.silence, payload.next()).await;
+        let Some(chunk) = next.map_err(|_| silent(limits.silence))? else { break };
         let chunk = chunk.map_err(|_| broken_off())?;
         read = read.saturating_add(chunk.len() as u64);
         if read > limit {

@@ -13,6 +13,7 @@ use berth_wire::{
 use serde::Serialize;
 use tracing::debug;
 
+use crate::error::Refusal;
 use crate::fields::Fields;
 use crate::worker::Worker;
 use crate::{error, intake};
@@ -94,8 +95,8 @@ pub(crate) async fn lease(request: HttpRequest, payload: Payload, worker: Data<A
     answer(grant(&request, payload, &worker).await)
 }
 
-async fn grant(request: &HttpRequest, payload: Payload, worker: &Worker) -> Result<HttpResponse, ApiError> {
-    let mut fields = read(request, payload).await?;
+async fn grant(request: &HttpRequest, payload: Payload, worker: &Worker) -> Result<HttpResponse, Refusal> {
+    let mut fields = read(request, payload, worker).await?;
     let (session, model) = (session(&mut fields)?, fields.text("model")?);
     let ttl = fields.whole("ttlSeconds", 1..=TTL_MOST)?.unwrap_or(TTL);
     fields.end(&["sessionKey", "model", "ttlSeconds"])?;
@@ -103,7 +104,7 @@ async fn grant(request: &HttpRequest, payload: Payload, worker: &Worker) -> Resu
     let ask = LeaseRequest::Lease { session, model, key: None, ttl: Duration::from_secs(ttl) };
     match ask_leader(worker, &ask).await? {
         LeaseReply::Held(status) => Ok(HttpResponse::Ok().json(Lease::from(status))),
-        other => Err(unexpected(&other)),
+        other => Err(unexpected(&other).into()),
     }
 }
 
@@ -120,8 +121,8 @@ async fn give_back(
     request: &HttpRequest,
     payload: Payload,
     worker: &Worker,
-) -> Result<HttpResponse, ApiError> {
-    let mut fields = read(request, payload).await?;
+) -> Result<HttpResponse, Refusal> {
+    let mut fields = read(request, payload, worker).await?;
     let (session, model) = (session(&mut fields)?, fields.optional_text("model")?);
     fields.end(&["sessionKey", "model"])?;
     let model = model.map(|model| resolve(worker, &model)).transpose()?;
@@ -129,7 +130,7 @@ async fn give_back(
         LeaseReply::Released { models } => {
             Ok(HttpResponse::Ok().json(Released { session_key: session, released: models }))
         }
-        other => Err(unexpected(&other)),
+        other => Err(unexpected(&other).into()),
     }
 }
 
@@ -138,7 +139,7 @@ pub(crate) async fn list(request: HttpRequest, worker: Data<Arc<Worker>>) -> Htt
     answer(show(&request, &worker).await)
 }
 
-async fn show(request: &HttpRequest, worker: &Worker) -> Result<HttpResponse, ApiError> {
+async fn show(request: &HttpRequest, worker: &Worker) -> Result<HttpResponse, Refusal> {
     let mut fields = Fields::of_query(request.query_string())?;
     let session = fields.optional_text("sessionKey")?.map(SessionId::from);
     fields.end(&["sessionKey"])?;
@@ -147,7 +148,7 @@ async fn show(request: &HttpRequest, worker: &Worker) -> Result<HttpResponse, Ap
             let leases = leases.into_iter().map(Lease::from).collect();
             Ok(HttpResponse::Ok().json(List { leases, total }))
         }
-        other => Err(unexpected(&other)),
+        other => Err(unexpected(&other).into()),
     }
 }
 
@@ -156,12 +157,8 @@ pub(crate) async fn hint(request: HttpRequest, payload: Payload, worker: Data<Ar
     answer(foretell(&request, payload, &worker).await)
 }
 
-async fn foretell(
-    request: &HttpRequest,
-    payload: Payload,
-    worker: &Worker,
-) -> Result<HttpResponse, ApiError> {
-    let mut fields = read(request, payload).await?;
+async fn foretell(request: &HttpRequest, payload: Payload, worker: &Worker) -> Result<HttpResponse, Refusal> {
+    let mut fields = read(request, payload, worker).await?;
     let (session, model) = (session(&mut fields)?, fields.text("model")?);
     let lead = fields.seconds("inSeconds", 0.0..=86_400.0)?;
     fields.end(&["sessionKey", "model", "inSeconds"])?;
@@ -172,19 +169,22 @@ async fn foretell(
             let noted = Noted { session_key: session, model, in_seconds: seconds(lead) };
             Ok(HttpResponse::Accepted().json(noted))
         }
-        other => Err(unexpected(&other)),
+        other => Err(unexpected(&other).into()),
     }
 }
 
-fn answer(result: Result<HttpResponse, ApiError>) -> HttpResponse {
-    result.unwrap_or_else(|error| {
-        debug!(code = error.code, "refused what was asked of leases");
-        error::response(&error)
+fn answer(result: Result<HttpResponse, Refusal>) -> HttpResponse {
+    result.unwrap_or_else(|refusal| {
+        debug!(code = refusal.error.code, "refused what was asked of leases");
+        refusal.response()
     })
 }
 
-async fn read(request: &HttpRequest, payload: Payload) -> Result<Fields, ApiError> {
-    Fields::of_body(&intake::read(request, payload, BODY_LIMIT).await?)
+async fn read(request: &HttpRequest, payload: Payload, worker: &Worker) -> Result<Fields, Refusal> {
+    let fleet = worker.fleet();
+    let limits = intake::Limits { bytes: BODY_LIMIT, ..fleet.config().into() };
+    let (body, _) = intake::read(request, payload, limits).await?;
+    Ok(Fields::of_body(&body)?)
 }
 
 /// The session as requests name it too: by header or body, up to the same length.
