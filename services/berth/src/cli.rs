@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 use crate::lease::{self, LeaseArgs, LeasesArgs, ReleaseArgs};
+use crate::replay::ReplayArgs;
 use crate::simulate::{self, SimulateArgs};
 
 const EXAMPLES: &str = "\
@@ -71,6 +72,8 @@ pub(crate) enum Command {
     /// Run a trace of requests in virtual time: what waits would be under Berth, and under simpler rules.
     #[command(after_help = simulate::EXAMPLES)]
     Simulate(Box<SimulateArgs>),
+    /// Replay a scheduler's log: what it decided and why, and whether it would decide so now.
+    Replay(ReplayArgs),
     /// Turn a message of the bus (standard input) into JSON; payload bytes are shown as their number.
     ///
     /// For the NATS CLI: nats sub 'berth.v1.>' --translate 'berth translate {{Subject}}'

@@ -7,6 +7,7 @@ mod check;
 mod cli;
 mod exit;
 mod lease;
+mod replay;
 mod role;
 mod setup;
 mod signals;
@@ -55,6 +56,7 @@ fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Check(args) => check::run(&args),
         Command::Translate { .. } => translate::run(),
         Command::Simulate(args) => simulate::run(&args),
+        Command::Replay(args) => replay::run(&args),
         Command::SimEngine(args) => sim::run(args),
     }
 }

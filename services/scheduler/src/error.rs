@@ -1,5 +1,7 @@
 //! Why a scheduler ends.
 
+use std::path::PathBuf;
+
 use berth_bus::BusError;
 use thiserror::Error;
 
@@ -10,4 +12,12 @@ pub enum SchedulerError {
     /// The bus failed.
     #[error("the scheduler cannot use the bus")]
     Bus(#[from] BusError),
+    /// The log of decisions cannot be written.
+    #[error("cannot write to {} ([scheduler] record)", path.display())]
+    Record {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
 }

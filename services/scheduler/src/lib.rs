@@ -12,6 +12,7 @@ mod hosts;
 mod intake;
 mod keeper;
 mod leader;
+mod recorder;
 mod restore;
 mod run;
 mod translate;

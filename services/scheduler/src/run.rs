@@ -18,6 +18,7 @@ use crate::effects::{Carrier, record};
 use crate::error::SchedulerError;
 use crate::intake;
 use crate::leader::{Leader, Shared};
+use crate::recorder::Recorder;
 
 /// Messages that may wait for the core before readers of the bus are held back.
 const MAILBOX: usize = 4096;
@@ -39,11 +40,17 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> Result<(), SchedulerError> {
     let instance = format!("scheduler-{}", uuid::Uuid::now_v7().simple());
+    let recorder = match &config.scheduler.record {
+        None => None,
+        Some(path) => Some(
+            Recorder::open(path).map_err(|source| SchedulerError::Record { path: path.clone(), source })?,
+        ),
+    };
     let bus = Bus::connect(&options, &instance).await?;
     berth_bus::provision(&bus).await?;
     catalog::apply(&bus, &config.models).await?;
     let vitals = Vitals::default();
-    let shared = Shared::default();
+    let shared = Shared::new(recorder);
     let _registered = {
         let (vitals, shared) = (vitals.clone(), shared.clone());
         register(

@@ -101,7 +101,7 @@ fn read_text(path: &Path) -> std::io::Result<String> {
 
 fn resolve(raw: &RawConfig, base: &Path, findings: &mut Findings<'_>) -> Config {
     let host = host(&raw.host, base, findings);
-    let scheduler = scheduler(&raw.scheduler, findings);
+    let scheduler = scheduler(&raw.scheduler, base, findings);
     let around = Surroundings { idle_ttl: scheduler.idle_ttl, stop_grace: host.stop_grace, base };
     model::check_unique(&raw.models, findings);
     let models = raw
@@ -300,7 +300,7 @@ const LEASE_LEAST: Duration = Duration::from_secs(1);
 /// The bucket forgets what was not written for 25 h.
 const LEASE_MOST: Duration = Duration::from_secs(24 * 3600);
 
-fn scheduler(raw: &RawScheduler, findings: &mut Findings<'_>) -> SchedulerConfig {
+fn scheduler(raw: &RawScheduler, base: &Path, findings: &mut Findings<'_>) -> SchedulerConfig {
     let default = SchedulerConfig::default();
     let host_timeout = raw.host_timeout.as_ref().map_or(default.host_timeout, |span| {
         if span.get_ref().0 < Duration::from_secs(6) {
@@ -338,6 +338,7 @@ fn scheduler(raw: &RawScheduler, findings: &mut Findings<'_>) -> SchedulerConfig
         lease_ceiling,
         leases_per_session,
         leases_per_key,
+        record: raw.record.as_deref().map(|file| below(base, Path::new(file))),
     }
 }
 

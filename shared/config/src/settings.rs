@@ -153,6 +153,8 @@ pub struct SchedulerConfig {
     pub leases_per_session: u64,
     /// Leases that one API key may hold.
     pub leases_per_key: u64,
+    /// Where every event of the core is written, for `berth replay`; `None`: nowhere.
+    pub record: Option<PathBuf>,
 }
 
 impl Default for SchedulerConfig {
@@ -167,6 +169,7 @@ impl Default for SchedulerConfig {
             lease_ceiling: Duration::from_secs(3600),
             leases_per_session: 8,
             leases_per_key: 256,
+            record: None,
         }
     }
 }

@@ -28,23 +28,31 @@ use crate::hosts::Hosts;
 use crate::leader::clock::Clock;
 use crate::leader::leases::Outcome;
 use crate::leader::sleep::{Order, Orders};
+use crate::recorder::Recorder;
 use crate::translate;
 
-/// What outlives a term: whether this instance leads.
+/// What outlives a term: whether this instance leads, and where its decisions are written down.
 #[derive(Clone, Default)]
-pub(crate) struct Shared(Arc<Mutex<bool>>);
+pub(crate) struct Shared {
+    leads: Arc<Mutex<bool>>,
+    recorder: Option<Recorder>,
+}
 
 impl Shared {
+    pub(crate) fn new(recorder: Option<Recorder>) -> Self {
+        Self { leads: Arc::default(), recorder }
+    }
+
     pub(crate) fn leads(&self) -> bool {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.leads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn clear(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = false;
+        *self.leads.lock().unwrap_or_else(PoisonError::into_inner) = false;
     }
 
     fn set(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        *self.leads.lock().unwrap_or_else(PoisonError::into_inner) = true;
     }
 }
 
@@ -71,6 +79,7 @@ pub(crate) struct Leader {
     orders: Orders,
     /// What the event that is being taken in did to leases.
     leases: Outcome,
+    recorder: Option<Recorder>,
     over: CancellationToken,
 }
 
@@ -85,7 +94,12 @@ impl Leader {
     ) -> Self {
         shared.set();
         let clock = Clock::start();
-        let state = State::new(policy, carrier.epoch, clock.now());
+        let began = clock.now();
+        let recorder = shared.recorder.clone();
+        if let Some(recorder) = &recorder {
+            recorder.begin(&policy, carrier.epoch, began);
+        }
+        let state = State::new(policy, carrier.epoch, began);
         Self {
             life,
             carrier,
@@ -98,6 +112,7 @@ impl Leader {
             missed: BTreeSet::new(),
             orders: Orders::default(),
             leases: Outcome::default(),
+            recorder,
             over,
         }
     }
@@ -105,8 +120,13 @@ impl Leader {
     /// One event through the core, and its effects on their way.
     fn feed(&mut self, event: Event, ctx: &mut Context<Self>) {
         let began = Instant::now();
-        let effects = step(&mut self.state, event, self.clock.now());
+        let now = self.clock.now();
+        let recorded = self.recorder.as_ref().map(|recorder| (recorder.clone(), event.clone()));
+        let effects = step(&mut self.state, event, now);
         metrics::histogram!(metric::DECISION_SECONDS).record(began.elapsed().as_secs_f64());
+        if let Some((recorder, event)) = recorded {
+            recorder.step(now, &event, &effects);
+        }
         self.leases = Outcome::default();
         for effect in effects {
             self.carry_out(effect, ctx);

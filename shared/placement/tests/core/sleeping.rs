@@ -5,6 +5,8 @@ use std::time::Duration;
 use berth_placement::{Event, Policy};
 use berth_wire::EngineState;
 
+use proptest::prelude::*;
+
 use crate::world::{GIB, World, model};
 
 fn settle(world: &mut World) {
@@ -73,4 +75,48 @@ fn an_engine_that_cannot_be_put_to_sleep_is_stopped() {
     assert_eq!(world.in_state(EngineState::Stopping), [engine]);
     settle(&mut world);
     assert!(world.engine_of("b").is_some());
+}
+
+/// Starts that the best choice of sleepers needs, knowing the future, with room for so many models awake or asleep:
+/// the one that is needed furthest in the future goes (Belady).
+fn fewest_starts(asked: &[u8], room: usize) -> usize {
+    let mut kept: Vec<u8> = Vec::new();
+    let mut starts = 0;
+    for (n, model) in asked.iter().enumerate() {
+        if kept.contains(model) {
+            continue;
+        }
+        starts += 1;
+        if kept.len() == room {
+            let next = |model: &u8| asked[n..].iter().position(|later| later == model).unwrap_or(usize::MAX);
+            let furthest = (0..kept.len()).max_by_key(|place| next(&kept[*place])).unwrap();
+            kept.remove(furthest);
+        }
+        kept.push(*model);
+    }
+    starts
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
+
+    // Landlord is k/(k-h+1)-competitive against the best with room for h (Young 2002), but for the first fill.
+    #[test]
+    fn starts_are_within_landlords_factor_of_the_fewest(asked in prop::collection::vec(0u8..5, 1..60)) {
+        let names = ["a", "b", "c", "d", "e"];
+        let models = names.iter().map(|id| model(id, 6 * GIB, 1)).collect();
+        let mut world =
+            World::with_ram(Policy::default(), &[(1, 8 * GIB)], models, (2 * 6 * GIB, 6 * GIB));
+        for (n, model) in asked.iter().enumerate() {
+            world.submit(n as u128, names[usize::from(*model)]);
+            world.run_out();
+        }
+        // Two asleep and one awake.
+        let room = 3;
+        for best in 1..=room {
+            let factor = room as f64 / (room - best + 1) as f64;
+            let bound = factor * fewest_starts(&asked, best) as f64 + room as f64;
+            prop_assert!(world.started.len() as f64 <= bound, "{} starts, {bound} at most", world.started.len());
+        }
+    }
 }

@@ -1,0 +1,183 @@
+//! `berth replay`: the decisions of a recorded scheduler, taken once more at a desk.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
+use std::path::PathBuf;
+
+use berth_placement::Effect;
+use berth_placement::log::{Replay, Replayed};
+use berth_wire::{EventBody, JobId, ModelId, Timestamp};
+use clap::Args;
+
+use crate::exit::{Exit, Failure};
+
+const EXAMPLES: &str = "\
+A scheduler writes the log with `record = \"scheduler.jsonl\"` under [scheduler] in its configuration. It holds no
+prompts, answers or secrets. Exit status 1: something is decided otherwise now, as after a change of the policy.
+
+Examples:
+  berth replay scheduler.jsonl                       every decision, with its reason
+  berth replay scheduler.jsonl --model qwen2.5-7b    those about one model
+  berth replay scheduler.jsonl --job 019ab3...       one job's way, and at the end why it waits
+  berth replay scheduler.jsonl --json                one JSON object an event: at, event, effects, same";
+
+/// Options of `replay`.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct ReplayArgs {
+    /// The log.
+    #[arg(value_name = "LOG")]
+    log: PathBuf,
+    /// Only what concerns this model.
+    #[arg(long, value_name = "MODEL")]
+    model: Option<String>,
+    /// Only what concerns this job.
+    #[arg(long, value_name = "JOB")]
+    job: Option<JobId>,
+    /// JSON lines for programs.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Default)]
+struct Count {
+    events: u64,
+    decisions: u64,
+    other: u64,
+}
+
+/// Replays the log and prints what was decided.
+pub(crate) fn run(args: &ReplayArgs) -> Result<Exit, Failure> {
+    let unusable = |source| Failure::File { path: args.log.clone(), source };
+    let reader = BufReader::new(File::open(&args.log).map_err(unusable)?);
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    let (mut replay, mut count, mut from, mut last) =
+        (Replay::default(), Count::default(), None, Timestamp(0));
+    for (number, line) in reader.lines().enumerate() {
+        let line = line.map_err(unusable)?;
+        let bad = |error| Failure::Input(format!("{}, line {}: {error}", args.log.display(), number + 1));
+        let Some(step) = replay.take(&line).map_err(bad)? else { continue };
+        count.events += 1;
+        let from = *from.get_or_insert(step.at);
+        last = step.at;
+        let shown = if args.json { json(&step)? } else { story(&step, from, args, &mut count) };
+        if !step.same {
+            count.other += 1;
+        }
+        if let Err(error) = out.write_all(shown.as_bytes()) {
+            // Whoever read along has read enough.
+            return if error.kind() == std::io::ErrorKind::BrokenPipe {
+                Ok(Exit::Done)
+            } else {
+                Err(unusable(error))
+            };
+        }
+    }
+    if count.events == 0 {
+        return Err(Failure::Input(format!("{} holds no events", args.log.display())));
+    }
+    if !args.json {
+        let _ = out.write_all(ending(&replay, args, &count, last).as_bytes());
+    }
+    let _ = out.flush();
+    Ok(if count.other == 0 { Exit::Done } else { Exit::Failed })
+}
+
+fn json(step: &Replayed) -> Result<String, Failure> {
+    let object = serde_json::json!({
+        "at": step.at, "event": step.event, "effects": step.effects, "same": step.same,
+    });
+    let text = serde_json::to_string(&object).map_err(|error| Failure::Input(error.to_string()))?;
+    Ok(text + "\n")
+}
+
+fn story(step: &Replayed, from: Timestamp, args: &ReplayArgs, count: &mut Count) -> String {
+    let mut text = String::new();
+    let at = step.at.since(from).as_secs_f64();
+    for effect in &step.effects {
+        let Effect::Record(body) = effect else { continue };
+        count.decisions += 1;
+        let (line, model, job) = told(body);
+        let of_model = args.model.as_deref().is_none_or(|wanted| model.is_some_and(|m| m.as_str() == wanted));
+        let of_job = args.job.is_none_or(|wanted| job == Some(wanted));
+        if of_model && of_job {
+            text.push_str(&format!("{at:>11.3}  {line}\n"));
+        }
+    }
+    if !step.same {
+        text.push_str(&format!("{at:>11.3}  DECIDED OTHERWISE THEN, after {:?}\n", step.event));
+    }
+    text
+}
+
+/// A decision in words, and what it is about.
+fn told(body: &EventBody) -> (String, Option<&ModelId>, Option<JobId>) {
+    match body {
+        EventBody::LeaderElected { epoch, .. } => (format!("leader of epoch {epoch}"), None, None),
+        EventBody::HostJoined { host, accelerators, .. } => {
+            (format!("host {host} joined with {accelerators} accelerator(s)"), None, None)
+        }
+        EventBody::HostLost { host, reason } => (format!("host {host} lost: {reason}"), None, None),
+        EventBody::HostLeft { host } => (format!("host {host} left"), None, None),
+        EventBody::EngineStarting { engine, host, model, why } => {
+            (format!("start {engine} of {model} on {host}: {why}"), Some(model), None)
+        }
+        EventBody::EngineReady { engine, model, .. } => {
+            (format!("{engine} of {model} is ready"), Some(model), None)
+        }
+        EventBody::EngineSleeping { engine, model, why, .. } => {
+            (format!("put {engine} of {model} to sleep: {why}"), Some(model), None)
+        }
+        EventBody::EngineWaking { engine, model, why, .. } => {
+            (format!("wake {engine} of {model}: {why}"), Some(model), None)
+        }
+        EventBody::EngineStopping { engine, model, why, .. } => {
+            (format!("stop {engine} of {model}: {why}"), Some(model), None)
+        }
+        EventBody::EngineStopped { engine, model, .. } => {
+            (format!("{engine} of {model} is gone"), Some(model), None)
+        }
+        EventBody::EngineFailed { engine, model, message, .. } => {
+            (format!("{engine} of {model} failed: {message}"), Some(model), None)
+        }
+        EventBody::JobQueued { job, model, why } => {
+            (format!("job {job} waits for {model}: {why}"), Some(model), Some(*job))
+        }
+        EventBody::JobDispatched { job, engine, queue_ms, .. } => {
+            (format!("job {job} goes to {engine} after {queue_ms} ms"), None, Some(*job))
+        }
+        EventBody::JobRetried { job, why } => (format!("job {job} is tried again: {why}"), None, Some(*job)),
+        EventBody::JobEnded { job, model, outcome } => {
+            (format!("job {job} of {model}: {outcome}"), Some(model), Some(*job))
+        }
+        EventBody::CatalogApplied { models } => (format!("catalog of {models} models"), None, None),
+    }
+}
+
+fn ending(replay: &Replay, args: &ReplayArgs, count: &Count, last: Timestamp) -> String {
+    let mut text = String::new();
+    if let Some(why) = args.job.and_then(|job| replay.state()?.explain(job, last)) {
+        text.push_str(&format!(
+            "\nat the end of the log job {} has waited {:.1} s: {}\n",
+            why.job, why.waited_s, why.why
+        ));
+        for place in &why.places {
+            let victims: Vec<String> = place.victims.iter().map(|(_, model)| model.to_string()).collect();
+            let instead = if victims.is_empty() {
+                String::new()
+            } else {
+                format!(" instead of {}", victims.join(" and "))
+            };
+            text.push_str(&format!(
+                "  a place on {}{instead}: costs {:.1} s (loss {:.1}, drain {:.1}, start {:.1})\n",
+                place.host, place.cost_s, place.loss_s, place.drain_s, place.start_s
+            ));
+        }
+    }
+    let same = match count.other {
+        0 => "all as they were then".to_owned(),
+        n => format!("{n} of them lead to something else now"),
+    };
+    text.push_str(&format!("\n{} events, {} decisions told: {same}\n", count.events, count.decisions));
+    text
+}

@@ -1,0 +1,110 @@
+//! The core's events on disk, for `berth replay`.
+
+use std::fs::{File, OpenOptions};
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::time::Duration;
+
+use berth_placement::log::{self, LogError};
+use berth_placement::{Effect, Event, Policy};
+use berth_wire::{Epoch, Timestamp};
+use tracing::{info, warn};
+
+/// Lines that may wait for the disk. A disk that is slower than that ends the log: the leader does not wait for it.
+const WAITING: usize = 16 * 1024;
+/// Bytes after which a log ends, so that it does not fill the disk.
+const LIMIT: u64 = 1 << 30;
+/// What has been written is on disk so soon.
+const FLUSH: Duration = Duration::from_secs(1);
+
+/// Writes a log of every term. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Recorder {
+    lines: SyncSender<String>,
+    ended: Arc<AtomicBool>,
+}
+
+impl Recorder {
+    /// Appends to the file, which only its owner may read.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub(crate) fn open(path: &Path) -> std::io::Result<Self> {
+        let mut options = OpenOptions::new();
+        options.append(true).create(true);
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::OpenOptionsExt;
+            options.mode(0o600);
+        }
+        let file = options.open(path)?;
+        let written = file.metadata()?.len();
+        let (lines, waiting) = sync_channel(WAITING);
+        let ended = Arc::new(AtomicBool::new(false));
+        let writer =
+            Writer { path: path.to_owned(), file: BufWriter::new(file), written, ended: Arc::clone(&ended) };
+        std::thread::Builder::new().name("recorder".into()).spawn(move || writer.run(&waiting))?;
+        info!(path = %path.display(), "recording every decision; replay it with `berth replay`");
+        Ok(Self { lines, ended })
+    }
+
+    /// A term begins.
+    pub(crate) fn begin(&self, policy: &Policy, epoch: Epoch, at: Timestamp) {
+        self.send(log::header(policy, epoch, at));
+    }
+
+    /// A step was taken.
+    pub(crate) fn step(&self, at: Timestamp, event: &Event, effects: &[Effect]) {
+        if !self.ended.load(Ordering::Relaxed) {
+            self.send(log::line(at, event, effects));
+        }
+    }
+
+    fn send(&self, line: Result<String, LogError>) {
+        let sent = line.map(|line| self.lines.try_send(line).is_ok());
+        // A log with a hole would replay to something else.
+        if !matches!(sent, Ok(true)) && !self.ended.swap(true, Ordering::Relaxed) {
+            warn!(?sent, "the disk is too slow for the log of decisions, which ends here");
+        }
+    }
+}
+
+struct Writer {
+    path: PathBuf,
+    file: BufWriter<File>,
+    written: u64,
+    ended: Arc<AtomicBool>,
+}
+
+impl Writer {
+    fn run(mut self, lines: &Receiver<String>) {
+        loop {
+            let done = match lines.recv_timeout(FLUSH) {
+                Ok(line) => self.write(&line),
+                Err(RecvTimeoutError::Timeout) => self.file.flush(),
+                Err(RecvTimeoutError::Disconnected) => {
+                    let _ = self.file.flush();
+                    return;
+                }
+            };
+            let why = match done {
+                Err(error) => error.to_string(),
+                Ok(()) if self.written > LIMIT => format!("it has {LIMIT} bytes"),
+                Ok(()) => continue,
+            };
+            warn!(path = %self.path.display(), why, "the log of decisions ends here");
+            self.ended.store(true, Ordering::Relaxed);
+            let _ = self.file.flush();
+            return;
+        }
+    }
+
+    fn write(&mut self, line: &str) -> std::io::Result<()> {
+        self.written += line.len() as u64 + 1;
+        self.file.write_all(line.as_bytes())?;
+        self.file.write_all(b"\n")
+    }
+}

@@ -1,0 +1,83 @@
+//! A scheduler that writes its decisions down, and `berth replay` that takes them once more.
+
+use std::path::Path;
+
+use berth_tests::{Berth, Config, Finished, Model, SOON, berth, finish, until_ok};
+use serde_json::{Value, json};
+
+fn replay(log: &Path, options: &[&str]) -> Finished {
+    let mut run = berth();
+    run.arg("replay").arg(log).args(options);
+    finish(run, SOON)
+}
+
+/// A fleet that takes turns between two models, killed and restarted in between; its log.
+async fn recorded() -> (Berth, std::path::PathBuf) {
+    let models = ["one", "two"].map(|id| Model::sim(id, &[]).memory("3GiB"));
+    let config = Config::of(models).line("scheduler", "record = \"decisions.jsonl\"");
+    let mut berth = Berth::fleet(&config).await;
+    for model in ["one", "two"] {
+        let answer = berth.gateway.chat(model, &json!({"secret-prompt": "do not write me down"})).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+    }
+    berth.role("scheduler").kill9();
+    berth.restart("scheduler");
+    assert_eq!(berth.gateway.chat("one", &json!({})).await.status, 200);
+    let log = berth.folder().join("decisions.jsonl");
+    until_ok("the last answer is on disk", SOON, async || {
+        let text = std::fs::read_to_string(&log).unwrap_or_default();
+        let terms = text.lines().filter(|line| line.starts_with("{\"berth_log\"")).count();
+        let answered = text.matches("Completed").count();
+        if terms == 2 && answered == 3 { Ok(()) } else { Err(format!("{terms} terms, {answered} answers")) }
+    })
+    .await;
+    assert!(berth.role("scheduler").terminate().success());
+    (berth, log)
+}
+
+#[tokio::test]
+async fn every_decision_of_two_terms_is_the_same_at_the_desk() {
+    let (_berth, log) = recorded().await;
+    let all = replay(&log, &[]);
+    assert!(all.ok, "{}", all.output);
+    for word in ["of one on", "evicted: two needs the memory", "1 job waits for it", "all as they were then"]
+    {
+        assert!(all.output.contains(word), "`{word}` is told:\n{}", all.output);
+    }
+    let two = replay(&log, &["--model", "two"]).output;
+    assert!(two.contains("of two on") && !two.contains("of one on"), "{two}");
+    let json = replay(&log, &["--json"]);
+    let steps: Vec<Value> = json.output.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(steps.len() > 10 && steps.iter().all(|step| step["same"] == true), "{}", json.output);
+    let text = std::fs::read_to_string(&log).unwrap();
+    assert!(!text.contains("write me down"), "no prompt is written down");
+    let job = steps.iter().find_map(|step| step["event"]["JobSubmitted"]["id"].as_str()).unwrap();
+    let way = replay(&log, &["--job", job]).output;
+    assert!(way.contains("goes to") && way.contains("completed"), "{way}");
+}
+
+#[tokio::test]
+async fn a_log_that_was_tampered_with_or_is_none_is_told_at_its_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("log.jsonl");
+    let missing = replay(&file, &[]);
+    assert!(!missing.ok && missing.output.contains("log.jsonl"), "{}", missing.output);
+    for (text, said) in [
+        ("", "holds no events"),
+        ("hello\n", "line 1: this is no line of a scheduler's log"),
+        (
+            "{\"at\":1,\"event\":\"Timer\",\"decided\":\"00\"}\n",
+            "line 1: the log does not begin with a header",
+        ),
+        ("{\"berth_log\":7,\"epoch\":1,\"at\":1,\"policy\":{}}\n", "line 1: the log has form 7"),
+    ] {
+        std::fs::write(&file, text).unwrap();
+        let refused = replay(&file, &[]);
+        assert!(!refused.ok && refused.output.contains(said), "{text}: {}", refused.output);
+    }
+    let header = "{\"berth_log\":1,\"epoch\":1,\"at\":1,\"policy\":{}}";
+    std::fs::write(&file, format!("{header}\n{{\"at\":1,\"event\":\"Timer\",\"decided\":\"00\"}}\n"))
+        .unwrap();
+    let other = replay(&file, &[]);
+    assert!(!other.ok && other.output.contains("DECIDED OTHERWISE THEN"), "{}", other.output);
+}
