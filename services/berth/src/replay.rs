@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
 
 use berth_placement::Effect;
-use berth_placement::log::{Replay, Replayed};
+use berth_placement::log::{LogError, Replay, Replayed};
 use berth_wire::{EventBody, JobId, ModelId, Timestamp};
 use clap::Args;
 
@@ -27,7 +27,7 @@ Examples:
 pub(crate) struct ReplayArgs {
     /// The log.
     #[arg(value_name = "LOG")]
-    log: PathBuf,
+    file: PathBuf,
     /// Only what concerns this model.
     #[arg(long, value_name = "MODEL")]
     model: Option<String>,
@@ -48,15 +48,26 @@ struct Count {
 
 /// Replays the log and prints what was decided.
 pub(crate) fn run(args: &ReplayArgs) -> Result<Exit, Failure> {
-    let unusable = |source| Failure::File { path: args.log.clone(), source };
-    let reader = BufReader::new(File::open(&args.log).map_err(unusable)?);
+    let unusable = |source| Failure::File { path: args.file.clone(), source };
+    let reader = BufReader::new(File::open(&args.file).map_err(unusable)?);
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     let (mut replay, mut count, mut from, mut last) =
         (Replay::default(), Count::default(), None, Timestamp(0));
-    for (number, line) in reader.lines().enumerate() {
+    let mut lines = reader.lines().enumerate().peekable();
+    while let Some((number, line)) = lines.next() {
         let line = line.map_err(unusable)?;
-        let bad = |error| Failure::Input(format!("{}, line {}: {error}", args.log.display(), number + 1));
-        let Some(step) = replay.take(&line).map_err(bad)? else { continue };
+        if line.is_empty() {
+            continue;
+        }
+        let step = match replay.take(&line) {
+            Ok(step) => step,
+            // Its scheduler was killed in the middle of its last line.
+            Err(LogError::Form(_)) if count.events > 0 && ends_a_term(lines.peek()) => continue,
+            Err(error) => {
+                return Err(Failure::Input(format!("{}, line {}: {error}", args.file.display(), number + 1)));
+            }
+        };
+        let Some(step) = step else { continue };
         count.events += 1;
         let from = *from.get_or_insert(step.at);
         last = step.at;
@@ -74,13 +85,19 @@ pub(crate) fn run(args: &ReplayArgs) -> Result<Exit, Failure> {
         }
     }
     if count.events == 0 {
-        return Err(Failure::Input(format!("{} holds no events", args.log.display())));
+        return Err(Failure::Input(format!("{} holds no events", args.file.display())));
     }
     if !args.json {
         let _ = out.write_all(ending(&replay, args, &count, last).as_bytes());
     }
     let _ = out.flush();
     Ok(if count.other == 0 { Exit::Done } else { Exit::Failed })
+}
+
+fn ends_a_term(next: Option<&(usize, std::io::Result<String>)>) -> bool {
+    next.is_none_or(|(_, line)| {
+        line.as_ref().is_ok_and(|line| line.is_empty() || line.starts_with("{\"berth_log\""))
+    })
 }
 
 fn json(step: &Replayed) -> Result<String, Failure> {

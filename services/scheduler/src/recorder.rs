@@ -5,8 +5,7 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
-use std::time::Duration;
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 
 use berth_placement::log::{self, LogError};
 use berth_placement::{Effect, Event, Policy};
@@ -17,8 +16,6 @@ use tracing::{info, warn};
 const WAITING: usize = 16 * 1024;
 /// Bytes after which a log ends, so that it does not fill the disk.
 const LIMIT: u64 = 1 << 30;
-/// What has been written is on disk so soon.
-const FLUSH: Duration = Duration::from_secs(1);
 
 /// Writes a log of every term. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -40,8 +37,12 @@ impl Recorder {
             use std::os::unix::fs::OpenOptionsExt;
             options.mode(0o600);
         }
-        let file = options.open(path)?;
+        let mut file = options.open(path)?;
         let written = file.metadata()?.len();
+        if written > 0 {
+            // The last line may have been cut off with its scheduler. An empty line does no harm.
+            file.write_all(b"\n")?;
+        }
         let (lines, waiting) = sync_channel(WAITING);
         let ended = Arc::new(AtomicBool::new(false));
         let writer =
@@ -82,10 +83,14 @@ struct Writer {
 impl Writer {
     fn run(mut self, lines: &Receiver<String>) {
         loop {
-            let done = match lines.recv_timeout(FLUSH) {
+            // With nothing to write, what was written goes to the system: a scheduler that is killed loses nothing.
+            let done = match lines.try_recv() {
                 Ok(line) => self.write(&line),
-                Err(RecvTimeoutError::Timeout) => self.file.flush(),
-                Err(RecvTimeoutError::Disconnected) => {
+                Err(TryRecvError::Empty) => self.file.flush().and_then(|()| match lines.recv() {
+                    Ok(line) => self.write(&line),
+                    Err(_) => Ok(()),
+                }),
+                Err(TryRecvError::Disconnected) => {
                     let _ = self.file.flush();
                     return;
                 }
