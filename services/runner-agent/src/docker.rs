@@ -15,9 +15,10 @@ use bollard::query_parameters::{
 use futures::{FutureExt, StreamExt};
 use tracing::{debug, warn};
 
-use crate::docker_spec::{Owner, container, missing_source, port_key, read_spec, split_image};
+use crate::docker_spec::{ANY, Owner, container, missing_source, port_key, read_spec, split_image};
 use crate::driver::{Doing, Driver, Failure, Instance, Order, Progress, TOLD_LINES};
 use crate::layers::Layers;
+use crate::mask::Mask;
 use crate::tail::{Lines, Tail};
 
 /// How long Docker may take for an ordinary answer.
@@ -139,9 +140,10 @@ impl DockerDriver {
         self.pull(image, progress).await?;
         progress("creating its container".into());
         let name = self.owner.name(order.engine());
-        self.create(order, &name).await?;
+        let mask = order.mask(&order.values(ANY, spec.port));
+        self.create(order, &name, &mask).await?;
         if let Err(error) = self.docker.start_container(&name, None::<StartContainerOptions>).await {
-            let message = docker_message(&error);
+            let message = mask.hide(&docker_message(&error));
             let permanent = ["executable file not found", "no such file", "could not select device driver"]
                 .iter()
                 .any(|known| message.contains(known));
@@ -153,10 +155,10 @@ impl DockerDriver {
         }
         let seen = self.docker.inspect_container(&name, None::<InspectContainerOptions>).await.ok();
         let endpoint = seen.and_then(|seen| self.endpoint(&seen, spec.port)).unwrap_or_default();
-        Ok(Container { docker: self.docker.clone(), name, endpoint, ram: order.ram })
+        Ok(Container { docker: self.docker.clone(), name, endpoint, ram: order.ram, mask })
     }
 
-    async fn create(&self, order: &Order, name: &str) -> Result<(), Failure> {
+    async fn create(&self, order: &Order, name: &str, mask: &Mask) -> Result<(), Failure> {
         let options = || CreateContainerOptionsBuilder::new().name(name).build();
         let body = container(&self.owner, order, self.network.as_deref());
         let mut made = self.docker.create_container(Some(options()), body.clone()).await;
@@ -170,7 +172,8 @@ impl DockerDriver {
             Err(error) => {
                 let permanent =
                     matches!(error, DockerError::DockerResponseServerError { status_code: 400 | 404, .. });
-                let message = format!("its container could not be made: {}", docker_message(&error));
+                let message =
+                    format!("its container could not be made: {}", mask.hide(&docker_message(&error)));
                 Err(Failure { message, permanent })
             }
         }
@@ -223,7 +226,8 @@ impl DockerDriver {
                 Some((start, endpoint)) => {
                     let name = self.owner.name(start.engine);
                     let docker = self.docker.clone();
-                    found.push((start, Box::new(Container { docker, name, endpoint, ram })));
+                    let mask = seen.map(|seen| mask_of(&start, &seen)).unwrap_or_default();
+                    found.push((start, Box::new(Container { docker, name, endpoint, ram, mask })));
                 }
                 None => remove(&self.docker, &id).await,
             }
@@ -263,6 +267,17 @@ async fn remove(docker: &Docker, name: &str) {
     warn!(container = name, "could not remove a container");
 }
 
+/// Hides what a running container was given: this agent's own variables may have changed since.
+fn mask_of(start: &StartEngine, seen: &ContainerInspectResponse) -> Mask {
+    let given = seen.config.as_ref().and_then(|config| config.env.as_deref()).unwrap_or_default();
+    let names: Vec<&str> =
+        start.model.engine.env.iter().filter_map(|entry| entry.split('=').next()).collect();
+    // What else is there is the image's own, and no secret.
+    let ours =
+        given.iter().filter_map(|entry| entry.split_once('=')).filter(|(name, _)| names.contains(name));
+    Mask::of(ours.map(|(_, value)| value))
+}
+
 fn docker_message(error: &DockerError) -> String {
     match error {
         DockerError::DockerResponseServerError { message, .. } => message.clone(),
@@ -277,6 +292,7 @@ struct Container {
     name: String,
     endpoint: String,
     ram: Option<u64>,
+    mask: Mask,
 }
 
 impl Container {
@@ -336,7 +352,7 @@ impl Container {
             };
         }
         match state.error.as_deref().filter(|error| !error.is_empty()) {
-            Some(error) => format!("ended with exit code {code}: {error}"),
+            Some(error) => format!("ended with exit code {code}: {}", self.mask.hide(error)),
             None => format!("ended with exit code {code}"),
         }
     }
@@ -374,7 +390,7 @@ impl Instance for Container {
         async move {
             let count = TOLD_LINES.to_string();
             let options = LogsOptionsBuilder::new().stdout(true).stderr(true).tail(&count).build();
-            let tail = Tail::default();
+            let tail = Tail::new(self.mask.clone());
             let mut lines = Lines::new(tail.clone());
             let read = async {
                 let mut logs = self.docker.logs(&self.name, Some(options)).boxed_local();
