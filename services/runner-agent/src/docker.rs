@@ -226,7 +226,8 @@ impl DockerDriver {
                 Some((start, endpoint)) => {
                     let name = self.owner.name(start.engine);
                     let docker = self.docker.clone();
-                    let mask = seen.map(|seen| mask_of(&start, &seen)).unwrap_or_default();
+                    let given = seen.and_then(|seen| seen.config?.env).unwrap_or_default();
+                    let mask = mask_of(&start.model.engine.env, &given);
                     found.push((start, Box::new(Container { docker, name, endpoint, ram, mask })));
                 }
                 None => remove(&self.docker, &id).await,
@@ -267,12 +268,10 @@ async fn remove(docker: &Docker, name: &str) {
     warn!(container = name, "could not remove a container");
 }
 
-/// Hides what a running container was given: this agent's own variables may have changed since.
-fn mask_of(start: &StartEngine, seen: &ContainerInspectResponse) -> Mask {
-    let given = seen.config.as_ref().and_then(|config| config.env.as_deref()).unwrap_or_default();
-    let names: Vec<&str> =
-        start.model.engine.env.iter().filter_map(|entry| entry.split('=').next()).collect();
-    // What else is there is the image's own, and no secret.
+/// Hides what a running container was `given` of what was `asked` for it: this agent's own variables may have changed
+/// since. What else is there is the image's own, and no secret.
+fn mask_of(asked: &[String], given: &[String]) -> Mask {
+    let names: Vec<&str> = asked.iter().filter_map(|entry| entry.split('=').next()).collect();
     let ours =
         given.iter().filter_map(|entry| entry.split_once('=')).filter(|(name, _)| names.contains(name));
     Mask::of(ours.map(|(_, value)| value))
@@ -403,5 +402,18 @@ impl Instance for Container {
             tail.last(TOLD_LINES)
         }
         .boxed_local()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_adopted_container_hides_what_it_was_given_and_not_what_its_image_says() {
+        let asked = ["HF_TOKEN", "PW=x{port}-of-it"].map(str::to_owned);
+        let given = ["HF_TOKEN=of-an-earlier-run", "PW=x8080-of-it", "PATH=/usr/bin"].map(str::to_owned);
+        let mask = mask_of(&asked, &given);
+        assert_eq!(mask.hide("of-an-earlier-run x8080-of-it /usr/bin"), "*** *** /usr/bin");
     }
 }
