@@ -13,6 +13,7 @@ use berth_bus::BusError;
 use berth_telemetry::Chain;
 use berth_wire::{ApiError, ErrorKind};
 use bytes::Bytes;
+use futures::StreamExt;
 use serde::Serialize;
 use tracing::warn;
 
@@ -62,11 +63,13 @@ pub(crate) struct Refusal {
     pub(crate) error: ApiError,
     /// What was not read of its body.
     pub(crate) rest: Option<Payload>,
+    /// How long that is taken in and forgotten, behind the answer.
+    pub(crate) linger: Duration,
 }
 
 impl From<ApiError> for Refusal {
     fn from(error: ApiError) -> Self {
-        Self { status: status(&error), error, rest: None }
+        Self { status: status(&error), error, rest: None, linger: Duration::ZERO }
     }
 }
 
@@ -75,16 +78,21 @@ impl Refusal {
         let response = with_status(self.status, &self.error);
         match self.rest {
             None => response,
-            Some(rest) => response.map_body(|_, body| BoxBody::new(Unread { body, _rest: rest })),
+            Some(rest) => {
+                let until = Box::pin(tokio::time::sleep(self.linger));
+                response.map_body(|_, body| BoxBody::new(Unread { body, rest, until }))
+            }
         }
     }
 }
 
-/// An answer to a request whose body may still be coming. While the body has a reader the server closes the
-/// connection behind the answer; without one it would go on reading chunks for as long as they come.
+/// An answer to a request whose body may still be coming: it goes out at once, and what comes is read for a while. While
+/// the body has a reader the server closes the connection behind the answer; without one it would go on reading chunks
+/// for as long as they come.
 struct Unread {
     body: BoxBody,
-    _rest: Payload,
+    rest: Payload,
+    until: Pin<Box<tokio::time::Sleep>>,
 }
 
 impl MessageBody for Unread {
@@ -95,7 +103,17 @@ impl MessageBody for Unread {
     }
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Self::Error>>> {
-        Pin::new(&mut self.body).poll_next(cx)
+        let piece = std::task::ready!(Pin::new(&mut self.body).poll_next(cx));
+        if piece.is_some() {
+            return Poll::Ready(piece);
+        }
+        while self.until.as_mut().poll(cx).is_pending() {
+            match std::task::ready!(self.rest.poll_next_unpin(cx)) {
+                Some(Ok(_)) => {}
+                _ => break,
+            }
+        }
+        Poll::Ready(None)
     }
 }
 

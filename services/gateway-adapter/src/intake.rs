@@ -13,7 +13,7 @@ use futures::StreamExt;
 
 use crate::error::Refusal;
 
-/// How long a client may go on sending a body that is refused, so that it reads our answer instead of a reset.
+/// How long a client that was refused may go on sending its body, so that it reads our answer instead of a reset.
 const DISCARD: Duration = Duration::from_secs(10);
 
 /// When a request was complete, for what is timed from then on: an upload is the client's own time.
@@ -55,12 +55,10 @@ async fn whole(request: &HttpRequest, payload: &mut Payload, limits: Limits) -> 
     let declared = request.headers().get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
     if let Some(encoding) = request.headers().get(CONTENT_ENCODING).filter(|v| !plain(v.as_bytes())) {
         let encoding: String = String::from_utf8_lossy(encoding.as_bytes()).chars().take(50).collect();
-        discard(payload, declared.unwrap_or(0), limit).await;
-        return Err(encoded(&encoding));
+        return Err(Refusal { linger: linger(declared.unwrap_or(0), limit), ..encoded(&encoding) });
     }
     if let Some(declared) = declared.filter(|declared| *declared > limit) {
-        discard(payload, declared, limit).await;
-        return Err(too_large(Some(declared), limit).into());
+        return Err(Refusal { linger: linger(declared, limit), ..too_large(Some(declared), limit).into() });
     }
     let mut first: Option<Bytes> = None;
     let mut whole = BytesMut::new();
@@ -71,8 +69,7 @@ async fn whole(request: &HttpRequest, payload: &mut Payload, limits: Limits) -> 
         let chunk = chunk.map_err(|_| broken_off())?;
         read = read.saturating_add(chunk.len() as u64);
         if read > limit {
-            discard(payload, read, limit).await;
-            return Err(too_large(None, limit).into());
+            return Err(Refusal { linger: DISCARD, ..too_large(None, limit).into() });
         }
         match first.take() {
             None if whole.is_empty() => first = Some(chunk),
@@ -88,13 +85,9 @@ async fn whole(request: &HttpRequest, payload: &mut Payload, limits: Limits) -> 
     Ok(first.unwrap_or_else(|| whole.freeze()))
 }
 
-/// Takes in and forgets what a client still sends, up to the limit once more and for a bounded time.
-async fn discard(payload: &mut Payload, expected: u64, limit: u64) {
-    if expected > limit.saturating_mul(4) {
-        return;
-    }
-    let rest = async { while let Some(Ok(_)) = payload.next().await {} };
-    let _ = tokio::time::timeout(DISCARD, rest).await;
+/// How long to take in and forget what a client still sends: not what is far beyond the limit.
+fn linger(expected: u64, limit: u64) -> Duration {
+    if expected > limit.saturating_mul(4) { Duration::ZERO } else { DISCARD }
 }
 
 fn too_large(size: Option<u64>, limit: u64) -> ApiError {
@@ -113,7 +106,7 @@ fn plain(encoding: &[u8]) -> bool {
 fn encoded(encoding: &str) -> Refusal {
     let message = format!("content-encoding `{encoding}` is not taken: send the body as plain JSON");
     let error = ApiError::new(ErrorKind::InvalidRequest, "unsupported_encoding", message);
-    Refusal { status: StatusCode::UNSUPPORTED_MEDIA_TYPE, error, rest: None }
+    Refusal { status: StatusCode::UNSUPPORTED_MEDIA_TYPE, ..error.into() }
 }
 
 fn silent(limit: Duration) -> Refusal {
@@ -122,7 +115,7 @@ fn silent(limit: Duration) -> Refusal {
         berth_config::show_duration(limit)
     );
     let error = ApiError::new(ErrorKind::InvalidRequest, "body_timeout", message);
-    Refusal { status: StatusCode::REQUEST_TIMEOUT, error, rest: None }
+    Refusal { status: StatusCode::REQUEST_TIMEOUT, ..error.into() }
 }
 
 fn broken_off() -> ApiError {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use berth_bus::Entries;
-use berth_wire::{EngineId, EngineRecord, EngineState, HostBeat, HostId, LeaderRecord, ModelId};
+use berth_wire::{EngineId, EngineRecord, EngineState, HostBeat, HostId, LeaderRecord, ModelId, Timestamp};
 use serde::Serialize;
 
 /// How long a leader or the last host may be missing: an election and a heartbeat take less.
@@ -117,13 +117,25 @@ impl Missing {
     }
 }
 
+/// A host as last heard of.
+#[derive(Debug, Clone)]
+struct Known {
+    beat: Timestamp,
+    /// When that beat was first seen, by our own clock.
+    heard: Instant,
+    draining: bool,
+}
+
 /// The fleet as last seen.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Picture {
+    host_timeout: Duration,
+    /// When the bus came back, if it was away.
+    bus_back: Option<Instant>,
     no_leader: Missing,
     no_hosts: Missing,
     leader: Option<String>,
-    hosts: BTreeMap<HostId, bool>,
+    hosts: BTreeMap<HostId, Known>,
     engines: BTreeMap<EngineId, EngineState>,
 }
 
@@ -137,6 +149,30 @@ pub(crate) struct Summary {
 }
 
 impl Picture {
+    pub(crate) fn new(host_timeout: Duration) -> Self {
+        Self {
+            host_timeout,
+            bus_back: None,
+            no_leader: Missing::default(),
+            no_hosts: Missing::default(),
+            leader: None,
+            hosts: BTreeMap::new(),
+            engines: BTreeMap::new(),
+        }
+    }
+
+    /// The bus was away. Its buckets may be empty now, which says nothing of a host until it could report.
+    pub(crate) fn bus_is_back(&mut self, now: Instant) {
+        self.bus_back = Some(now);
+    }
+
+    /// Whether a host that is not in its bucket may still be there.
+    fn may_live(&self, host: &Known, now: Instant) -> bool {
+        let recent = |since: Instant| now.saturating_duration_since(since) < self.host_timeout;
+        // One that drains takes itself out of its bucket when it goes.
+        self.bus_back.is_some_and(recent) || (!host.draining && recent(host.heard))
+    }
+
     /// Takes in what is so now and returns what is new.
     pub(crate) fn look(&mut self, levels: &Levels, now: Instant) -> Vec<Finding> {
         let mut findings = Vec::new();
@@ -150,16 +186,28 @@ impl Picture {
         }
         self.leader = leader;
 
-        let hosts: BTreeMap<HostId, bool> =
-            levels.hosts.values().map(|beat| (beat.host.clone(), beat.draining)).collect();
+        let mut hosts: BTreeMap<HostId, Known> = BTreeMap::new();
+        for beat in levels.hosts.values() {
+            let before = self.hosts.get(&beat.host).filter(|known| known.beat == beat.at);
+            let heard = before.map_or(now, |known| known.heard);
+            hosts.insert(beat.host.clone(), Known { beat: beat.at, heard, draining: beat.draining });
+        }
+        let none = hosts.is_empty();
         for host in hosts.keys().filter(|host| !self.hosts.contains_key(*host)) {
             findings.push(Finding::HostJoined { host: host.clone() });
         }
-        for (host, draining) in self.hosts.iter().filter(|(host, _)| !hosts.contains_key(*host)) {
-            let host = host.clone();
-            findings.push(if *draining { Finding::HostLeft { host } } else { Finding::HostLost { host } });
+        let gone: Vec<_> = self.hosts.iter().filter(|(host, _)| !hosts.contains_key(*host)).collect();
+        for (host, known) in gone {
+            let (host, known) = (host.clone(), known.clone());
+            if self.may_live(&known, now) {
+                hosts.insert(host, known);
+            } else if known.draining {
+                findings.push(Finding::HostLeft { host });
+            } else {
+                findings.push(Finding::HostLost { host });
+            }
         }
-        if self.no_hosts.judge(hosts.is_empty(), now) {
+        if self.no_hosts.judge(none, now) {
             findings.push(Finding::NoHosts);
         }
         self.hosts = hosts;
@@ -188,7 +236,7 @@ impl Picture {
         Summary {
             leader: self.leader.clone(),
             hosts: self.hosts.keys().cloned().collect(),
-            draining: self.hosts.values().filter(|draining| **draining).count(),
+            draining: self.hosts.values().filter(|host| host.draining).count(),
             engines,
         }
     }
@@ -198,9 +246,15 @@ impl Picture {
 mod tests {
     use std::sync::Arc;
 
-    use berth_wire::{Driver, EngineKind, Epoch, Timestamp};
+    use berth_wire::{Driver, EngineKind, Epoch};
 
     use super::*;
+
+    const TIMEOUT: Duration = Duration::from_secs(15);
+
+    fn picture() -> Picture {
+        Picture::new(TIMEOUT)
+    }
 
     fn levels() -> Levels {
         Levels { leader: Arc::default(), hosts: Arc::default(), engines: Arc::default() }
@@ -251,7 +305,7 @@ mod tests {
 
     #[test]
     fn a_missing_leader_is_told_once_after_a_while_and_again_when_it_is_back() {
-        let (mut picture, start) = (Picture::default(), Instant::now());
+        let (mut picture, start) = (picture(), Instant::now());
         let hosts = || with_host(levels(), false);
         assert_eq!(picture.look(&hosts(), start), [Finding::HostJoined { host: "h".into() }]);
         assert!(picture.look(&hosts(), start + PATIENCE / 2).is_empty());
@@ -264,8 +318,8 @@ mod tests {
     #[test]
     fn a_silent_host_is_lost_and_a_draining_one_has_left() {
         let now = Instant::now();
-        let mut picture = Picture::default();
-        picture.look(&with_leader(with_host(levels(), false)), now);
+        let mut picture = picture();
+        picture.look(&with_leader(with_host(levels(), false)), now - TIMEOUT);
         let lost = picture.look(&with_leader(levels()), now);
         assert_eq!(lost, [Finding::HostLost { host: "h".into() }]);
         picture.look(&with_leader(with_host(levels(), true)), now);
@@ -275,9 +329,31 @@ mod tests {
     }
 
     #[test]
+    fn a_bucket_that_was_lost_with_its_server_makes_no_host_silent() {
+        let start = Instant::now();
+        let second = Duration::from_secs(1);
+        let mut picture = picture();
+        let here = || with_leader(with_host(levels(), false));
+        let empty = || with_leader(levels());
+        picture.look(&here(), start);
+        // Also before anybody has told that the bus was away.
+        assert!(picture.look(&empty(), start + second).is_empty());
+        assert!(picture.look(&here(), start + 2 * second).is_empty(), "it is not here anew");
+        // The server is away for as long as any host may be silent.
+        let back = start + 10 * TIMEOUT;
+        picture.look(&here(), back - second);
+        picture.bus_is_back(back);
+        assert!(picture.look(&empty(), back).is_empty());
+        assert!(picture.look(&empty(), back + TIMEOUT - second).is_empty());
+        assert_eq!(picture.summary().hosts, [HostId::from("h")]);
+        let lost = picture.look(&empty(), back + TIMEOUT);
+        assert!(lost.contains(&Finding::HostLost { host: "h".into() }), "{lost:?}");
+    }
+
+    #[test]
     fn a_failed_engine_is_told_once_with_its_reason() {
         let now = Instant::now();
-        let mut picture = Picture::default();
+        let mut picture = picture();
         let at = |state| with_engine(with_leader(with_host(levels(), false)), state);
         picture.look(&at(EngineState::Starting), now);
         let findings = picture.look(&at(EngineState::Failed), now);

@@ -62,7 +62,8 @@ pub async fn run(
     };
     let watcher = supervise(&vitals, "watcher", 64, {
         let (bus, views, report) = (bus.clone(), views, Arc::clone(&report));
-        move |life| Watcher::new(life, bus.clone(), views.clone(), Arc::clone(&report))
+        let host_timeout = config.scheduler.host_timeout;
+        move |life| Watcher::new(life, bus.clone(), views.clone(), host_timeout, Arc::clone(&report))
     });
     // The connection's inbox prefix is unique and a subject token at its end.
     let id = bus.client.new_inbox().rsplit('.').next().unwrap_or("health").to_string();

@@ -1,6 +1,7 @@
 //! The actor that looks at the fleet every second and calls the roll every few.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
@@ -52,6 +53,8 @@ pub(crate) struct Watcher {
     bus: Bus,
     views: Views,
     picture: Picture,
+    /// How often the bus has been connected.
+    connects: u64,
     services: BTreeMap<String, Vec<String>>,
     report: Report,
     /// Gauges are set back when what they tell of is gone.
@@ -59,12 +62,13 @@ pub(crate) struct Watcher {
 }
 
 impl Watcher {
-    pub(crate) fn new(life: Life, bus: Bus, views: Views, report: Report) -> Self {
+    pub(crate) fn new(life: Life, bus: Bus, views: Views, host_timeout: Duration, report: Report) -> Self {
         Self {
             life,
+            connects: connects(&bus),
             bus,
             views,
-            picture: Picture::default(),
+            picture: Picture::new(host_timeout),
             services: BTreeMap::new(),
             report,
             accelerators: Vec::new(),
@@ -78,7 +82,12 @@ impl Watcher {
             hosts: Arc::default(),
             engines: Arc::default(),
         });
-        for finding in self.picture.look(&levels, Instant::now()) {
+        let now = Instant::now();
+        let connects = connects(&self.bus);
+        if std::mem::replace(&mut self.connects, connects) != connects {
+            self.picture.bus_is_back(now);
+        }
+        for finding in self.picture.look(&levels, now) {
             match finding.alert() {
                 Alert::Info => info!("{finding}"),
                 Alert::Warning => warn!("{finding}"),
@@ -111,6 +120,10 @@ impl Watcher {
         }
         self.accelerators = seen;
     }
+}
+
+fn connects(bus: &Bus) -> u64 {
+    bus.client.statistics().connects.load(Ordering::Relaxed)
 }
 
 #[expect(clippy::cast_precision_loss, reason = "bytes of memory are far below the limit of exactness")]

@@ -27,7 +27,7 @@ mod tests {
 
     #[tokio::test]
     async fn it_answers_by_bus_and_by_http_what_the_fleet_publishes() {
-        let nats = TestNats::start().unwrap();
+        let mut nats = TestNats::start().unwrap();
         let options = BusOptions { urls: vec![nats.url()], ..BusOptions::default() };
         let address = free_address();
         let mut config = Config::empty();
@@ -91,6 +91,34 @@ mod tests {
         assert_eq!(report["actors"][0]["healthy"], true);
         assert_eq!(get("/readyz").await.unwrap().status(), 200);
 
+        // The hosts' bucket goes with the server. Each leader that is found tells that health has looked again.
+        nats.restart().unwrap();
+        // By a new connection: what the old one asked meanwhile is never answered.
+        provision(&Bus::connect(&options, "test").await.unwrap()).await.unwrap();
+        let looked = async |instance: &str| {
+            let record = LeaderRecord { instance: instance.into(), ..record.clone() };
+            until_ok("health has looked", PATIENCE, async || {
+                put_json(&leader, "leader", &record).await.map_err(|e| e.to_string())?;
+                let report = ask(&bus, subject.clone()).await?;
+                if report["found"]["fleet"]["leader"] == instance {
+                    Ok(report)
+                } else {
+                    Err(report.to_string())
+                }
+            })
+            .await
+        };
+        looked("s2").await;
+        until("the hosts' bucket is seen to be empty", PATIENCE, async || {
+            put_json(&leader, "leader", &record).await.unwrap();
+            get("/readyz").await.unwrap().status() == 503
+        })
+        .await;
+        let report = looked("s3").await;
+        assert_eq!(report["found"]["fleet"]["hosts"][0], "h1", "it has had no time to report again");
+
+        put_json(&hosts, "h1", &beat).await.unwrap();
+        until("the host is back", PATIENCE, async || get("/readyz").await.unwrap().status() == 200).await;
         hosts.delete("h1").await.unwrap();
         until("the lost host is noticed", PATIENCE, async || get("/readyz").await.unwrap().status() == 503)
             .await;

@@ -17,6 +17,8 @@ use crate::shared::Shared;
 
 /// The key expires after 15 s: two beats may be lost.
 const EVERY: Duration = Duration::from_secs(5);
+/// Slots in use change too often to be written each time.
+const SLOTS: Duration = Duration::from_millis(250);
 /// Neither a write nor a measurement may hold up the next beat.
 const LIMIT: Duration = Duration::from_secs(4);
 
@@ -33,13 +35,18 @@ pub(crate) fn supervise(vitals: &Vitals, shared: &Rc<Shared>, store: Store) -> S
 async fn beat(shared: Rc<Shared>, store: Store) {
     let mut ticks = tokio::time::interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut slots = tokio::time::interval(SLOTS);
+    slots.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             _ = ticks.tick() => {}
             () = shared.beat_now.notified() => {}
+            _ = slots.tick() => {
+                refresh_records(&shared);
+                continue;
+            }
         }
         measure(&shared).await;
-        refresh_records(&shared);
         let beat = shared.beat();
         match tokio::time::timeout(LIMIT, put_json(&store, shared.host.as_str(), &beat)).await {
             Ok(Ok(_)) => {}
@@ -59,7 +66,7 @@ pub(crate) async fn measure(shared: &Shared) {
     }
 }
 
-/// Slots in use change too often to be written each time.
+/// Writes the records of engines whose slots in use have changed.
 fn refresh_records(shared: &Shared) {
     for engine in shared.books.borrow().engines.values() {
         let cell = &engine.cell;

@@ -15,9 +15,10 @@ use bollard::query_parameters::{
 use futures::{FutureExt, StreamExt};
 use tracing::{debug, warn};
 
-use crate::docker_spec::{Owner, container, missing_source, port_key, read_spec, split_image};
+use crate::docker_spec::{ANY, Owner, container, missing_source, port_key, read_spec, split_image};
 use crate::driver::{Doing, Driver, Failure, Instance, Order, Progress, TOLD_LINES};
 use crate::layers::Layers;
+use crate::mask::Mask;
 use crate::tail::{Lines, Tail};
 
 /// How long Docker may take for an ordinary answer.
@@ -139,9 +140,10 @@ impl DockerDriver {
         self.pull(image, progress).await?;
         progress("creating its container".into());
         let name = self.owner.name(order.engine());
-        self.create(order, &name).await?;
+        let mask = order.mask(&order.values(ANY, spec.port));
+        self.create(order, &name, &mask).await?;
         if let Err(error) = self.docker.start_container(&name, None::<StartContainerOptions>).await {
-            let message = docker_message(&error);
+            let message = mask.hide(&docker_message(&error));
             let permanent = ["executable file not found", "no such file", "could not select device driver"]
                 .iter()
                 .any(|known| message.contains(known));
@@ -153,10 +155,10 @@ impl DockerDriver {
         }
         let seen = self.docker.inspect_container(&name, None::<InspectContainerOptions>).await.ok();
         let endpoint = seen.and_then(|seen| self.endpoint(&seen, spec.port)).unwrap_or_default();
-        Ok(Container { docker: self.docker.clone(), name, endpoint, ram: order.ram })
+        Ok(Container { docker: self.docker.clone(), name, endpoint, ram: order.ram, mask })
     }
 
-    async fn create(&self, order: &Order, name: &str) -> Result<(), Failure> {
+    async fn create(&self, order: &Order, name: &str, mask: &Mask) -> Result<(), Failure> {
         let options = || CreateContainerOptionsBuilder::new().name(name).build();
         let body = container(&self.owner, order, self.network.as_deref());
         let mut made = self.docker.create_container(Some(options()), body.clone()).await;
@@ -170,7 +172,8 @@ impl DockerDriver {
             Err(error) => {
                 let permanent =
                     matches!(error, DockerError::DockerResponseServerError { status_code: 400 | 404, .. });
-                let message = format!("its container could not be made: {}", docker_message(&error));
+                let message =
+                    format!("its container could not be made: {}", mask.hide(&docker_message(&error)));
                 Err(Failure { message, permanent })
             }
         }
@@ -223,7 +226,9 @@ impl DockerDriver {
                 Some((start, endpoint)) => {
                     let name = self.owner.name(start.engine);
                     let docker = self.docker.clone();
-                    found.push((start, Box::new(Container { docker, name, endpoint, ram })));
+                    let given = seen.and_then(|seen| seen.config?.env).unwrap_or_default();
+                    let mask = mask_of(&start.model.engine.env, &given);
+                    found.push((start, Box::new(Container { docker, name, endpoint, ram, mask })));
                 }
                 None => remove(&self.docker, &id).await,
             }
@@ -263,6 +268,15 @@ async fn remove(docker: &Docker, name: &str) {
     warn!(container = name, "could not remove a container");
 }
 
+/// Hides what a running container was `given` of what was `asked` for it: this agent's own variables may have changed
+/// since. What else is there is the image's own, and no secret.
+fn mask_of(asked: &[String], given: &[String]) -> Mask {
+    let names: Vec<&str> = asked.iter().filter_map(|entry| entry.split('=').next()).collect();
+    let ours =
+        given.iter().filter_map(|entry| entry.split_once('=')).filter(|(name, _)| names.contains(name));
+    Mask::of(ours.map(|(_, value)| value))
+}
+
 fn docker_message(error: &DockerError) -> String {
     match error {
         DockerError::DockerResponseServerError { message, .. } => message.clone(),
@@ -277,6 +291,7 @@ struct Container {
     name: String,
     endpoint: String,
     ram: Option<u64>,
+    mask: Mask,
 }
 
 impl Container {
@@ -336,7 +351,7 @@ impl Container {
             };
         }
         match state.error.as_deref().filter(|error| !error.is_empty()) {
-            Some(error) => format!("ended with exit code {code}: {error}"),
+            Some(error) => format!("ended with exit code {code}: {}", self.mask.hide(error)),
             None => format!("ended with exit code {code}"),
         }
     }
@@ -374,7 +389,7 @@ impl Instance for Container {
         async move {
             let count = TOLD_LINES.to_string();
             let options = LogsOptionsBuilder::new().stdout(true).stderr(true).tail(&count).build();
-            let tail = Tail::default();
+            let tail = Tail::new(self.mask.clone());
             let mut lines = Lines::new(tail.clone());
             let read = async {
                 let mut logs = self.docker.logs(&self.name, Some(options)).boxed_local();
@@ -387,5 +402,18 @@ impl Instance for Container {
             tail.last(TOLD_LINES)
         }
         .boxed_local()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_adopted_container_hides_what_it_was_given_and_not_what_its_image_says() {
+        let asked = ["HF_TOKEN", "PW=x{port}-of-it"].map(str::to_owned);
+        let given = ["HF_TOKEN=of-an-earlier-run", "PW=x8080-of-it", "PATH=/usr/bin"].map(str::to_owned);
+        let mask = mask_of(&asked, &given);
+        assert_eq!(mask.hide("of-an-earlier-run x8080-of-it /usr/bin"), "*** *** /usr/bin");
     }
 }

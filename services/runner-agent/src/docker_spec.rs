@@ -16,6 +16,9 @@ const ENGINE: &str = "berth.engine";
 const MODEL: &str = "berth.model";
 const SPEC: &str = "berth.spec";
 
+/// Where an engine listens within its container.
+pub(crate) const ANY: &str = "0.0.0.0";
+
 /// vLLM's workers share tensors through `/dev/shm`, of which Docker gives 64 MiB.
 const VLLM_SHM: i64 = 2 << 30;
 
@@ -94,7 +97,7 @@ pub(crate) fn missing_source(volumes: &[String]) -> Option<String> {
 /// loopback, on a free port that Docker chooses.
 pub(crate) fn container(owner: &Owner, order: &Order, network: Option<&str>) -> ContainerCreateBody {
     let spec = &order.model().engine;
-    let values = order.values("0.0.0.0", spec.port);
+    let values = order.values(ANY, spec.port);
     let args = fill_all(&spec.args, &values);
     let env = environment(&spec.env, &values).into_iter().map(|(name, value)| format!("{name}={value}"));
     let port = port_key(spec.port);

@@ -6,6 +6,7 @@ use berth_wire::{EngineId, ModelSpec, Reservation, StartEngine};
 use futures::future::LocalBoxFuture;
 
 use crate::fill::Values;
+use crate::mask::Mask;
 
 /// A boxed future: starting and stopping engines is far from the hot path.
 pub(crate) type Doing<'a, T> = LocalBoxFuture<'a, T>;
@@ -33,6 +34,12 @@ impl Order {
     /// Bytes it may use over all its accelerators.
     pub(crate) fn memory(&self) -> u64 {
         self.start.reservations.iter().map(|Reservation { bytes, .. }| *bytes).sum()
+    }
+
+    /// Hides the values of its environment.
+    pub(crate) fn mask(&self, values: &Values) -> Mask {
+        let environment = environment(&self.model().engine.env, values);
+        Mask::of(environment.iter().map(|(_, value)| value.as_str()))
     }
 
     /// What its placeholders stand for when it listens on `host` and `port`.
@@ -100,7 +107,7 @@ pub(crate) trait Instance {
     /// ended by itself.
     fn stop(&mut self, grace: Duration) -> Doing<'_, ()>;
 
-    /// Its last log lines.
+    /// Its last log lines, without their secrets.
     fn tail(&mut self) -> Doing<'_, Vec<String>>;
 }
 

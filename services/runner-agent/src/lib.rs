@@ -19,6 +19,7 @@ mod fill;
 mod host;
 mod layers;
 mod leftovers;
+mod mask;
 mod outbox;
 mod process;
 mod pump;

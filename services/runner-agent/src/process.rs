@@ -73,7 +73,7 @@ impl ProcessDriver {
         if let Some(leader) = Leader::of(group) {
             self.notes.write(order.engine(), leader);
         }
-        let tail = Tail::default();
+        let tail = Tail::new(order.mask(&values));
         if let Some(out) = child.stdout.take() {
             actix_rt::spawn(tail.clone().drain(out));
         }

@@ -15,7 +15,7 @@ use crate::template::{self, Inputs};
 use crate::value::{Size, Words};
 
 /// Slots or accelerators beyond any that there are.
-const MOST: u32 = 65_536;
+pub(crate) const MOST: u32 = 65_536;
 
 /// What a model takes over from the rest of the file.
 #[derive(Debug, Clone, Copy)]

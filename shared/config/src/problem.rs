@@ -109,8 +109,12 @@ impl<'a> Findings<'a> {
 
     /// Records what the TOML reader complained of.
     pub(crate) fn add_toml(&mut self, error: &toml::de::Error) {
-        let (message, help) = explain(error.message());
-        self.push(error.span().unwrap_or(0..0), message, help);
+        let span = error.span().unwrap_or(0..0);
+        let before = self.before(span.start);
+        let line = before.rsplit('\n').next().unwrap_or_default();
+        let range = out_of_range(error.message(), key(line).unwrap_or_default());
+        let (message, help) = range.map_or_else(|| explain(error.message()), |message| (message, None));
+        self.push(span, message, help);
     }
 
     /// The line that `span` begins on, from 1.
@@ -216,15 +220,28 @@ fn hide_users(line: &str) -> String {
     shown
 }
 
-/// `"HF_TOKEN=hf_abc"` as `"HF_TOKEN=***"`.
+/// `"HF_TOKEN=hf_abc"` as `"HF_TOKEN=***"`, and `password = "abc"` as `password = "***"`.
 fn hide_values(line: &str) -> String {
-    line.split('"')
-        .map(|part| match part.split_once('=') {
+    let mut secret = false;
+    let shown = line.split('"').enumerate().map(|(n, part)| {
+        if n % 2 == 0 {
+            // Where a file lies is no secret.
+            secret = key(part).is_some_and(|key| looks_secret(key) && !key.ends_with("_file"));
+            return part.to_owned();
+        }
+        match part.split_once('=') {
+            _ if secret => "***".into(),
             Some((name, _)) if looks_secret(name) => format!("{name}=***"),
             _ => part.to_owned(),
-        })
-        .collect::<Vec<_>>()
-        .join("\"")
+        }
+    });
+    shown.collect::<Vec<_>>().join("\"")
+}
+
+/// The key whose value follows `text`.
+fn key(text: &str) -> Option<&str> {
+    let key = text.trim_end().strip_suffix('=')?.trim_end();
+    key.rsplit(|c: char| !c.is_alphanumeric() && c != '_' && c != '-').next()
 }
 
 fn looks_secret(name: &str) -> bool {
@@ -258,6 +275,18 @@ fn explain(message: &str) -> (String, Option<String>) {
         return (message.into(), Some("say it once; a list of models is written with [[models]]".into()));
     }
     (message.into(), None)
+}
+
+/// serde's "invalid value" of a number, as what the key takes.
+fn out_of_range(message: &str, key: &str) -> Option<String> {
+    let (found, expected) = message.strip_prefix("invalid value: integer `")?.split_once("`, expected ")?;
+    let range = match (expected, key) {
+        ("u16", _) => format!("from 1 to {}", u16::MAX),
+        ("u32", "context") => format!("from 1 to {}", u32::MAX),
+        ("u32", _) => format!("from 1 to {}", crate::model::MOST),
+        _ => "of at least 1".into(),
+    };
+    Some(format!("expected a whole number {range}, not {found}"))
 }
 
 /// serde's "invalid type" in plain words.
@@ -314,6 +343,14 @@ mod tests {
             r#"urls = ["nats://***@h:1", "nats://h"]"#
         );
         assert_eq!(redact(r#"env = ["HF_TOKEN=hf_1", "A=b"]"#).0, r#"env = ["HF_TOKEN=***", "A=***"]"#);
+        assert_eq!(redact(r#"args = ["HF_TOKEN=hf_1", "a=b"]"#).0, r#"args = ["HF_TOKEN=***", "a=b"]"#);
+        assert_eq!(
+            redact(r#"bus = { token = "a", root = "b" }"#).0,
+            r#"bus = { token = "***", root = "b" }"#
+        );
+        for path in [r#"token_file="/no/tok""#, r#"nkey_file = "~/nkey""#] {
+            assert_eq!(redact(path).0, path);
+        }
     }
 
     #[test]

@@ -198,6 +198,14 @@ fn types_are_told_in_plain_words() {
     refuses("models = 5\n", "1:10", &["expected a list, not a number"]);
     refuses("gateway = 5\n", "1:11", &["expected a table, not a number"]);
     refuses(&format!("{SIM}concurrency = \"4\"\n"), "4:15", &["expected a whole number, not text in quotes"]);
+    for (field, range) in [
+        ("concurrency = -1", "from 1 to 65536, not -1"),
+        ("context = 5000000000", "from 1 to 4294967295, not 5000000000"),
+        ("port=70000", "from 1 to 65535, not 70000"),
+    ] {
+        refuses(&format!("{SIM}{field}\n"), "4:", &[&format!("expected a whole number {range}")]);
+    }
+    refuses("[gateway]\nworkers = -1\n", "2:11", &["expected a whole number of at least 1, not -1"]);
     refuses(&format!("{SIM}args = 5\n"), "4:8", &["expected a list of strings, not a number"]);
     for text in ["[models]\n", "models = 5\n", &format!("{SIM}image = []\n")] {
         let shown = complaint(text);

@@ -128,6 +128,46 @@ async fn a_body_that_does_not_come_is_given_up_and_its_connection_closed() {
 }
 
 #[tokio::test]
+async fn a_body_that_is_too_large_by_its_header_is_refused_before_any_of_it_comes() {
+    let (_nats, _played, gateway) = house(|config| config.gateway.body_limit = 1000).await;
+    for begun in
+        ["content-length: 4000", "content-length: 4000000", "content-encoding: gzip\r\ncontent-length: 9"]
+    {
+        let mut socket = TcpStream::connect(gateway.address).await.unwrap();
+        let request = format!("POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\n{begun}\r\n\r\n");
+        socket.write_all(request.as_bytes()).await.unwrap();
+        let mut told = String::new();
+        let answer = async {
+            // The last brace of the error object.
+            while !told.ends_with("}}") {
+                let mut piece = [0; 1024];
+                let read = socket.read(&mut piece).await.unwrap();
+                assert!(read > 0, "{told}");
+                told += std::str::from_utf8(&piece[..read]).unwrap();
+            }
+        };
+        // A client that has begun to send is listened to for 10 s.
+        tokio::time::timeout(Duration::from_secs(5), answer).await.expect("it is answered at once");
+        assert!(told.starts_with("HTTP/1.1 41"), "{told}");
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_sends_all_of_a_refused_body_before_it_reads_gets_its_answer() {
+    let (_nats, _played, gateway) = house(|config| config.gateway.body_limit = 20 << 20).await;
+    let body = vec![b' '; 24 << 20];
+    let mut socket = TcpStream::connect(gateway.address).await.unwrap();
+    let head = format!(
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    socket.write_all(head.as_bytes()).await.unwrap();
+    tokio::time::timeout(PATIENCE, socket.write_all(&body)).await.expect("it is read").unwrap();
+    let told = told(socket).await;
+    assert!(told.starts_with("HTTP/1.1 413 "), "{told}");
+}
+
+#[tokio::test]
 async fn a_body_that_comes_slowly_is_waited_for_and_the_wait_is_not_counted_as_ours() {
     let limit = Duration::from_secs(1);
     let (_nats, mut played, gateway) = house(|config| config.gateway.body_timeout = limit).await;

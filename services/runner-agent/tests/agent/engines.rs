@@ -20,6 +20,22 @@ async fn an_engine_that_ends_before_it_is_ready_is_reported_with_its_log() {
 }
 
 #[actix::test]
+async fn an_engine_that_prints_its_secrets_and_ends_is_reported_without_them() {
+    let mut fleet = Fleet::start("secret").await;
+    // `PATH` is handed on by name: a variable that every process has, and that nothing else says.
+    let script =
+        "echo \"pw=$API_PW of $PORT_PW\"; echo \"path=$PATH\" >&2; echo login at http://me:mine@h/; exit 3";
+    let mut model = process(&["sh", "-c", script]);
+    model.engine.env = vec!["API_PW=hunter2".into(), "PATH".into(), "PORT_PW=pw-{port}-pw".into()];
+    let engine = fleet.start_engine(model).await;
+    let failure = fleet.failure_of(engine).await;
+    let mut log: Vec<_> = failure.message.lines().skip(1).collect();
+    log.sort_unstable();
+    assert_eq!(log, ["login at http://***@h/", "path=***", "pw=*** of ***"], "{}", failure.message);
+    fleet.leave().await;
+}
+
+#[actix::test]
 async fn a_program_that_does_not_exist_is_a_permanent_failure() {
     let mut fleet = Fleet::start("missing").await;
     let missing = fleet.start_engine(process(&["no-such-program-of-berth"])).await;

@@ -44,6 +44,33 @@ async fn a_plain_answer_is_one_frame_with_its_end() {
 }
 
 #[actix::test]
+async fn slots_in_use_are_in_the_engines_bucket_before_the_next_heartbeat() {
+    let mut fleet = Fleet::start("slots").await;
+    let engine = fleet.ready_engine(python(&[])).await;
+    let records = fleet.bus.bucket("engines").await.unwrap();
+    let key = format!("slots.{engine}");
+    let in_use = async |count: u32| {
+        until("the slots in use are told", WAIT, async || {
+            let record = records.get(&key).await.unwrap().unwrap();
+            berth_wire::decode_json::<berth_wire::EngineRecord>(&record).unwrap().running == count
+        })
+        .await;
+    };
+    let began = std::time::Instant::now();
+    for _ in 0..2 {
+        let (job, attempt) = fleet.run(engine, r#"{"model":"m","do":"hang"}"#).await;
+        fleet.gateway.answer(&BeginReply::Go { credit: 1 << 20 }).await;
+        in_use(1).await;
+        fleet.cancel(&job).await;
+        fleet.ended(attempt).await;
+        in_use(0).await;
+    }
+    // Four heartbeats take 15 s at least.
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    fleet.leave().await;
+}
+
+#[actix::test]
 async fn a_large_body_comes_by_claim_check_and_is_removed_at_the_end() {
     let mut fleet = Fleet::start("claim").await;
     let engine = fleet.ready_engine(python(&[])).await;
