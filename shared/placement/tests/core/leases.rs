@@ -44,6 +44,24 @@ fn a_lease_is_told_to_wait_while_another_leases_model_has_the_room() {
 }
 
 #[test]
+fn of_two_leases_that_both_count_the_later_waits_for_room_that_nobody_awaits() {
+    let pinned = |id: &str| {
+        let mut pinned = model(id, 8 * GIB, 1);
+        pinned.pin = true;
+        pinned
+    };
+    let models = vec![pinned("p"), pinned("q"), pinned("r"), model("a", 6 * GIB, 1), model("b", 6 * GIB, 1)];
+    let mut world = World::new(&[(4, 8 * GIB)], models);
+    settle(&mut world);
+    world.ask_lease("s", "a", 120);
+    settle(&mut world);
+    world.ask_lease("t", "b", 120);
+    world.wait(Duration::from_secs(10));
+    settle(&mut world);
+    assert!(world.engine_of("a").is_some() && world.engine_of("b").is_none());
+}
+
+#[test]
 fn a_lease_makes_its_model_dearer_to_evict_but_does_not_hold_it_for_ever() {
     // A start is known to take 3 s here, so without a lease the job of b would have the room at once.
     let mut world = two_that_do_not_fit_together(Policy { lease_weight: 60.0, ..Policy::default() });

@@ -94,6 +94,24 @@ fn a_long_queue_gets_a_second_engine_where_that_is_idle_and_is_balanced_over_bot
 }
 
 #[test]
+fn an_engine_whose_model_has_slots_to_spare_elsewhere_makes_room_at_once() {
+    let models = vec![model("a", 8 * GIB, 2), model("b", 8 * GIB, 1)];
+    let mut world = World::new(&[(1, 8 * GIB), (1, 8 * GIB)], models);
+    world.submit(0, "a");
+    world.progress();
+    world.wait(Duration::from_secs(10));
+    settle(&mut world);
+    for n in 1..=8 {
+        world.submit(n, "a");
+    }
+    settle(&mut world);
+    make_hot(&mut world, "a", 10);
+    assert_eq!(world.in_state(EngineState::Ready).len(), 2, "as many requests would keep one engine alone");
+    world.submit(1000, "b");
+    assert_eq!(world.in_state(EngineState::Stopping).len(), 1);
+}
+
+#[test]
 fn a_second_engine_of_a_model_is_not_put_beside_the_first() {
     let mut world = World::new(&[(1, 64 * GIB)], vec![model("a", GIB, 2)]);
     world.submit(0, "a");
