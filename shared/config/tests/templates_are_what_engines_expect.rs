@@ -40,7 +40,8 @@ fn every_option_in_the_examples_comments_is_an_option() {
     assert_eq!(config.gateway.body_limit, defaults.gateway.body_limit);
     assert_eq!(config.gateway.window, defaults.gateway.window);
     assert_eq!(config.gateway.stream_wait_limit, defaults.gateway.stream_wait_limit);
-    assert_eq!(config.scheduler, defaults.scheduler);
+    assert!(config.scheduler.record.as_ref().is_some_and(|file| file.ends_with("scheduler.jsonl")));
+    assert_eq!(berth_config::SchedulerConfig { record: None, ..config.scheduler }, defaults.scheduler);
     assert_eq!(config.bus.urls, defaults.bus.urls);
     assert_eq!(config.bus.root, defaults.bus.root);
 }
