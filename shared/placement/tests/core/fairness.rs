@@ -149,3 +149,20 @@ fn a_queue_that_is_full_says_when_to_come_again() {
     let told = keyed.iter().filter(|job| world.verdicts.contains_key(*job)).count();
     assert_eq!(told, 2, "the fifth and sixth of that key");
 }
+
+#[test]
+fn a_key_that_returns_has_earned_nothing_by_being_away() {
+    let mut world = busy_with_one_slot();
+    of(&mut world, 1, "s", "new", 1000);
+    for n in 2..=9 {
+        of(&mut world, n, "s", "steady", 1000);
+    }
+    for _ in 0..6 {
+        let (job, attempt, engine) = world.running()[0];
+        world.finish(job, attempt, engine, AttemptEnd::Completed);
+    }
+    for n in 10..=12 {
+        of(&mut world, n, "s", "new", 1000);
+    }
+    assert_eq!(order(&mut world), [6, 10, 7, 11, 8, 12, 9], "they take turns from here on");
+}

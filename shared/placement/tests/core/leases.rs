@@ -13,18 +13,13 @@ fn two_that_do_not_fit_together(policy: Policy) -> World {
     World::with(policy, &[(1, 8 * GIB)], vec![model("a", 6 * GIB, 1), model("b", 6 * GIB, 1)])
 }
 
-/// Lets what is under way come to its end without letting time pass.
-fn settle(world: &mut World) {
-    while world.progress() {}
-}
-
 #[test]
 fn a_lease_loads_its_model_onto_room_that_is_free() {
     let mut world = two_that_do_not_fit_together(Policy::default());
     world.ask_lease("s", "a", 120);
     let lease = world.state.lease(&"s".into(), &"a".into(), world.now).unwrap();
     assert_eq!(lease.state, LeaseState::Loading);
-    settle(&mut world);
+    world.settle();
     let lease = world.state.lease(&"s".into(), &"a".into(), world.now).unwrap();
     assert_eq!((lease.state, lease.eta_s), (LeaseState::Ready, Some(0.0)));
 }
@@ -33,13 +28,13 @@ fn a_lease_loads_its_model_onto_room_that_is_free() {
 fn a_lease_is_told_to_wait_while_another_leases_model_has_the_room() {
     let mut world = two_that_do_not_fit_together(Policy::default());
     world.ask_lease("s", "a", 120);
-    settle(&mut world);
+    world.settle();
     world.ask_lease("t", "b", 120);
-    settle(&mut world);
+    world.settle();
     assert!(world.engine_of("a").is_some(), "a lease does not push another lease's model out");
     assert_eq!(world.state.lease(&"t".into(), &"b".into(), world.now).unwrap().state, LeaseState::Queued);
     world.tell(Event::LeaseReleased { session: "s".into(), model: None });
-    settle(&mut world);
+    world.settle();
     assert!(world.engine_of("b").is_some(), "the room is free for the next lease");
 }
 
@@ -52,12 +47,12 @@ fn of_two_leases_that_both_count_the_later_waits_for_room_that_nobody_awaits() {
     };
     let models = vec![pinned("p"), pinned("q"), pinned("r"), model("a", 6 * GIB, 1), model("b", 6 * GIB, 1)];
     let mut world = World::new(&[(4, 8 * GIB)], models);
-    settle(&mut world);
+    world.settle();
     world.ask_lease("s", "a", 120);
-    settle(&mut world);
+    world.settle();
     world.ask_lease("t", "b", 120);
     world.wait(Duration::from_secs(10));
-    settle(&mut world);
+    world.settle();
     assert!(world.engine_of("a").is_some());
     assert_eq!(world.started.len(), 4, "b was not started: {:?}", world.started);
 }
@@ -67,7 +62,7 @@ fn a_lease_makes_its_model_dearer_to_evict_but_does_not_hold_it_for_ever() {
     // A start is known to take 3 s here, so without a lease the job of b would have the room at once.
     let mut world = two_that_do_not_fit_together(Policy { lease_weight: 60.0, ..Policy::default() });
     world.ask_lease("s", "a", HOUR);
-    settle(&mut world);
+    world.settle();
     world.submit(1, "b");
     assert!(world.in_state(EngineState::Stopping).is_empty(), "the lease weighs more than one new job");
     for _ in 0..30 {
@@ -81,21 +76,21 @@ fn a_job_past_its_limit_overrides_leases_but_not_pins() {
     let policy = Policy { lease_weight: 1e9, ..Policy::default() };
     let mut world = two_that_do_not_fit_together(policy.clone());
     world.ask_lease("s", "a", HOUR);
-    settle(&mut world);
+    world.settle();
     let job = world.submit(1, "b");
     world.wait(Duration::from_secs(299));
     assert!(world.in_state(EngineState::Stopping).is_empty());
     world.wait(Duration::from_secs(2));
-    settle(&mut world);
+    world.settle();
     assert!(world.verdicts.contains_key(&job), "300 s are the limit of waiting");
 
     let mut pinned = model("a", 6 * GIB, 1);
     pinned.pin = true;
     let mut world = World::with(policy, &[(1, 8 * GIB)], vec![pinned, model("b", 6 * GIB, 1)]);
-    settle(&mut world);
+    world.settle();
     world.submit(1, "b");
     world.wait(Duration::from_secs(1000));
-    settle(&mut world);
+    world.settle();
     assert!(world.engine_of("a").is_some() && world.verdicts.is_empty());
 }
 
@@ -107,7 +102,7 @@ fn leases_count_on_half_of_the_accelerators_at_most_the_oldest_first() {
     let mut world = World::with(policy, &[(4, 8 * GIB)], models);
     for (n, id) in names.iter().enumerate() {
         world.submit(n as u128, id);
-        settle(&mut world);
+        world.settle();
         world.ask_lease(id, id, HOUR);
         world.wait(Duration::from_secs(1));
     }
@@ -117,9 +112,9 @@ fn leases_count_on_half_of_the_accelerators_at_most_the_oldest_first() {
     world.tell(Event::Catalog(others));
     for (n, id) in ["e", "f", "g"].iter().enumerate() {
         world.submit(10 + n as u128, id);
-        settle(&mut world);
+        world.settle();
         world.wait(Duration::from_secs(60));
-        settle(&mut world);
+        world.settle();
     }
     assert!(world.engine_of("a").is_some() && world.engine_of("b").is_some(), "the two oldest leases hold");
     assert!(world.engine_of("c").is_none() || world.engine_of("d").is_none());
@@ -129,13 +124,13 @@ fn leases_count_on_half_of_the_accelerators_at_most_the_oldest_first() {
 fn a_request_of_its_session_carries_a_lease_on() {
     let mut world = two_that_do_not_fit_together(Policy::default());
     world.ask_lease("s", "a", 120);
-    settle(&mut world);
+    world.settle();
     for n in 1..4 {
         world.wait(Duration::from_secs(100));
         let facts =
             berth_placement::JobFacts { arrival: world.now, session: Some("s".into()), ..job(n, "a") };
         world.send(facts);
-        settle(&mut world);
+        world.settle();
     }
     let lease = world.state.lease(&"s".into(), &"a".into(), world.now).unwrap();
     assert_eq!(lease.lease.expires, world.now.plus(Duration::from_secs(120)));
@@ -150,7 +145,7 @@ fn an_idle_limit_does_not_stop_a_model_under_lease_and_does_when_it_ends() {
     let policy = Policy { idle_ttl: Some(Duration::from_secs(60)), ..Policy::default() };
     let mut world = two_that_do_not_fit_together(policy);
     world.ask_lease("s", "a", 300);
-    settle(&mut world);
+    world.settle();
     world.wait(Duration::from_secs(200));
     assert!(world.in_state(EngineState::Stopping).is_empty());
     world.wait(Duration::from_secs(101));
@@ -181,7 +176,7 @@ fn leases_outlive_a_change_of_leaders() {
     next.kept = world.kept.clone();
     next.tell(Event::LeasesRestored(kept));
     assert_eq!(next.state.leases(next.now).len(), 1);
-    settle(&mut next);
+    next.settle();
     assert!(next.engine_of("a").is_some());
     next.wait(Duration::from_secs(120));
     assert!(next.state.leases(next.now).is_empty(), "it runs out when it would have");
@@ -196,10 +191,10 @@ fn a_hint_has_the_model_ready_when_it_is_needed_and_no_earlier_than_that() {
     assert!(world.started.is_empty(), "a start is taken to need 30 s");
     world.wait(Duration::from_secs(11));
     assert_eq!(world.started.len(), 1);
-    settle(&mut world);
+    world.settle();
     // Nobody came: it is forgotten, and the room can be had for one job.
     world.wait(Duration::from_secs(100));
     let job = world.submit(1, "b");
-    settle(&mut world);
+    world.settle();
     assert!(world.verdicts.contains_key(&job));
 }

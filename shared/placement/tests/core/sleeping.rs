@@ -9,10 +9,6 @@ use proptest::prelude::*;
 
 use crate::world::{GIB, World, model};
 
-fn settle(world: &mut World) {
-    while world.progress() {}
-}
-
 /// One accelerator that holds one of four models, with host RAM for so many and a spare.
 fn world(sleepers: u64) -> World {
     let models = ["a", "b", "c", "d"].iter().map(|id| model(id, 6 * GIB, 1)).collect();
@@ -21,7 +17,7 @@ fn world(sleepers: u64) -> World {
 
 fn ask(world: &mut World, n: u128, id: &str) {
     world.submit(n, id);
-    settle(world);
+    world.settle();
     world.wait(Duration::from_secs(1));
 }
 
@@ -73,7 +69,7 @@ fn an_engine_that_cannot_be_put_to_sleep_is_stopped() {
     world.engines.get_mut(&engine).unwrap().in_ram = false;
     world.tell(Event::SleepRefused { engine, why: "out of memory".into() });
     assert_eq!(world.in_state(EngineState::Stopping), [engine]);
-    settle(&mut world);
+    world.settle();
     assert!(world.engine_of("b").is_some());
 }
 

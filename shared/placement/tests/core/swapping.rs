@@ -7,15 +7,11 @@ use berth_wire::{EngineFailure, EngineState};
 
 use crate::world::{GIB, World, job, model};
 
-fn settle(world: &mut World) {
-    while world.progress() {}
-}
-
 /// Has a model asked for again and again, so that it is expected to be asked for again.
 fn make_hot(world: &mut World, id: &str, from: u128) {
     for n in from..from + 150 {
         world.submit(n, id);
-        settle(world);
+        world.settle();
         world.wait(Duration::from_secs(1));
     }
 }
@@ -39,7 +35,7 @@ fn a_hot_model_keeps_its_room_until_the_waiting_is_worth_more() {
         );
     }
     assert!(world.now > submitted);
-    settle(&mut world);
+    world.settle();
     assert!(world.verdicts.contains_key(&late));
 }
 
@@ -50,9 +46,9 @@ fn of_two_idle_models_the_one_that_is_asked_for_less_makes_room() {
     make_hot(&mut world, "hot", 0);
     // Used last, but seldom: the least recently used rule would spare it.
     world.submit(500, "cool");
-    settle(&mut world);
+    world.settle();
     world.submit(501, "c");
-    settle(&mut world);
+    world.settle();
     assert!(world.engine_of("hot").is_some());
     assert!(world.engine_of("cool").is_none());
 }
@@ -68,10 +64,10 @@ fn the_set_that_loses_least_makes_room_not_the_first_that_does() {
     let mut world = World::new(&[(1, 10 * GIB)], models);
     world.submit(200, "x");
     world.submit(201, "y");
-    settle(&mut world);
+    world.settle();
     make_hot(&mut world, "hot", 0);
     world.submit(300, "new");
-    settle(&mut world);
+    world.settle();
     assert!(world.engine_of("hot").is_some(), "two that are hardly used go instead");
     assert!(world.engine_of("x").is_none() && world.engine_of("y").is_none());
 }
@@ -82,7 +78,7 @@ fn a_long_queue_gets_a_second_engine_where_that_is_idle_and_is_balanced_over_bot
     world.submit(0, "a");
     world.progress();
     world.wait(Duration::from_secs(10));
-    settle(&mut world);
+    world.settle();
     for n in 1..=8 {
         world.submit(n, "a");
     }
@@ -100,11 +96,11 @@ fn an_engine_whose_model_has_slots_to_spare_elsewhere_makes_room_at_once() {
     world.submit(0, "a");
     world.progress();
     world.wait(Duration::from_secs(10));
-    settle(&mut world);
+    world.settle();
     for n in 1..=8 {
         world.submit(n, "a");
     }
-    settle(&mut world);
+    world.settle();
     make_hot(&mut world, "a", 10);
     assert_eq!(world.in_state(EngineState::Ready).len(), 2, "as many requests would keep one engine alone");
     world.submit(1000, "b");
@@ -117,7 +113,7 @@ fn a_second_engine_of_a_model_is_not_put_beside_the_first() {
     world.submit(0, "a");
     world.progress();
     world.wait(Duration::from_secs(10));
-    settle(&mut world);
+    world.settle();
     for n in 1..=20 {
         world.submit(n, "a");
     }
@@ -132,7 +128,7 @@ fn a_model_has_no_more_engines_than_it_is_allowed() {
     world.submit(0, "a");
     world.progress();
     world.wait(Duration::from_secs(10));
-    settle(&mut world);
+    world.settle();
     for n in 1..=20 {
         world.submit(n, "a");
     }
@@ -145,11 +141,11 @@ fn a_session_goes_where_it_was_served_last_if_slots_are_equal() {
     world.submit(0, "a");
     world.progress();
     world.wait(Duration::from_secs(10));
-    settle(&mut world);
+    world.settle();
     for n in 1..=8 {
         world.submit(n, "a");
     }
-    settle(&mut world);
+    world.settle();
     assert_eq!(world.in_state(EngineState::Ready).len(), 2);
     let send = |world: &mut World, n: u128| {
         let facts = JobFacts { arrival: world.now, session: Some("s".into()), ..job(n, "a") };
@@ -157,12 +153,12 @@ fn a_session_goes_where_it_was_served_last_if_slots_are_equal() {
         world.running().into_iter().find(|(job, ..)| job.0 == n).unwrap().2
     };
     let first = send(&mut world, 20);
-    settle(&mut world);
+    world.settle();
     let other = world.in_state(EngineState::Ready).into_iter().find(|id| *id != first).unwrap();
     // Make the other one the choice by number for those without a session.
     for n in 21..25 {
         assert_eq!(send(&mut world, n), first);
-        settle(&mut world);
+        world.settle();
     }
     assert_ne!(first, other);
 }
@@ -190,7 +186,7 @@ fn a_job_that_cannot_start_before_its_deadline_is_refused_at_once() {
     world.submit(0, "a");
     world.progress();
     world.wait(Duration::from_secs(20));
-    settle(&mut world);
+    world.settle();
     for n in 1..=10 {
         world.submit(n, "a");
     }
@@ -239,7 +235,7 @@ fn one_gang_at_a_time_takes_a_host_apart() {
     for (n, id) in ["a", "b"].iter().enumerate() {
         world.submit(n as u128, id);
     }
-    settle(&mut world);
+    world.settle();
     world.submit(10, "g");
     world.submit(11, "h");
     world.run_out();
@@ -250,7 +246,7 @@ fn one_gang_at_a_time_takes_a_host_apart() {
 fn what_a_leader_measured_is_known_to_the_next_one_and_changes_what_it_sets_aside() {
     let mut world = World::with(Policy::default(), &[(1, 8 * GIB)], vec![model("a", 6 * GIB, 1)]);
     world.submit(0, "a");
-    settle(&mut world);
+    world.settle();
     let mut profile = world.learned.last().cloned().expect("a start was measured");
     assert_eq!(profile.first_start, Some(Duration::from_secs(3)));
     profile.peak_memory = Some(2 * GIB);

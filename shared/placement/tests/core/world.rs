@@ -338,6 +338,16 @@ impl World {
         true
     }
 
+    /// Lets what is under way come to its end, without letting time pass.
+    pub fn settle(&mut self) {
+        for _ in 0..1000 {
+            if !self.progress() {
+                return;
+            }
+        }
+        panic!("it goes round in circles: {}", self.told());
+    }
+
     /// Lets everything run to its end; time passes where nothing else can happen.
     pub fn run_out(&mut self) {
         for _ in 0..10_000 {
