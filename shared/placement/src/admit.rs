@@ -83,6 +83,11 @@ impl Step<'_> {
     fn dispatch(&mut self, id: JobId, engine_id: EngineId) {
         let attempt = self.state.make_attempt();
         let Some(job) = self.state.jobs.get_mut(&id) else { return };
+        // A guess of more than jobs take here would lift whoever comes while it is outstanding.
+        if let Some(mean) = self.state.models.get(&job.model).and_then(|model| model.tokens) {
+            job.tokens = job.tokens.min(mean);
+        }
+        let expected = job.tokens;
         let Some(engine) = self.state.engines.get_mut(&engine_id) else { return };
         job.phase = JobPhase::Running { engine: engine_id, attempt };
         job.attempts += 1;
@@ -94,7 +99,7 @@ impl Step<'_> {
         engine.quota = engine.quota.saturating_sub(1);
         let host = engine.host.clone();
         if let Some(model) = self.state.models.get_mut(&job.model) {
-            model.queue.serve(id);
+            model.queue.serve(id, expected);
             model.stale_places = true;
             if let Some(session) = &job.session {
                 model.affinity.served(session, engine_id);

@@ -173,6 +173,8 @@ pub(crate) struct Model {
     pub(crate) start_took: Option<Duration>,
     /// How long a job takes, once measured (EWMA).
     pub(crate) service: Option<Duration>,
+    /// Tokens that a job takes, once measured (EWMA).
+    pub(crate) tokens: Option<u64>,
     /// Places in the queue have changed since they were told.
     pub(crate) stale_places: bool,
 }
@@ -197,6 +199,7 @@ impl Model {
             blocked: None,
             start_took: None,
             service: None,
+            tokens: None,
             stale_places: false,
         }
     }

@@ -39,6 +39,8 @@ pub(crate) struct Demand {
     pub(crate) backlog: f64,
     /// It has an engine already.
     pub(crate) replica: bool,
+    /// Whose room it may take.
+    pub(crate) reach: Reach,
     /// Greater goes first among the same cause.
     pub(crate) priority: f64,
 }
@@ -67,6 +69,7 @@ impl Scene<'_> {
             ages,
             backlog: self.backlog(model, 1),
             replica: replicas > 0,
+            reach: if ages.is_some_and(|at| at <= self.now) { Reach::Busy } else { Reach::Idle },
             priority: libm::pow(weight, self.state.policy.alpha) * (age + 1.0) * share,
         })
     }
@@ -92,14 +95,16 @@ impl Scene<'_> {
             ages: None,
             backlog: 0.0,
             replica: false,
+            reach: Reach::Idle,
             priority: 0.0,
         };
         if model.needs.pin {
             return Some(demand);
         }
-        if self.protected.contains(&model.needs.id) {
+        if !model.leases.is_empty() {
+            let reach = if self.protected.contains(&model.needs.id) { Reach::Unclaimed } else { Reach::Free };
             // Its age does not count: nobody waits, and it would push out what others use again and again.
-            return Some(Demand { cause: Cause::Leases, waited: 0.0, ..demand });
+            return Some(Demand { cause: Cause::Leases, waited: 0.0, reach, ..demand });
         }
         let start = model.start_took.unwrap_or(self.state.policy.start_guess);
         let due = model.hints.first_due()?;
@@ -122,12 +127,7 @@ impl Scene<'_> {
 
 impl Demand {
     pub(crate) fn wish<'a>(&self, model: &'a Model) -> Wish<'a> {
-        let reach = match self.cause {
-            Cause::Leases => Reach::Unclaimed,
-            _ if self.aged.is_some() => Reach::Busy,
-            _ => Reach::Idle,
-        };
-        Wish { model, weight: self.weight, reach, replica: self.replica, backlog: self.backlog }
+        Wish { model, weight: self.weight, reach: self.reach, replica: self.replica, backlog: self.backlog }
     }
 
     /// Who goes first: those past their limit, by their limit; then jobs by priority, pins, leases and hints.

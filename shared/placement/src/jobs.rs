@@ -266,7 +266,10 @@ impl Step<'_> {
         if let (Some(prompt), Some(output)) = (usage.prompt_tokens, usage.completion_tokens)
             && let Some(entry) = self.state.models.get_mut(&model)
         {
-            entry.queue.settle(&waited, prompt.saturating_add(output));
+            let took = prompt.saturating_add(output);
+            entry.queue.settle(&waited, took);
+            entry.tokens =
+                Some(entry.tokens.map_or(took, |mean| mean.saturating_mul(7).saturating_add(took) / 8));
         }
         self.learn_service(engine, &model, took, usage);
     }

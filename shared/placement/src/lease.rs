@@ -7,8 +7,10 @@ use std::time::Duration;
 use berth_wire::{ApiError, ErrorKind, KeyId, Lease, LeaseState, ModelId, SessionId, Timestamp};
 use serde::Serialize;
 
-use crate::books::EnginePhase;
+use crate::books::{EnginePhase, Model};
 use crate::effect::Effect;
+use crate::scene::Scene;
+use crate::site::eligible;
 use crate::state::{State, Step};
 use crate::timers::Due;
 
@@ -57,7 +59,8 @@ impl State {
         } else if let Some((_, since)) = loading {
             (LeaseState::Loading, model.start_took.map(|took| took.saturating_sub(now.since(*since))))
         } else {
-            (LeaseState::Queued, self.expected_wait(model, model.queue.len(), now))
+            // When there will be room nobody knows.
+            (LeaseState::Queued, None)
         };
         let eta_s = eta.map(|eta| eta.as_secs_f64());
         Some(LeaseView { lease, state, position: model.queue.len(), eta_s })
@@ -66,7 +69,7 @@ impl State {
 
 impl State {
     /// Models whose leases count: the oldest leases first, until their engines hold the share of the
-    /// accelerators that leases may keep.
+    /// accelerators' memory that leases may keep.
     pub(crate) fn protected(&self) -> BTreeSet<ModelId> {
         let mut protected = BTreeSet::new();
         if self.leases.is_empty() {
@@ -76,27 +79,42 @@ impl State {
         let most = libm::ceil(accelerators as f64 * self.policy.lease_share);
         let mut leases: Vec<&Lease> = self.leases.values().map(|held| &held.lease).collect();
         leases.sort_by_key(|lease| (lease.since, &lease.session, &lease.model));
-        let mut kept = BTreeSet::new();
-        let mut to_come = 0.0;
+        let mut kept = 0.0;
         for lease in leases {
             if protected.contains(&lease.model) {
                 continue;
             }
             let Some(model) = self.models.get(&lease.model) else { continue };
-            let engines = model.engines.iter().filter_map(|id| self.engines.get(id));
-            let mut up = engines.filter(|engine| engine.phase != EnginePhase::Sleeping).peekable();
-            // One that is not there yet counts with what it will take.
-            to_come += if up.peek().is_none() { f64::from(model.needs.accelerators) } else { 0.0 };
-            kept.extend(up.flat_map(|engine| {
-                engine.reservations.iter().map(|r| (engine.host.clone(), r.accelerator.clone()))
-            }));
-            if kept.len() as f64 + to_come > most {
+            kept += self.accelerators_of(model);
+            if kept > most {
                 break;
             }
             protected.insert(lease.model.clone());
         }
         protected
     }
+
+    /// Accelerators that a model's engines hold, by their share of each one's memory; one that is not there yet
+    /// counts with what it will take.
+    fn accelerators_of(&self, model: &Model) -> f64 {
+        let engines = model.engines.iter().filter_map(|id| self.engines.get(id));
+        let mut up = engines.filter(|engine| engine.phase != EnginePhase::Sleeping).peekable();
+        if up.peek().is_none() {
+            let devices = self.hosts.values().flat_map(|host| &host.devices);
+            let share =
+                devices.map(|device| part(self.need_on(model, device), device.memory)).fold(1.0, f64::min);
+            return share * f64::from(model.needs.accelerators);
+        }
+        up.filter_map(|engine| Some((engine, self.hosts.get(&engine.host)?)))
+            .flat_map(|(engine, host)| {
+                host.devices.iter().map(move |device| part(engine.awake_on(&device.id), device.memory))
+            })
+            .sum()
+    }
+}
+
+fn part(bytes: u64, of: u64) -> f64 {
+    bytes as f64 / of.max(1) as f64
 }
 
 impl Step<'_> {
@@ -117,6 +135,10 @@ impl Step<'_> {
             self.emit(Effect::LeaseRefused { session, model, error });
             return;
         }
+        if let Some(error) = self.cannot_serve(&model) {
+            self.emit(Effect::LeaseRefused { session, model, error });
+            return;
+        }
         let ttl = ttl.min(self.state.policy.lease_ceiling);
         let since = match self.state.leases.get(&(session.clone(), model.clone())) {
             Some(held) => held.lease.since,
@@ -129,6 +151,21 @@ impl Step<'_> {
             }
         };
         self.keep_lease(Lease { session, model, key, since, ttl, expires: self.now.plus(ttl) });
+    }
+
+    /// Why no engine of the model can be had, now or ever.
+    fn cannot_serve(&self, id: &ModelId) -> Option<ApiError> {
+        let model = self.state.models.get(id)?;
+        if let Some((until, error)) = &model.blocked
+            && *until > self.now
+        {
+            return Some(error.clone().retry_after(until.since(self.now)));
+        }
+        let scene = Scene { state: self.state, now: self.now, protected: BTreeSet::new() };
+        let fits =
+            self.state.hosts.values().any(|host| eligible(host, model) && scene.fits_empty(host, model));
+        let known = self.state.settled && !self.state.hosts.is_empty();
+        (known && !fits).then(|| self.cannot_fit(id))
     }
 
     /// Why the session or its key may hold no more.

@@ -150,10 +150,10 @@ impl Queue {
     }
 
     /// Takes a job out to be served, and counts what it is expected to take.
-    pub(crate) fn serve(&mut self, id: JobId) {
+    pub(crate) fn serve(&mut self, id: JobId, tokens: u64) {
         let Some(job) = self.jobs.get(&id).cloned() else { return };
         self.remove(id);
-        let cost = cost(job.class, job.tokens);
+        let cost = cost(job.class, tokens);
         if let Some(key) = self.keys.get_mut(&job.key) {
             self.last = self.last.max(key.counter);
             key.counter = key.counter.saturating_add(cost);

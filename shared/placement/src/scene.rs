@@ -22,6 +22,8 @@ pub(crate) struct Scene<'a> {
 /// Whose room a model may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Reach {
+    /// Only what is free.
+    Free,
     /// That of idle engines for which nobody waits, holds a lease or gave a hint.
     Unclaimed,
     /// That of idle engines.
@@ -151,7 +153,7 @@ impl<'a> Scene<'a> {
         if model.is_some_and(|model| model.needs.pin) {
             return false;
         }
-        if reach == Reach::Unclaimed && model.is_some_and(Model::is_awaited) {
+        if reach == Reach::Free || (reach == Reach::Unclaimed && model.is_some_and(Model::is_awaited)) {
             return false;
         }
         let queued = model.is_some_and(|model| !model.queue.is_empty());

@@ -151,6 +151,25 @@ fn a_queue_that_is_full_says_when_to_come_again() {
 }
 
 #[test]
+fn a_guess_of_far_too_many_tokens_does_not_hold_up_who_comes_while_it_is_outstanding() {
+    let mut world = busy_with_one_slot();
+    for n in 1..=40 {
+        of(&mut world, n, "flood", "k", 270);
+    }
+    let answer = |world: &mut World| {
+        let (job, attempt, engine) = world.running()[0];
+        world.answer(job, attempt, engine, 10, 9);
+        job.0
+    };
+    for _ in 0..6 {
+        answer(&mut world);
+    }
+    of(&mut world, 100, "chat", "k", 270);
+    let until: Vec<u128> = (0..40).map(|_| answer(&mut world)).take_while(|n| *n != 100).collect();
+    assert!(until.len() <= 2, "{until:?} went before it");
+}
+
+#[test]
 fn a_key_that_returns_has_earned_nothing_by_being_away() {
     let mut world = busy_with_one_slot();
     of(&mut world, 1, "s", "new", 1000);

@@ -25,6 +25,27 @@ fn a_lease_loads_its_model_onto_room_that_is_free() {
 }
 
 #[test]
+fn leases_on_models_that_fit_beside_each_other_are_all_loaded() {
+    let names = ["a", "b", "c", "d"];
+    let models = names.iter().map(|id| model(id, GIB, 1)).collect();
+    let mut world = World::new(&[(1, 16 * GIB)], models);
+    for id in names {
+        world.ask_lease(id, id, 120);
+    }
+    world.settle();
+    assert_eq!(world.started.len(), 4);
+}
+
+#[test]
+fn a_lease_on_what_can_never_run_is_refused_with_the_reason() {
+    let mut world = World::new(&[(1, 8 * GIB)], vec![model("huge", 99 * GIB, 1)]);
+    world.wait(Duration::from_secs(10));
+    world.ask_lease("s", "huge", 120);
+    assert_eq!(world.refused[0].code, "model_cannot_fit");
+    assert!(world.state.leases(world.now).is_empty());
+}
+
+#[test]
 fn a_lease_is_told_to_wait_while_another_leases_model_has_the_room() {
     let mut world = two_that_do_not_fit_together(Policy::default());
     world.ask_lease("s", "a", 120);

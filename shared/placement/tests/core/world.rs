@@ -320,6 +320,14 @@ impl World {
         }
     }
 
+    /// A job is answered with so many tokens of prompt and output.
+    pub fn answer(&mut self, job: JobId, attempt: Attempt, engine: EngineId, prompt: u64, output: u64) {
+        self.engines.get_mut(&engine).unwrap().running.remove(&job);
+        let usage =
+            Usage { prompt_tokens: Some(prompt), completion_tokens: Some(output), ..Usage::default() };
+        self.tell(Event::AttemptEnded { job, attempt, engine, end: AttemptEnd::Completed, usage });
+    }
+
     /// Does the next thing that is under way, if any: a start or stop completes, a job is answered.
     pub fn progress(&mut self) -> bool {
         if let Some(id) = self.in_state(EngineState::Stopping).first() {
