@@ -33,7 +33,9 @@ pub(crate) struct Demand {
     pub(crate) share: f64,
     /// Its oldest job has waited past its limit, and there is no engine: since when.
     pub(crate) aged: Option<Timestamp>,
-    /// When that will be so.
+    /// It goes before all: it has waited for much longer than others.
+    pub(crate) first: Option<Timestamp>,
+    /// When its limit is.
     pub(crate) ages: Option<Timestamp>,
     /// Seconds its queue takes on one engine.
     pub(crate) backlog: f64,
@@ -60,18 +62,36 @@ impl Scene<'_> {
         let share = 1.0 / (replicas + 1) as f64;
         let weight = model.queue.weight();
         let ages = model.queue.limit().filter(|_| replicas == 0);
+        let aged = ages.filter(|at| *at <= self.now);
+        let first = aged.filter(|_| self.stands_out(id, age));
         Some(Demand {
             cause: Cause::Jobs,
             weight,
             waited: model.queue.waited(self.now),
             share,
-            aged: ages.filter(|at| *at <= self.now),
+            aged,
+            first,
             ages,
             backlog: self.backlog(model, 1),
             replica: replicas > 0,
-            reach: if ages.is_some_and(|at| at <= self.now) { Reach::Busy } else { Reach::Idle },
+            reach: match (aged, first) {
+                (_, Some(_)) => Reach::Any,
+                (Some(_), None) => Reach::Busy,
+                _ => Reach::Idle,
+            },
             priority: libm::pow(weight, self.state.policy.alpha) * (age + 1.0) * share,
         })
+    }
+
+    /// Whether a model past its limit goes before all. Where all others have waited for as long, it does not: going
+    /// by age alone would cost more than it saves, and each one's turn comes by its age anyway.
+    fn stands_out(&self, id: &ModelId, age: f64) -> bool {
+        let others = self.state.wanting.iter().filter(|other| *other != id);
+        let waiting = others.filter_map(|id| self.state.models.get(id));
+        let old = waiting.filter(|model| self.replicas(model) == 0).filter_map(|model| model.queue.oldest());
+        let (sum, count) =
+            old.fold((0.0, 0.0), |(sum, n), at| (sum + self.now.since(at).as_secs_f64(), n + 1.0));
+        age * count >= sum * self.state.policy.aged_factor
     }
 
     /// A queue that takes longer than a good part of a start is worth another engine.
@@ -92,6 +112,7 @@ impl Scene<'_> {
             waited: f64::INFINITY,
             share: 1.0,
             aged: None,
+            first: None,
             ages: None,
             backlog: 0.0,
             replica: false,
@@ -132,9 +153,9 @@ impl Demand {
 
     /// Who goes first: those past their limit, by their limit; then jobs by priority, pins, leases and hints.
     pub(crate) fn before(&self, other: &Self) -> std::cmp::Ordering {
-        let aged = |demand: &Self| (demand.aged.is_none(), demand.aged);
-        aged(self)
-            .cmp(&aged(other))
+        let first = |demand: &Self| (demand.first.is_none(), demand.first);
+        first(self)
+            .cmp(&first(other))
             .then(self.cause.cmp(&other.cause))
             .then(other.priority.total_cmp(&self.priority))
     }

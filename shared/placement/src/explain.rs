@@ -66,7 +66,7 @@ impl State {
             JobPhase::Running { engine, .. } => (format!("it runs on {engine}"), Vec::new(), Some(0.0)),
             JobPhase::Queued => {
                 let aged = model.queue.limit().is_some_and(|at| at <= now);
-                let reach = if aged { Reach::Busy } else { Reach::Idle };
+                let reach = if aged { Reach::Any } else { Reach::Idle };
                 let (weight, backlog) = (model.queue.weight(), scene.backlog(model, 1));
                 let found =
                     scene.find(&Wish { model, weight, reach, replica: scene.replicas(model) > 0, backlog });
@@ -202,7 +202,7 @@ impl Step<'_> {
         if demand.cause == Cause::Jobs && demand.waited >= 0.1 {
             why.push_str(&format!(", {:.1} s together", demand.waited));
         }
-        if demand.aged.is_some() {
+        if demand.first.is_some() {
             why.push_str(", the oldest past its limit");
         }
         let victims: Vec<String> = site

@@ -27,12 +27,19 @@ pub(crate) enum Timing {
 impl Scene<'_> {
     /// When the place is worth what it costs.
     pub(crate) fn timing(&self, demand: &Demand, site: &Site) -> Timing {
-        if demand.aged.is_some() || site.victims.is_empty() {
+        if demand.first.is_some() || site.victims.is_empty() {
             return Timing::Now;
         }
         let (waited, theta) = match demand.cause {
             // What a start now spares those who come, against what it costs those who are there.
             Cause::Hints => (demand.waited, 1.0),
+            // What it spares those who would still wait for the engines that are there.
+            Cause::Jobs if demand.replica => {
+                let policy = &self.state.policy;
+                let others = (1.0 / demand.share - 1.0).max(1.0);
+                let spared = (demand.backlog / others - policy.replica_start * site.delay()).max(0.0);
+                (spared * demand.weight * demand.share, policy.replica_theta)
+            }
             _ => ((demand.waited + demand.weight * site.delay()) * demand.share, self.state.policy.theta),
         };
         let missing = theta * site.loss - waited;
@@ -80,6 +87,8 @@ impl Step<'_> {
                 // Only what may not be evicted is in the way, or memory is on its way already.
                 let ages = demand.ages.filter(|ages| *ages > self.now);
                 let back = self.host_is_tried_again(id);
+                // Engines in its way become ones that may be drained.
+                let back = back.into_iter().chain(demand.aged.map(|_| self.now.plus(LATE))).min();
                 self.look_at(id, ages.into_iter().chain(back).min());
             }
             None => self.fits_nowhere(id, &demand),

@@ -37,11 +37,18 @@ pub struct Policy {
     /// How much the number of those who wait counts against the age of the oldest, in the order of models: 0: age
     /// alone, 1: as much.
     pub alpha: f64,
+    /// Where most models have waited past their limits, only those go first that have waited for so many times as
+    /// long as is usual.
+    pub aged_factor: f64,
     /// An idle engine is evicted once the waiting of those who want its room is this share of what its own
     /// model is expected to lose.
     pub theta: f64,
     /// A model gets a further engine when its queue takes longer than this share of a start.
     pub replica_share: f64,
+    /// A further engine takes another model's room once what it spares is this share of what that loses.
+    pub replica_theta: f64,
+    /// Part of a start that those who wait for a further engine are expected to wait for anyway.
+    pub replica_start: f64,
     /// And longer than this, so that a start of milliseconds is not reason enough.
     pub replica_backlog: Duration,
     /// What a start takes until it was measured.
@@ -86,8 +93,11 @@ impl Default for Policy {
             key_queue_limit: 20_000,
             tell_every: Duration::from_secs(5),
             alpha: 0.5,
+            aged_factor: 2.0,
             theta: 0.3,
             replica_share: 0.3,
+            replica_theta: 0.4,
+            replica_start: 0.25,
             replica_backlog: Duration::from_secs(2),
             start_guess: Duration::from_secs(30),
             wake_guess: Duration::from_secs(3),

@@ -28,8 +28,10 @@ pub(crate) enum Reach {
     Unclaimed,
     /// That of idle engines.
     Idle,
-    /// That of busy ones too, once they have served those who waited for them.
+    /// That of busy ones too, once they have served those who waited for them and have had their time.
     Busy,
+    /// That of busy ones too, once they have served those who waited for them.
+    Any,
 }
 
 /// What those who want room bring with them, as far as it bears on a victim's loss.
@@ -164,7 +166,11 @@ impl<'a> Scene<'a> {
             EnginePhase::Sleeping => !self.state.is_to_wake(engine),
             EnginePhase::Ready if engine.running.is_empty() => !queued,
             // Gated: what waited for it when it became ready is served first.
-            EnginePhase::Ready => reach == Reach::Busy && (engine.quota == 0 || !queued),
+            EnginePhase::Ready => {
+                let had_its_time = self.now.since(engine.since) >= self.state.policy.max_wait;
+                let reached = reach == Reach::Any || (reach == Reach::Busy && had_its_time);
+                reached && (engine.quota == 0 || !queued)
+            }
         }
     }
 

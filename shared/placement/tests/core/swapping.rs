@@ -207,7 +207,8 @@ fn a_job_that_cannot_start_before_its_deadline_is_refused_at_once() {
 fn models_past_the_limit_are_loaded_in_the_order_of_their_limits() {
     let names = ["keeps", "x", "y", "z"];
     let models = names.iter().map(|id| model(id, 6 * GIB, 1)).collect();
-    let mut world = World::new(&[(1, 8 * GIB)], models);
+    let policy = Policy { aged_factor: 0.0, ..Policy::default() };
+    let mut world = World::with(policy, &[(1, 8 * GIB)], models);
     world.submit(0, "keeps");
     world.progress();
     // z has many who wait, and x only one, but x came first.
@@ -263,4 +264,29 @@ fn what_a_leader_measured_is_known_to_the_next_one_and_changes_what_it_sets_asid
     other.tell(Event::Profiles(vec![profile]));
     other.submit(1, "a");
     assert_eq!(other.engines.values().next().unwrap().reservations[0].bytes, 6 * GIB);
+}
+
+#[test]
+fn a_busy_engine_makes_room_in_the_end_though_many_models_wait_alike() {
+    let names = ["hot", "x", "y", "z"];
+    let models = names.iter().map(|id| model(id, 6 * GIB, 1)).collect();
+    let mut world = World::new(&[(1, 8 * GIB)], models);
+    world.submit(0, "hot");
+    world.progress();
+    let waiting: Vec<_> = ["x", "y", "z"].iter().zip(1..).map(|(id, n)| world.submit(n, id)).collect();
+    // The model in the way never runs out of jobs.
+    for n in 10..700 {
+        world.submit(n, "hot");
+        world.wait(Duration::from_secs(1));
+        if let Some((job, attempt, engine)) = world.running().first().copied() {
+            world.finish(job, attempt, engine, AttemptEnd::Completed);
+        }
+        for engine in world.in_state(EngineState::Stopping) {
+            world.gone(engine, None);
+        }
+        for engine in world.in_state(EngineState::Starting) {
+            world.ready(engine);
+        }
+    }
+    assert!(waiting.iter().any(|job| world.verdicts.contains_key(job)));
 }
