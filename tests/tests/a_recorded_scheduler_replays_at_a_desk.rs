@@ -54,6 +54,9 @@ async fn every_decision_of_two_terms_is_the_same_at_the_desk() {
     let job = steps.iter().find_map(|step| step["event"]["JobSubmitted"]["id"].as_str()).unwrap();
     let way = replay(&log, &["--job", job]).output;
     assert!(way.contains("goes to") && way.contains("completed"), "{way}");
+    std::fs::write(&log, &text.trim_end()[..text.trim_end().len() - 40]).unwrap();
+    let cut = replay(&log, &[]);
+    assert!(cut.ok && cut.output.contains("1 unfinished last line"), "{}", cut.output);
 }
 
 #[tokio::test]

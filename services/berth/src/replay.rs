@@ -44,6 +44,7 @@ struct Count {
     events: u64,
     decisions: u64,
     other: u64,
+    cut: u64,
 }
 
 /// Replays the log and prints what was decided.
@@ -62,7 +63,10 @@ pub(crate) fn run(args: &ReplayArgs) -> Result<Exit, Failure> {
         let step = match replay.take(&line) {
             Ok(step) => step,
             // Its scheduler was killed in the middle of its last line.
-            Err(LogError::Form(_)) if count.events > 0 && ends_a_term(lines.peek()) => continue,
+            Err(LogError::Form(_)) if count.events > 0 && ends_a_term(lines.peek()) => {
+                count.cut += 1;
+                continue;
+            }
             Err(error) => {
                 return Err(Failure::Input(format!("{}, line {}: {error}", args.file.display(), number + 1)));
             }
@@ -195,6 +199,10 @@ fn ending(replay: &Replay, args: &ReplayArgs, count: &Count, last: Timestamp) ->
         0 => "all as they were then".to_owned(),
         n => format!("{n} of them lead to something else now"),
     };
-    text.push_str(&format!("\n{} events, {} decisions told: {same}\n", count.events, count.decisions));
+    let cut = match count.cut {
+        0 => String::new(),
+        n => format!("; {n} unfinished last line(s), of a scheduler that was killed, left out"),
+    };
+    text.push_str(&format!("\n{} events, {} decisions told: {same}{cut}\n", count.events, count.decisions));
     text
 }

@@ -10,6 +10,7 @@
 
 mod fairness;
 mod invariants;
+mod kit;
 mod leases;
 mod promises;
 mod replay;

@@ -7,6 +7,14 @@ use berth_wire::{EngineFailure, EngineState};
 
 use crate::world::{GIB, World, job, model};
 
+/// Has an engine of `a` started and a job measured on it.
+fn serve_one_in_ten_seconds(world: &mut World) {
+    world.submit(0, "a");
+    world.progress();
+    world.wait(Duration::from_secs(10));
+    world.settle();
+}
+
 /// Has a model asked for again and again, so that it is expected to be asked for again.
 fn make_hot(world: &mut World, id: &str, from: u128) {
     for n in from..from + 150 {
@@ -75,10 +83,7 @@ fn the_set_that_loses_least_makes_room_not_the_first_that_does() {
 #[test]
 fn a_long_queue_gets_a_second_engine_where_that_is_idle_and_is_balanced_over_both() {
     let mut world = World::new(&[(1, 8 * GIB), (1, 8 * GIB)], vec![model("a", 8 * GIB, 2)]);
-    world.submit(0, "a");
-    world.progress();
-    world.wait(Duration::from_secs(10));
-    world.settle();
+    serve_one_in_ten_seconds(&mut world);
     for n in 1..=8 {
         world.submit(n, "a");
     }
@@ -93,10 +98,7 @@ fn a_long_queue_gets_a_second_engine_where_that_is_idle_and_is_balanced_over_bot
 fn an_engine_whose_model_has_slots_to_spare_elsewhere_makes_room_at_once() {
     let models = vec![model("a", 8 * GIB, 2), model("b", 8 * GIB, 1)];
     let mut world = World::new(&[(1, 8 * GIB), (1, 8 * GIB)], models);
-    world.submit(0, "a");
-    world.progress();
-    world.wait(Duration::from_secs(10));
-    world.settle();
+    serve_one_in_ten_seconds(&mut world);
     for n in 1..=8 {
         world.submit(n, "a");
     }
@@ -110,10 +112,7 @@ fn an_engine_whose_model_has_slots_to_spare_elsewhere_makes_room_at_once() {
 #[test]
 fn a_second_engine_of_a_model_is_not_put_beside_the_first() {
     let mut world = World::new(&[(1, 64 * GIB)], vec![model("a", GIB, 2)]);
-    world.submit(0, "a");
-    world.progress();
-    world.wait(Duration::from_secs(10));
-    world.settle();
+    serve_one_in_ten_seconds(&mut world);
     for n in 1..=20 {
         world.submit(n, "a");
     }
@@ -125,10 +124,7 @@ fn a_model_has_no_more_engines_than_it_is_allowed() {
     let mut single = model("a", 8 * GIB, 2);
     single.max_replicas = Some(1);
     let mut world = World::new(&[(1, 8 * GIB), (1, 8 * GIB)], vec![single]);
-    world.submit(0, "a");
-    world.progress();
-    world.wait(Duration::from_secs(10));
-    world.settle();
+    serve_one_in_ten_seconds(&mut world);
     for n in 1..=20 {
         world.submit(n, "a");
     }
@@ -138,10 +134,7 @@ fn a_model_has_no_more_engines_than_it_is_allowed() {
 #[test]
 fn a_session_goes_where_it_was_served_last_if_slots_are_equal() {
     let mut world = World::new(&[(1, 8 * GIB), (1, 8 * GIB)], vec![model("a", 8 * GIB, 2)]);
-    world.submit(0, "a");
-    world.progress();
-    world.wait(Duration::from_secs(10));
-    world.settle();
+    serve_one_in_ten_seconds(&mut world);
     for n in 1..=8 {
         world.submit(n, "a");
     }

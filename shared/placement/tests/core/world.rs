@@ -7,12 +7,11 @@ use berth_placement::{
     AttemptEnd, Effect, EngineFacts, Event, HostFacts, JobFacts, ModelNeeds, Policy, State, Verdict, step,
 };
 use berth_wire::{
-    Accelerator, AcceleratorKind, ApiError, Attempt, Class, Driver, EngineFailure, EngineId, EngineState,
-    Epoch, ErrorKind, HostId, JobId, Lease, ModelId, Profile, Reservation, SessionId, SleepCost, Timestamp,
-    Usage,
+    Accelerator, AcceleratorKind, ApiError, Attempt, Driver, EngineFailure, EngineId, EngineState, Epoch,
+    HostId, JobId, Lease, ModelId, Profile, Reservation, SessionId, SleepCost, Timestamp, Usage,
 };
 
-pub const GIB: u64 = 1 << 30;
+pub use crate::kit::{GIB, error, job, model};
 
 #[derive(Debug, Clone)]
 pub struct Engine {
@@ -58,39 +57,6 @@ pub struct World {
     pub kept: BTreeMap<(SessionId, ModelId), Lease>,
     pub refused: Vec<ApiError>,
     pub learned: Vec<Profile>,
-}
-
-pub fn model(id: &str, memory: u64, concurrency: u32) -> ModelNeeds {
-    ModelNeeds {
-        id: id.into(),
-        memory: Some(memory),
-        accelerators: 1,
-        concurrency,
-        driver: Driver::Process,
-        labels: Vec::new(),
-        idle_ttl: None,
-        pin: false,
-        max_replicas: None,
-        config: String::new(),
-    }
-}
-
-/// A job that arrived at the epoch.
-pub fn job(n: u128, model: &str) -> JobFacts {
-    JobFacts {
-        id: JobId(n),
-        model: model.into(),
-        arrival: Timestamp(0),
-        deadline: None,
-        session: None,
-        key: None,
-        class: Class::Standard,
-        tokens: 500,
-    }
-}
-
-pub fn error(message: &str) -> ApiError {
-    ApiError::new(ErrorKind::EngineFailed, "engine_failed", message)
 }
 
 impl World {
