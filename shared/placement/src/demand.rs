@@ -97,7 +97,7 @@ impl Scene<'_> {
     /// A queue that takes longer than a good part of a start is worth another engine.
     fn wants_more(&self, model: &Model, replicas: usize) -> bool {
         let policy = &self.state.policy;
-        let start = model.start_took.unwrap_or(policy.start_guess).as_secs_f64();
+        let start = model.start_took.unwrap_or_else(|| self.state.start_guess()).as_secs_f64();
         let enough = (start * policy.replica_share).max(policy.replica_backlog.as_secs_f64());
         let allowed = model.needs.max_replicas.is_none_or(|most| (replicas as u64) < u64::from(most));
         // Not on a guess of how long its jobs take.
@@ -127,7 +127,7 @@ impl Scene<'_> {
             // Its age does not count: nobody waits, and it would push out what others use again and again.
             return Some(Demand { cause: Cause::Leases, waited: 0.0, reach, ..demand });
         }
-        let start = model.start_took.unwrap_or(self.state.policy.start_guess);
+        let start = model.start_took.unwrap_or_else(|| self.state.start_guess());
         let due = model.hints.first_due()?;
         if due > self.now.plus(start) {
             return None;
@@ -139,7 +139,7 @@ impl Scene<'_> {
 
     /// When a demand that is not there yet may be: a hint that comes near.
     pub(crate) fn foreseen_at(&self, model: &Model) -> Option<Timestamp> {
-        let start = model.start_took.unwrap_or(self.state.policy.start_guess);
+        let start = model.start_took.unwrap_or_else(|| self.state.start_guess());
         let due = model.hints.first_due()?;
         let at = Timestamp(due.0.saturating_sub(u64::try_from(start.as_millis()).unwrap_or(0)));
         (at > self.now).then_some(at)

@@ -36,7 +36,12 @@ impl State {
         device
             .and_then(|device| self.profile(model, &device.name)?.start_from(residency))
             .or(model.start_took)
-            .unwrap_or(self.policy.start_guess)
+            .unwrap_or_else(|| self.start_guess())
+    }
+
+    /// What a start takes of which nothing is known: as long as others.
+    pub(crate) fn start_guess(&self) -> Duration {
+        self.mean_start.unwrap_or(self.policy.start_guess)
     }
 
     /// What waking an engine of the model takes there.
@@ -105,6 +110,7 @@ impl Step<'_> {
             && let Some(entry) = self.state.models.get_mut(&model)
         {
             entry.start_took = Some(blend(entry.start_took, took));
+            self.state.mean_start = Some(blend(self.state.mean_start, took));
         }
         self.learn(id, true, |profile| {
             let slot = match from {

@@ -32,6 +32,8 @@ pub struct State {
     pub(crate) profiles: BTreeMap<(ModelId, String), Learned>,
     /// How long a job of any model takes (EWMA).
     pub(crate) mean_service: Option<Duration>,
+    /// How long a start of any model takes (EWMA): the guess for one that was never started.
+    pub(crate) mean_start: Option<Duration>,
     /// Jobs outstanding by API key.
     pub(crate) of_key: BTreeMap<KeyId, usize>,
     /// Models that may want an engine.
@@ -88,6 +90,7 @@ impl State {
             leases: BTreeMap::new(),
             profiles: BTreeMap::new(),
             mean_service: None,
+            mean_start: None,
             of_key: BTreeMap::new(),
             wanting: BTreeSet::new(),
             timers,
