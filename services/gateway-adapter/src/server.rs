@@ -150,12 +150,14 @@ pub async fn run(
             fleet.dismiss_waiting().await;
             finish(&fleet).await;
             fleet.drain(ACTOR_DRAIN).await;
+            // Before the workers end: their connections live on their threads and could not say any more that they
+            // are closed.
+            fleet.close().await;
             handle.stop(true).await;
             running.await
         }
     };
     drop(registered);
-    fleet.close().await;
     end.cancel();
     bus.close().await;
     info!(%id, "gateway ended");

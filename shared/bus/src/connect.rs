@@ -9,9 +9,12 @@ use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event};
 use berth_telemetry::metric;
 use berth_wire::Subjects;
 use tokio::sync::watch;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::error::BusError;
+
+/// How long a connection may take to close.
+const CLOSE: Duration = Duration::from_secs(2);
 
 /// How to reach the bus. Cheap to clone; the same for every role of a process.
 #[derive(Clone)]
@@ -132,10 +135,16 @@ impl Bus {
         Ok(())
     }
 
-    /// Sends what is buffered and closes; for the end of a service.
+    /// Sends what is buffered and closes; for the end of a service, which a NATS that is away holds up for 2 s at most.
+    /// To be called while the runtime lives that the connection was made on: its task answers.
     pub async fn close(&self) {
-        let _ = self.client.flush().await;
-        let _ = self.client.drain().await;
+        let closed = async {
+            let _ = self.client.flush().await;
+            let _ = self.client.drain().await;
+        };
+        if tokio::time::timeout(CLOSE, closed).await.is_err() {
+            debug!("NATS did not take what was buffered; leaving without");
+        }
     }
 }
 

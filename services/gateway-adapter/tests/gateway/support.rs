@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use berth_bus::{
     Bus, BusOptions, Jobs, NatsOutput, OutputSink, QueuedJob, Subscriber, provision, put_json, read,
@@ -103,8 +103,14 @@ impl Gateway {
 impl Drop for Gateway {
     fn drop(&mut self) {
         self.shutdown.cancel();
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
+        let Some(thread) = self.thread.take() else { return };
+        let began = Instant::now();
+        while !thread.is_finished() {
+            if began.elapsed() > PATIENCE {
+                assert!(std::thread::panicking(), "the gateway does not end");
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(2));
         }
     }
 }
