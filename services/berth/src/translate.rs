@@ -129,6 +129,10 @@ mod tests {
             deadline: None,
             window: 1024,
             traceparent: None,
+            class: berth_wire::Class::Standard,
+            key: None,
+            content_type: None,
+            target: None,
             body: Body::Inline(body.into()),
         };
         let shown = translate(&job.encode().unwrap()).unwrap();

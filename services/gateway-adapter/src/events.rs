@@ -126,7 +126,7 @@ pub(crate) fn comment(progress: &Progress) -> Bytes {
 pub(crate) fn chunk(route: Route, job: &str, model: &str, created: u64, progress: &Progress) -> Bytes {
     let (id, object) = match route {
         Route::ChatCompletions => (format!("chatcmpl-{job}"), "chat.completion.chunk"),
-        Route::Completions | Route::Embeddings => (format!("cmpl-{job}"), "text_completion"),
+        _ => (format!("cmpl-{job}"), "text_completion"),
     };
     let chunk = json!({
         "id": id,

@@ -18,6 +18,8 @@ mod leases;
 mod models;
 mod relay;
 mod request;
+mod respond;
+mod send;
 mod server;
 mod status;
 mod stream;

@@ -5,8 +5,7 @@ use std::time::Duration;
 use berth_config::SchedulerConfig;
 use berth_placement::{AttemptEnd, EngineFacts, Event, HostFacts, JobFacts, LeaseView, ModelNeeds, Policy};
 use berth_wire::{
-    Class, Ended, EngineReport, EngineSpec, Job, LeaseStatus, ModelSpec, Outcome, SessionId, Snapshot,
-    Timestamp,
+    Ended, EngineReport, EngineSpec, Job, LeaseStatus, ModelSpec, Outcome, SessionId, Snapshot, Timestamp,
 };
 use serde::Serialize;
 
@@ -79,8 +78,8 @@ pub(crate) fn job(job: &Job, now: Timestamp) -> JobFacts {
         arrival: job.submitted_at.min(now),
         deadline: job.deadline,
         session: job.session.as_deref().map(SessionId::from),
-        key: None,
-        class: Class::default(),
+        key: job.key.clone(),
+        class: job.class,
         tokens: (job.body.len() / BYTES_PER_TOKEN).saturating_add(EXPECTED_OUTPUT),
     }
 }

@@ -10,6 +10,10 @@ use serde::{Deserialize, Serialize};
 pub enum ErrorKind {
     /// The request is wrong; sending it again will not help. 400.
     InvalidRequest,
+    /// No key came with the request, or none that is known. 401.
+    Unauthorized,
+    /// The key does not allow this. 403.
+    Forbidden,
     /// The model is not in the catalog. 404.
     ModelNotFound,
     /// The body is larger than the limit. 413.
@@ -26,6 +30,8 @@ pub enum ErrorKind {
     CannotFit,
     /// A fault in Berth. 500.
     Internal,
+    /// The engine that serves the model does not serve this route. 501.
+    NotServed,
 }
 
 impl ErrorKind {
@@ -34,6 +40,8 @@ impl ErrorKind {
     pub fn status(self) -> u16 {
         match self {
             Self::InvalidRequest => 400,
+            Self::Unauthorized => 401,
+            Self::Forbidden => 403,
             Self::ModelNotFound => 404,
             Self::TooLarge => 413,
             Self::Overloaded => 429,
@@ -41,6 +49,7 @@ impl ErrorKind {
             Self::Unavailable | Self::CannotFit => 503,
             Self::Expired => 504,
             Self::Internal => 500,
+            Self::NotServed => 501,
         }
     }
 
@@ -48,7 +57,11 @@ impl ErrorKind {
     #[must_use]
     pub fn openai_type(self) -> &'static str {
         match self {
-            Self::InvalidRequest | Self::ModelNotFound | Self::TooLarge => "invalid_request_error",
+            Self::InvalidRequest | Self::ModelNotFound | Self::TooLarge | Self::NotServed => {
+                "invalid_request_error"
+            }
+            Self::Unauthorized => "authentication_error",
+            Self::Forbidden => "permission_error",
             Self::Overloaded => "rate_limit_error",
             Self::Unavailable | Self::CannotFit => "service_unavailable",
             Self::EngineFailed | Self::Expired | Self::Internal => "server_error",

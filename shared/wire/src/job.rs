@@ -4,32 +4,9 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::codec::{DecodeError, EncodeError};
-use crate::id::{GatewayId, JobId, ModelId};
+use crate::id::{GatewayId, JobId, KeyId, ModelId};
+use crate::route::{Route, Target};
 use crate::time::Timestamp;
-
-/// Where a request goes on the engine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Route {
-    /// `POST /v1/chat/completions`
-    ChatCompletions,
-    /// `POST /v1/completions`
-    Completions,
-    /// `POST /v1/embeddings`
-    Embeddings,
-}
-
-impl Route {
-    /// The path, the same at the gateway and at the engine.
-    #[must_use]
-    pub fn path(self) -> &'static str {
-        match self {
-            Self::ChatCompletions => "/v1/chat/completions",
-            Self::Completions => "/v1/completions",
-            Self::Embeddings => "/v1/embeddings",
-        }
-    }
-}
 
 /// How much a second of a job's waiting counts, against other jobs'.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
@@ -45,6 +22,22 @@ pub enum Class {
 }
 
 impl Class {
+    // For serde, which passes a reference.
+    #[expect(clippy::trivially_copy_pass_by_ref)]
+    fn is_standard(&self) -> bool {
+        *self == Self::Standard
+    }
+
+    /// The name in configuration and tables.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Interactive => "interactive",
+            Self::Standard => "standard",
+            Self::Batch => "batch",
+        }
+    }
+
     /// Its weight in quarters, so that sums are exact.
     #[must_use]
     pub fn quarters(self) -> u64 {
@@ -110,6 +103,14 @@ pub struct Job {
     pub window: u64,
     /// W3C Trace Context of the request.
     pub traceparent: Option<String>,
+    /// How much its waiting counts.
+    pub class: Class,
+    /// The API key it came with.
+    pub key: Option<KeyId>,
+    /// The `Content-Type` of its body, where that is not JSON.
+    pub content_type: Option<String>,
+    /// Of a job on [`Route::Upstream`].
+    pub target: Option<Target>,
     /// The request body.
     pub body: Body,
 }
@@ -138,6 +139,10 @@ impl Job {
             deadline: self.deadline,
             window: self.window,
             traceparent: self.traceparent.as_deref(),
+            class: self.class,
+            key: self.key.clone(),
+            content_type: self.content_type.as_deref(),
+            target: self.target.clone(),
             claim,
             body: inline,
         };
@@ -170,6 +175,10 @@ impl Job {
             deadline: wire.deadline,
             window: wire.window,
             traceparent: wire.traceparent.map(str::to_owned),
+            class: wire.class,
+            key: wire.key,
+            content_type: wire.content_type.map(str::to_owned),
+            target: wire.target,
             body,
         })
     }
@@ -198,6 +207,14 @@ struct JobWire<'a> {
     window: u64,
     #[serde(default, borrow, skip_serializing_if = "Option::is_none")]
     traceparent: Option<&'a str>,
+    #[serde(default, skip_serializing_if = "Class::is_standard")]
+    class: Class,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    key: Option<KeyId>,
+    #[serde(default, borrow, skip_serializing_if = "Option::is_none")]
+    content_type: Option<&'a str>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    target: Option<Target>,
     #[serde(default, borrow, skip_serializing_if = "Option::is_none")]
     claim: Option<ClaimWire<'a>>,
     #[serde(default, borrow, with = "serde_bytes", skip_serializing_if = "Option::is_none")]

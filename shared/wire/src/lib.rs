@@ -17,6 +17,7 @@ mod job;
 mod lease;
 mod profile;
 mod report;
+mod route;
 pub mod slug;
 mod subject;
 mod time;
@@ -35,12 +36,13 @@ pub use host::{Accelerator, AcceleratorKind, EngineRecord, HostBeat, LeaderRecor
 pub use id::{
     AcceleratorId, Attempt, EngineId, Epoch, GatewayId, HostId, IdError, JobId, KeyId, ModelId, SessionId,
 };
-pub use job::{Body, Class, Job, Route};
+pub use job::{Body, Class, Job};
 pub use lease::{Lease, LeaseReply, LeaseRequest, LeaseState, LeaseStatus, SESSION_MAX};
 pub use profile::{Profile, Residency};
 pub use report::{
     Ended, EngineFailure, EngineReport, EngineState, Outcome, Report, ReportAck, ReportEntry, RunningAttempt,
     SleepCost, Snapshot, Usage,
 };
+pub use route::{Dialect, Route, Target};
 pub use subject::{Subjects, Verb};
 pub use time::{Timestamp, millis, option_millis};

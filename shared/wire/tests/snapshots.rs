@@ -257,6 +257,10 @@ fn a_job_keeps_its_bytes_and_its_body_stays_a_slice() {
         deadline: Some(Timestamp(9)),
         window: 262_144,
         traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into()),
+        class: berth_wire::Class::Standard,
+        key: None,
+        content_type: None,
+        target: None,
         body: Body::Inline(Bytes::from_static(b"{\"model\":\"m\"}")),
     };
     let payload = Bytes::from(job.encode().unwrap());

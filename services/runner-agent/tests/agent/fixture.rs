@@ -260,6 +260,10 @@ impl Fleet {
             deadline: None,
             window: 1 << 20,
             traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into()),
+            class: berth_wire::Class::Standard,
+            key: None,
+            content_type: None,
+            target: None,
             body,
         }
     }

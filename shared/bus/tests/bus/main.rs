@@ -34,6 +34,10 @@ pub(crate) fn job(n: u128, body: &'static [u8]) -> Job {
         deadline: None,
         window: 1024,
         traceparent: None,
+        class: berth_wire::Class::Standard,
+        key: None,
+        content_type: None,
+        target: None,
         body: Body::Inline(body.into()),
     }
 }
