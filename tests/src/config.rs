@@ -70,6 +70,18 @@ impl Model {
         self.field(name, &format!("[{}]", items.join(", ")))
     }
 
+    /// Adds to its `args`; of two that say the same the server takes the later.
+    ///
+    /// # Panics
+    /// When it has none.
+    #[must_use]
+    pub fn also_args(mut self, items: &[&str]) -> Self {
+        let known = self.fields.iter_mut().find(|(name, _)| name == "args").expect("it has arguments");
+        let more = items.iter().map(|item| quoted(item)).collect::<Vec<_>>().join(", ");
+        known.1 = format!("{}, {more}]", known.1.trim_end_matches(']'));
+        self
+    }
+
     /// Memory it needs, as in `"600MiB"`.
     #[must_use]
     pub fn memory(self, size: &str) -> Self {

@@ -4,23 +4,23 @@
 //! not: a stand-in for NATS, Docker or the program itself. The tests are in `tests/`, each file named as a sentence.
 
 mod bus;
+mod clients;
 mod config;
 mod engines;
 mod fleet;
 mod gateway;
 mod parts;
-mod python;
 mod role;
 mod run;
 pub mod scenario;
 
 pub use bus::Bus;
+pub use clients::{node, python};
 pub use config::{Config, Model};
 pub use engines::{Engine, Engines, Watch};
 pub use fleet::Berth;
 pub use gateway::{Answer, Event, Gateway, Stream, chat};
 pub use parts::{Part, berth, path};
-pub use python::python;
 pub use role::{Finished, Role, finish};
 pub use run::{SOON, at_most};
 

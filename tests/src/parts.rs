@@ -17,8 +17,10 @@ pub enum Part {
     LlamaImage,
     /// The tiny model.
     Gguf,
-    /// A Python that has the openai client.
+    /// A Python that has the openai and anthropic clients.
     Python,
+    /// A folder with Node, and those clients for it.
+    Node,
 }
 
 impl Part {
@@ -31,6 +33,7 @@ impl Part {
             Self::LlamaImage => "BERTH_TEST_LLAMA_IMAGE",
             Self::Gguf => "BERTH_TEST_GGUF",
             Self::Python => "BERTH_TEST_PYTHON",
+            Self::Node => "BERTH_TEST_NODE",
         }
     }
 

@@ -3,9 +3,9 @@
 use serde_json::json;
 
 use crate::bus::Bus;
+use crate::clients::python;
 use crate::fleet::Berth;
 use crate::gateway::Event;
-use crate::python::python;
 use crate::run::SOON;
 use crate::until;
 

@@ -6,6 +6,7 @@
 mod check;
 mod cli;
 mod exit;
+mod files;
 mod lease;
 mod replay;
 mod role;
@@ -29,6 +30,7 @@ use crate::role::Role;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    files::raise_limit();
     match run(cli) {
         Ok(exit) => exit.into(),
         Err(failure) => {
