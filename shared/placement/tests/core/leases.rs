@@ -219,3 +219,57 @@ fn a_hint_has_the_model_ready_when_it_is_needed_and_no_earlier_than_that() {
     world.settle();
     assert!(world.verdicts.contains_key(&job));
 }
+
+/// `b` is in use: a request every so many seconds, answered within one; a start takes 10 s. How often each of the two
+/// models was started.
+fn starts_while_b_is_used(world: &mut World, every: u64) -> [usize; 2] {
+    for n in 0..40 {
+        let session = Some("t".into());
+        world.send(berth_placement::JobFacts { arrival: world.now, session, ..job(n, "b") });
+        for _ in 0..every {
+            world.wait(Duration::from_secs(1));
+            for id in world.in_state(EngineState::Stopping) {
+                world.gone(id, None);
+            }
+            for id in world.in_state(EngineState::Starting) {
+                world.wait(Duration::from_secs(10));
+                world.ready(id);
+            }
+            for (job, attempt, engine) in world.running() {
+                world.finish(job, attempt, engine, berth_placement::AttemptEnd::Completed);
+            }
+        }
+    }
+    ["a", "b"].map(|id| world.started.iter().filter(|(model, _)| model.as_str() == id).count())
+}
+
+#[test]
+fn a_lease_does_not_start_its_idle_model_in_place_of_one_that_is_in_use() {
+    for (every, b_is_leased) in [(5, true), (60, true), (5, false), (60, false), (90, false)] {
+        let mut world = two_that_do_not_fit_together(Policy::default());
+        world.ask_lease("s", "a", 10 * HOUR);
+        world.settle();
+        if b_is_leased {
+            world.ask_lease("t", "b", 10 * HOUR);
+        }
+        let starts = starts_while_b_is_used(&mut world, every);
+        assert_eq!(starts, [1, 1], "every {every} s, leased: {b_is_leased}");
+    }
+}
+
+#[test]
+fn a_lease_has_its_model_back_once_the_one_in_its_place_is_no_longer_used() {
+    let mut world = two_that_do_not_fit_together(Policy::default());
+    world.ask_lease("s", "a", HOUR);
+    world.settle();
+    starts_while_b_is_used(&mut world, 5);
+    world.wait(Duration::from_secs(110));
+    world.settle();
+    assert!(world.engine_of("b").is_some(), "it was used two minutes ago");
+    while world.engine_of("a").is_none() {
+        let due = world.state.next_timer().expect("it is looked at again");
+        world.wait(due.since(world.now));
+        world.settle();
+    }
+    assert!(world.engine_of("b").is_none());
+}
