@@ -97,6 +97,13 @@ async fn what_is_wrong_is_said_at_once_and_a_refusal_is_passed_on() {
         assert_eq!(response.status().as_u16(), status, "{path} {body}");
         assert_eq!(error_of(response).await["param"], param, "{path} {body}");
     }
+    for path in ["/lease", "/release", "/hint"] {
+        let twice = r#"{"sessionKey":"s","model":"tiny","inSeconds":1,"model":"tiny"}"#;
+        let asked = reqwest::Client::new().post(gateway.url(path)).body(twice);
+        let response = asked.send().await.unwrap();
+        assert_eq!(response.status(), 400, "{path}");
+        assert_eq!(error_of(response).await["param"], "model", "{path}");
+    }
     let response = reqwest::get(gateway.url("/leases?session=s")).await.unwrap();
     assert_eq!(response.status(), 400);
     assert_eq!(error_of(response).await["param"], "session");
