@@ -151,6 +151,22 @@ async fn what_cannot_be_granted_is_told_with_its_reason() {
 }
 
 #[tokio::test]
+async fn a_hint_of_what_can_never_run_is_refused_as_a_lease_on_it_is() {
+    let berth = Berth::fleet(&Config::of([slow("huge").memory("64GiB")])).await;
+    let lease = json!({"sessionKey": "s", "model": "huge"});
+    let hint = json!({"sessionKey": "s", "model": "huge", "inSeconds": 5});
+    // A new leader calls nothing impossible before hosts have had time to report.
+    let refused = until_ok("it is known that it cannot run", SOON, async || {
+        let answer = berth.gateway.post("/lease", &lease).await;
+        if answer.status == 503 { Ok(answer) } else { Err(answer.text) }
+    })
+    .await;
+    assert_eq!(refused.json["error"]["code"], "model_cannot_fit", "{}", refused.text);
+    let answer = berth.gateway.post("/hint", &hint).await;
+    assert_eq!((answer.status, &answer.json), (503, &refused.json));
+}
+
+#[tokio::test]
 async fn a_hint_loads_its_model_before_the_request_comes() {
     let berth = Berth::fleet(&Config::of([slow("slow")])).await;
     let hint = json!({"sessionKey": "s", "model": "slow-too", "inSeconds": 1});

@@ -125,17 +125,7 @@ impl Step<'_> {
         key: Option<KeyId>,
         ttl: Duration,
     ) {
-        if !self.state.models.contains_key(&model) {
-            let error = ApiError::new(
-                ErrorKind::ModelNotFound,
-                "model_not_found",
-                format!("the model `{model}` is not in the catalog"),
-            )
-            .param("model");
-            self.emit(Effect::LeaseRefused { session, model, error });
-            return;
-        }
-        if let Some(error) = self.cannot_serve(&model) {
+        if let Some(error) = self.refusal(&model) {
             self.emit(Effect::LeaseRefused { session, model, error });
             return;
         }
@@ -151,6 +141,15 @@ impl Step<'_> {
             }
         };
         self.keep_lease(Lease { session, model, key, since, ttl, expires: self.now.plus(ttl) });
+    }
+
+    /// Why neither a lease on the model nor a hint of it would lead to anything.
+    pub(crate) fn refusal(&self, model: &ModelId) -> Option<ApiError> {
+        if self.state.models.contains_key(model) {
+            return self.cannot_serve(model);
+        }
+        let message = format!("the model `{model}` is not in the catalog");
+        Some(ApiError::new(ErrorKind::ModelNotFound, "model_not_found", message).param("model"))
     }
 
     /// Why no engine of the model can be had, now or ever.

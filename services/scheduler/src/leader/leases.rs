@@ -20,7 +20,7 @@ const LISTED: usize = 1000;
 /// What one event did to leases.
 #[derive(Default)]
 pub(super) struct Outcome {
-    /// Why one was not granted.
+    /// Why one was not granted, or a hint not taken.
     pub(super) refused: Option<ApiError>,
     /// Those that ended.
     pub(super) ended: Vec<(SessionId, ModelId)>,
@@ -110,11 +110,11 @@ impl Leader {
             }
             LeaseRequest::Hint { session, model, lead } => {
                 check(&session)?;
-                if !self.catalog.contains_key(&model) {
-                    return Err(unknown(&model));
-                }
                 self.feed(Event::Hint { session, model, due: now.plus(lead) }, ctx);
-                Ok(Answered::at_once(LeaseReply::Noted))
+                match self.leases.refused.take() {
+                    Some(error) => Err(error),
+                    None => Ok(Answered::at_once(LeaseReply::Noted)),
+                }
             }
         }
     }

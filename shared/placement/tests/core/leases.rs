@@ -46,6 +46,22 @@ fn a_lease_on_what_can_never_run_is_refused_with_the_reason() {
 }
 
 #[test]
+fn a_hint_of_what_can_never_run_is_refused_as_a_lease_on_it_is() {
+    let mut world = World::new(&[(1, 8 * GIB)], vec![model("huge", 99 * GIB, 1)]);
+    world.wait(Duration::from_secs(10));
+    for id in ["huge", "nonesuch"] {
+        world.ask_lease("s", id, 120);
+        let due = world.now.plus(Duration::from_secs(100));
+        world.tell(Event::Hint { session: "s".into(), model: id.into(), due });
+    }
+    let [lease, hint, unknown, hint_of_unknown] = &world.refused[..] else { panic!("{:?}", world.refused) };
+    assert_eq!((lease.code.as_str(), lease), ("model_cannot_fit", hint));
+    assert_eq!((unknown.code.as_str(), unknown), ("model_not_found", hint_of_unknown));
+    world.wait(Duration::from_secs(100));
+    assert!(world.started.is_empty());
+}
+
+#[test]
 fn a_lease_is_told_to_wait_while_another_leases_model_has_the_room() {
     let mut world = two_that_do_not_fit_together(Policy::default());
     world.ask_lease("s", "a", 120);
