@@ -113,6 +113,20 @@ impl State {
     }
 }
 
+/// Why a lease cannot last for so long. It is not cut to what may be had: its holder would count on the rest.
+fn out_of_range(ttl: Duration, ceiling: Duration) -> Option<ApiError> {
+    if (Duration::from_secs(1)..=ceiling).contains(&ttl) {
+        return None;
+    }
+    let message = format!(
+        "a lease lasts for 1 to {} s here ([scheduler] lease_ceiling), and {} s were asked for (ttlSeconds, --ttl); \
+         a lease can be renewed as often as it is needed",
+        ceiling.as_secs_f64(),
+        ttl.as_secs_f64(),
+    );
+    Some(ApiError::new(ErrorKind::InvalidRequest, "invalid_value", message).param("ttlSeconds"))
+}
+
 fn part(bytes: u64, of: u64) -> f64 {
     bytes as f64 / of.max(1) as f64
 }
@@ -125,11 +139,11 @@ impl Step<'_> {
         key: Option<KeyId>,
         ttl: Duration,
     ) {
-        if let Some(error) = self.refusal(&model) {
+        let refusal = self.refusal(&model).or_else(|| out_of_range(ttl, self.state.policy.lease_ceiling));
+        if let Some(error) = refusal {
             self.emit(Effect::LeaseRefused { session, model, error });
             return;
         }
-        let ttl = ttl.min(self.state.policy.lease_ceiling);
         let since = match self.state.leases.get(&(session.clone(), model.clone())) {
             Some(held) => held.lease.since,
             None => {

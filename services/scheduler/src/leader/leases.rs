@@ -1,7 +1,5 @@
 //! Leases and hints: what sessions ask of the leader, and what it answers.
 
-use std::time::Duration;
-
 use actix::{Context, Handler, Message, MessageResult};
 use berth_placement::Event;
 use berth_wire::{
@@ -78,7 +76,7 @@ impl Leader {
         match request {
             LeaseRequest::Lease { session, model, key, ttl } => {
                 check(&session)?;
-                let ttl = ttl.max(Duration::from_secs(1));
+                let ttl = ttl.unwrap_or(self.lease_ttl);
                 let event = Event::LeaseAsked { session: session.clone(), model: model.clone(), key, ttl };
                 self.feed(event, ctx);
                 if let Some(error) = self.leases.refused.take() {

@@ -190,18 +190,40 @@ fn an_idle_limit_does_not_stop_a_model_under_lease_and_does_when_it_ends() {
 }
 
 #[test]
-fn leases_are_capped_for_a_session_and_never_longer_than_the_ceiling() {
+fn leases_are_capped_for_a_session() {
     let policy = Policy { leases_per_session: 1, ..Policy::default() };
     let mut world = two_that_do_not_fit_together(policy);
-    world.ask_lease("s", "a", 100 * HOUR);
-    let lease = world.state.lease(&"s".into(), &"a".into(), world.now).unwrap().lease;
-    assert_eq!(lease.expires.since(world.now), Duration::from_secs(HOUR));
+    world.ask_lease("s", "a", HOUR);
     world.ask_lease("s", "a", 10);
     world.ask_lease("s", "b", 10);
     assert_eq!(world.refused.len(), 1, "renewing is no second lease");
     assert_eq!(world.refused[0].code, "too_many_leases");
     world.ask_lease("t", "nonesuch", 10);
     assert_eq!(world.refused[1].code, "model_not_found");
+}
+
+#[test]
+fn a_lease_that_is_to_last_too_long_is_refused_with_the_ceiling_and_not_cut() {
+    let policy = Policy { lease_ceiling: Duration::from_secs(1800), ..Policy::default() };
+    let mut world = two_that_do_not_fit_together(policy);
+    for ttl in [1801, HOUR, 0] {
+        world.ask_lease("s", "a", ttl);
+        let error = world.refused.pop().expect("it is refused");
+        assert_eq!((error.code.as_str(), error.param.as_deref()), ("invalid_value", Some("ttlSeconds")));
+        assert!(
+            error.message.contains("1 to 1800 s") && error.message.contains(&format!("{ttl} s were asked"))
+        );
+        assert!(world.state.leases(world.now).is_empty(), "{ttl}");
+    }
+    world.ask_lease("s", "a", 1800);
+    let before = world.state.leases(world.now);
+    assert_eq!(before[0].lease.expires, world.now.plus(Duration::from_secs(1800)));
+    world.ask_lease("s", "a", 1801);
+    assert_eq!(
+        (world.refused.len(), world.state.leases(world.now)),
+        (1, before),
+        "what is held stays as it is"
+    );
 }
 
 #[test]
@@ -262,7 +284,8 @@ fn starts_while_b_is_used(world: &mut World, every: u64) -> [usize; 2] {
 #[test]
 fn a_lease_does_not_start_its_idle_model_in_place_of_one_that_is_in_use() {
     for (every, b_is_leased) in [(5, true), (60, true), (5, false), (60, false), (90, false)] {
-        let mut world = two_that_do_not_fit_together(Policy::default());
+        let policy = Policy { lease_ceiling: Duration::from_secs(10 * HOUR), ..Policy::default() };
+        let mut world = two_that_do_not_fit_together(policy);
         world.ask_lease("s", "a", 10 * HOUR);
         world.settle();
         if b_is_leased {
