@@ -91,3 +91,19 @@ async fn a_log_that_was_tampered_with_or_is_none_is_told_at_its_line() {
     let other = replay(&file, &[]);
     assert!(!other.ok && other.output.contains("DECIDED OTHERWISE THEN"), "{}", other.output);
 }
+
+#[tokio::test]
+async fn a_file_that_is_no_log_is_not_written_to() {
+    let folder = tempfile::tempdir().unwrap();
+    let (diary, config) = (folder.path().join("diary"), folder.path().join("berth.toml"));
+    std::fs::write(&diary, "Dear diary\n").unwrap();
+    std::fs::write(&config, "[scheduler]\nrecord = \"diary\"\n").unwrap();
+    for command in ["check", "scheduler"] {
+        let mut run = berth();
+        run.arg(command).arg("--config").arg(&config);
+        let refused = finish(run, SOON);
+        let said = "berth.toml:2:10: decisions cannot be written to ";
+        assert!(!refused.ok && refused.output.contains(said), "{}", refused.output);
+    }
+    assert_eq!(std::fs::read_to_string(&diary).unwrap(), "Dear diary\n");
+}

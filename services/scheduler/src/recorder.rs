@@ -28,8 +28,11 @@ impl Recorder {
     /// Appends to the file, which only its owner may read.
     ///
     /// # Errors
-    /// When it cannot be opened.
+    /// When it cannot be opened, or holds what no scheduler wrote.
     pub(crate) fn open(path: &Path) -> std::io::Result<Self> {
+        if let Some(why) = berth_config::not_a_record(path) {
+            return Err(std::io::Error::other(why));
+        }
         let mut options = OpenOptions::new();
         options.append(true).create(true);
         #[cfg(unix)]
@@ -111,5 +114,23 @@ impl Writer {
         self.written += line.len() as u64 + 1;
         self.file.write_all(line.as_bytes())?;
         self.file.write_all(b"\n")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_log_is_appended_to() {
+        let folder = tempfile::tempdir().unwrap();
+        let foreign = folder.path().join("diary");
+        std::fs::write(&foreign, "Dear diary\n").unwrap();
+        assert!(Recorder::open(&foreign).unwrap_err().to_string().contains("no scheduler wrote"));
+        assert_eq!(std::fs::read_to_string(&foreign).unwrap(), "Dear diary\n", "it is left as it was");
+        assert!(Recorder::open(folder.path()).unwrap_err().to_string().contains("it is a folder"));
+        let pipe = folder.path().join("pipe");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        assert!(Recorder::open(&pipe).unwrap_err().to_string().contains("no regular file"));
     }
 }
