@@ -132,7 +132,7 @@ fn share(text: &str) -> Result<f64, String> {
 
 fn positive(text: &str) -> Result<f64, String> {
     let number = text.parse().ok().filter(|number| (1e-6..=1e9).contains(number));
-    number.ok_or_else(|| format!("`{text}` is not a number above 0, as in 2.5"))
+    number.ok_or_else(|| format!("`{text}` is not a number from 0.000001 to 1000000000, as in 2.5"))
 }
 
 fn ranks(text: &str) -> Result<RangeInclusive<usize>, String> {
@@ -281,8 +281,8 @@ mod tests {
         for text in ["-0.1", "1.1", "NaN", "half"] {
             assert!(share(text).unwrap_err().contains("0.5"), "{text}");
         }
-        for text in ["0", "-1", "inf", "NaN", "fast"] {
-            assert!(positive(text).unwrap_err().contains("2.5"), "{text}");
+        for text in ["0", "-1", "inf", "NaN", "fast", "1e18", "1e-9"] {
+            assert!(positive(text).unwrap_err().contains("from 0.000001 to 1000000000, as in 2.5"), "{text}");
         }
     }
 

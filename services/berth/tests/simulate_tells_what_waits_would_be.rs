@@ -71,6 +71,7 @@ fn what_is_wrong_is_said_with_what_to_do() {
         ("--trace SAMPLE", 2, ["--accelerators <N>", "required"]),
         ("--trace SAMPLE --accelerators 2 --load 30", 2, ["`30`", "90s"]),
         ("--trace SAMPLE --accelerators 2 --speed 0", 2, ["`0`", "2.5"]),
+        ("--trace SAMPLE --accelerators 2 --speed 1e18", 2, ["`1e18`", "from 0.000001 to 1000000000"]),
         ("--trace SAMPLE --accelerators 2 --policy lru", 2, ["'lru'", "llama-swap"]),
         ("--trace SAMPLE --accelerators 2 --policy berth,fifo --sleep-tier 4", 2, ["--sleep-tier", "fifo"]),
         ("--trace SAMPLE --accelerators 2 --policy ollama --hints 20s", 2, ["--hints", "ollama"]),
