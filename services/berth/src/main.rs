@@ -6,6 +6,7 @@
 mod check;
 mod cli;
 mod exit;
+mod input;
 mod lease;
 mod replay;
 mod role;
