@@ -145,9 +145,36 @@ async fn what_cannot_be_granted_is_told_with_its_reason() {
     let unknown = lease(json!({"sessionKey": "s", "model": "three"})).await;
     assert_eq!((unknown.status, &unknown.json["error"]["code"]), (404, &json!("model_not_found")));
     unknown.error();
+    let ask = json!({"sessionKey": "t", "model": "two", "ttlSeconds": 7200});
+    let long = lease(ask).await;
+    assert_eq!((long.status, &long.json["error"]["param"]), (400, &json!("ttlSeconds")), "{}", long.text);
+    let told = long.error();
+    assert!(told.contains("1 to 3600 s") && told.contains("7200 s were asked for"), "{told}");
+    let mut command = berth_tests::berth();
+    command.args(["lease", "t", "two", "--ttl", "2h", "--nats-url", berth.nats_url()]);
+    command.current_dir(berth.folder());
+    let typed = finish(command, SOON);
+    assert!(!typed.ok && typed.output.contains(told), "the same is told: {}", typed.output);
+
     let typo = lease(json!({"sessionKey": "s", "model": "one", "ttl": 5})).await;
     assert_eq!((typo.status, &typo.json["error"]["param"]), (400, &json!("ttl")), "{}", typo.text);
     typo.error();
+}
+
+#[tokio::test]
+async fn a_hint_of_what_can_never_run_is_refused_as_a_lease_on_it_is() {
+    let berth = Berth::fleet(&Config::of([slow("huge").memory("64GiB")])).await;
+    let lease = json!({"sessionKey": "s", "model": "huge"});
+    let hint = json!({"sessionKey": "s", "model": "huge", "inSeconds": 5});
+    // A new leader calls nothing impossible before hosts have had time to report.
+    let refused = until_ok("it is known that it cannot run", SOON, async || {
+        let answer = berth.gateway.post("/lease", &lease).await;
+        if answer.status == 503 { Ok(answer) } else { Err(answer.text) }
+    })
+    .await;
+    assert_eq!(refused.json["error"]["code"], "model_cannot_fit", "{}", refused.text);
+    let answer = berth.gateway.post("/hint", &hint).await;
+    assert_eq!((answer.status, &answer.json), (503, &refused.json));
 }
 
 #[tokio::test]
@@ -174,10 +201,23 @@ async fn a_person_asks_for_it_at_the_command_line() {
     assert!(granted.ok && granted.output.contains("chat 3"), "{}", granted.output);
     assert!(granted.output.contains("slow "), "the alias is resolved: {}", granted.output);
     ready(&fleet).await;
-    let listed = said(&["leases", "--session", "chat 3", "--json"]);
-    let json: Value =
-        serde_json::from_str(&listed.output).unwrap_or_else(|e| panic!("{e}: {}", listed.output));
-    assert_eq!((&json["leases"][0]["model"], &json["leases"][0]["state"]), (&json!("slow"), &json!("ready")));
+    let names = |object: &Value| object.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    let read = |said: &Finished| -> Value {
+        serde_json::from_str(&said.output).unwrap_or_else(|e| panic!("{e}: {}", said.output))
+    };
+    let json = read(&said(&["leases", "--session", "chat 3", "--json"]));
+    let http = fleet.gateway.get("/leases?sessionKey=chat%203").await.json;
+    assert_eq!(names(&json), names(&http));
+    let (lease, over_http) = (&json["leases"][0], &http["leases"][0]);
+    assert_eq!(names(lease), names(over_http));
+    for name in ["sessionKey", "model", "state", "position", "etaSeconds", "expiresAt"] {
+        assert_eq!(lease[name], over_http[name], "{name}");
+    }
+    assert_eq!((&lease["model"], &lease["state"]), (&json!("slow"), &json!("ready")));
+    let renewed = read(&said(&["lease", "chat 3", "slow", "--json"]));
+    assert_eq!(names(&renewed), names(over_http));
+    let other = read(&said(&["release", "nobody", "--json"]));
+    assert_eq!(other, json!({"sessionKey": "nobody", "released": []}));
     let status = said(&["status"]);
     assert!(status.output.contains("SESSION") && status.output.contains("chat 3"), "{}", status.output);
     let released = said(&["release", "chat 3", "slow"]);

@@ -58,9 +58,26 @@ async fn every_decision_of_two_terms_is_the_same_at_the_desk() {
     assert!(steps.len() > 10 && steps.iter().all(|step| step["same"] == true), "{}", json.output);
     let text = std::fs::read_to_string(&log).unwrap();
     assert!(!text.contains("write me down"), "no prompt is written down");
+    let mut piped = berth();
+    let piped = piped.args(["replay", "-"]).stdin(std::fs::File::open(&log).unwrap()).output().unwrap();
+    assert!(piped.status.success(), "{piped:?}");
+    assert_eq!(String::from_utf8(piped.stdout).unwrap().trim(), all.output.trim());
+    for (option, wrong, said) in [
+        ("--model", "three", "no model `three` is in "),
+        ("--model", "three", "there are: one, two"),
+        ("--job", "019ab300000070008000000000000000", "no job 019ab300000070008000000000000000 is in "),
+    ] {
+        let refused = replay(&log, &[option, wrong]);
+        assert!(!refused.ok && refused.output.contains(said), "{}", refused.output);
+    }
     let job = steps.iter().find_map(|step| step["event"]["JobSubmitted"]["id"].as_str()).unwrap();
     let way = replay(&log, &["--job", job]).output;
     assert!(way.contains("goes to") && way.contains("completed"), "{way}");
+    let lines: Vec<&str> = text.lines().collect();
+    std::fs::write(&log, [&lines[..5], &lines[7..]].concat().join("\n")).unwrap();
+    let holed = replay(&log, &[]);
+    let said = "line 6: this is event 7 of its term where event 5 should be: 2 lines before it are missing";
+    assert!(!holed.ok && holed.output.contains(said), "{}", holed.output);
     std::fs::write(&log, &text.trim_end()[..text.trim_end().len() - 40]).unwrap();
     let cut = replay(&log, &[]);
     assert!(cut.ok && cut.output.contains("1 unfinished last line"), "{}", cut.output);
@@ -79,6 +96,7 @@ async fn a_log_that_was_tampered_with_or_is_none_is_told_at_its_line() {
             "{\"at\":1,\"event\":\"Timer\",\"decided\":\"00\"}\n",
             "line 1: the log does not begin with a header",
         ),
+        ("{\"berth_log\":2,\"epoch\":1,\"at\":1,\"policy\":{}}\n{\"at\":1,\"event\":\"Timer\"}\n", "line 2"),
         ("{\"berth_log\":7,\"epoch\":1,\"at\":1,\"policy\":{}}\n", "line 1: the log has form 7"),
     ] {
         std::fs::write(&file, text).unwrap();
@@ -90,4 +108,20 @@ async fn a_log_that_was_tampered_with_or_is_none_is_told_at_its_line() {
         .unwrap();
     let other = replay(&file, &[]);
     assert!(!other.ok && other.output.contains("DECIDED OTHERWISE THEN"), "{}", other.output);
+}
+
+#[tokio::test]
+async fn a_file_that_is_no_log_is_not_written_to() {
+    let folder = tempfile::tempdir().unwrap();
+    let (diary, config) = (folder.path().join("diary"), folder.path().join("berth.toml"));
+    std::fs::write(&diary, "Dear diary\n").unwrap();
+    std::fs::write(&config, "[scheduler]\nrecord = \"diary\"\n").unwrap();
+    for command in ["check", "scheduler"] {
+        let mut run = berth();
+        run.arg(command).arg("--config").arg(&config);
+        let refused = finish(run, SOON);
+        let said = "berth.toml:2:10: decisions cannot be written to ";
+        assert!(!refused.ok && refused.output.contains(said), "{}", refused.output);
+    }
+    assert_eq!(std::fs::read_to_string(&diary).unwrap(), "Dear diary\n");
 }

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use berth_bus::{Bus, BusError};
 use berth_wire::{
-    LeaseReply, LeaseRequest, LeaseState, LeaseStatus, ModelId, ModelSpec, SESSION_MAX, SessionId,
-    encode_json,
+    LeaseReply, LeaseRequest, LeaseShown, LeaseState, LeaseStatus, LeasesShown, ModelId, ModelSpec,
+    ReleasedShown, SESSION_MAX, SessionId,
 };
 use clap::Args;
-use serde_json::{Value, json};
+use serde::Serialize;
 
 use crate::cli::FleetArgs;
 use crate::exit::{Exit, Failure};
@@ -44,12 +44,12 @@ pub(crate) struct LeaseArgs {
     session: SessionId,
     /// The model, or an alias of it.
     model: String,
-    /// For how long; 1s at least, and [scheduler] lease_ceiling at most.
-    #[arg(long, default_value = "120s", value_name = "TIME", value_parser = ttl)]
-    ttl: Duration,
+    /// For how long; 1s at least, and [scheduler] lease_ceiling at most [default: 120s, or the ceiling].
+    #[arg(long, value_name = "TIME", value_parser = ttl)]
+    ttl: Option<Duration>,
     #[command(flatten)]
     fleet: FleetArgs,
-    /// One JSON object instead of a table.
+    /// One JSON object instead of a table, as HTTP has it.
     #[arg(long)]
     json: bool,
 }
@@ -64,7 +64,7 @@ pub(crate) struct ReleaseArgs {
     model: Option<String>,
     #[command(flatten)]
     fleet: FleetArgs,
-    /// One JSON object instead of a sentence.
+    /// One JSON object instead of a sentence, as HTTP has it.
     #[arg(long)]
     json: bool,
 }
@@ -77,7 +77,7 @@ pub(crate) struct LeasesArgs {
     session: Option<SessionId>,
     #[command(flatten)]
     fleet: FleetArgs,
-    /// One JSON object instead of a table.
+    /// One JSON object instead of a table, as HTTP has it.
     #[arg(long)]
     json: bool,
 }
@@ -106,7 +106,7 @@ pub(crate) fn grant(args: &LeaseArgs) -> Result<Exit, Failure> {
     })?;
     let LeaseReply::Held(status) = reply else { return Err(unexpected()) };
     if args.json {
-        println!("{}", shown(&status)?);
+        println!("{}", json(&LeaseShown::from(status))?);
     } else {
         print!("{}", table(&[status]));
     }
@@ -124,7 +124,8 @@ pub(crate) fn release(args: &ReleaseArgs) -> Result<Exit, Failure> {
     })?;
     let LeaseReply::Released { models } = reply else { return Err(unexpected()) };
     if args.json {
-        println!("{}", json!({ "session": args.session, "released": models }));
+        let shown = ReleasedShown { session_key: args.session.clone(), released: models };
+        println!("{}", json(&shown)?);
     } else if models.is_empty() {
         println!("nothing to release: the session holds no such lease");
     } else {
@@ -140,8 +141,7 @@ pub(crate) fn list(args: &LeasesArgs) -> Result<Exit, Failure> {
     let reply = at_fleet(&args.fleet, async |bus| ask(bus, &LeaseRequest::List { session }).await)?;
     let LeaseReply::Leases { leases, total } = reply else { return Err(unexpected()) };
     if args.json {
-        let leases = leases.iter().map(shown).collect::<Result<Vec<_>, _>>()?;
-        println!("{}", json!({ "leases": leases, "total": total }));
+        println!("{}", json(&LeasesShown::new(leases, total))?);
     } else if leases.is_empty() {
         println!("no session holds a lease; `berth lease SESSION MODEL` asks for one");
     } else {
@@ -197,17 +197,9 @@ fn unexpected() -> Failure {
     Failure::Input("the scheduler is of another version: its answer does not fit the question".into())
 }
 
-/// As KV shows it, and how it is now.
-fn shown(status: &LeaseStatus) -> Result<Value, Failure> {
-    let lease = encode_json(&status.lease).map_err(BusError::from)?;
-    let mut lease: Value = serde_json::from_slice(&lease).unwrap_or_default();
-    if let Some(fields) = lease.as_object_mut() {
-        fields.insert("state".into(), status.state.as_str().into());
-        fields.insert("position".into(), status.position.into());
-        fields.insert("eta_s".into(), status.eta.map(|eta| eta.as_secs_f64()).into());
-        fields.insert("left_s".into(), status.left.as_secs_f64().into());
-    }
-    Ok(lease)
+/// As over HTTP.
+fn json(shown: &impl Serialize) -> Result<String, Failure> {
+    serde_json::to_string(shown).map_err(|error| Failure::Input(error.to_string()))
 }
 
 /// Leases for people.
@@ -271,15 +263,6 @@ mod tests {
              chat-1   demo   ready    -         2        1m 59s\n"
         );
         assert_eq!(row(&status(LeaseState::Queued, None))[3], "?");
-    }
-
-    #[test]
-    fn json_is_what_kv_holds_and_how_it_is_now() {
-        assert_eq!(
-            shown(&status(LeaseState::Queued, None)).unwrap(),
-            json!({"session": "chat-1", "model": "demo", "since": 5, "ttl_ms": 120_000, "expires": 120_005,
-                   "state": "queued", "position": 2, "eta_s": null, "left_s": 119.0})
-        );
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod check;
 mod cli;
 mod exit;
 mod files;
+mod input;
 mod lease;
 mod replay;
 mod role;

@@ -1,15 +1,16 @@
 //! `berth replay`: the decisions of a recorded scheduler, taken once more at a desk.
 
-use std::fs::File;
-use std::io::{BufRead, BufReader, Write};
+use std::collections::BTreeSet;
+use std::io::{BufRead, Write};
 use std::path::PathBuf;
 
-use berth_placement::Effect;
-use berth_placement::log::{LogError, Replay, Replayed};
+use berth_placement::log::{BEGINNING, LogError, Replay, Replayed};
+use berth_placement::{Effect, Event};
 use berth_wire::{EventBody, JobId, ModelId, Timestamp};
 use clap::Args;
 
 use crate::exit::{Exit, Failure};
+use crate::input;
 
 const EXAMPLES: &str = "\
 A scheduler writes the log with `record = \"scheduler.jsonl\"` under [scheduler] in its configuration. It holds no
@@ -19,13 +20,14 @@ Examples:
   berth replay scheduler.jsonl                       every decision, with its reason
   berth replay scheduler.jsonl --model qwen2.5-7b    those about one model
   berth replay scheduler.jsonl --job 019ab3...       one job's way, and at the end why it waits
-  berth replay scheduler.jsonl --json                one JSON object an event: at, event, effects, same";
+  berth replay scheduler.jsonl --json                one JSON object an event: at, event, effects, same
+  ssh gpu-1 cat scheduler.jsonl | berth replay -     a log from elsewhere";
 
 /// Options of `replay`.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct ReplayArgs {
-    /// The log.
+    /// The log; `-` reads standard input.
     #[arg(value_name = "LOG")]
     file: PathBuf,
     /// Only what concerns this model.
@@ -47,13 +49,58 @@ struct Count {
     cut: u64,
 }
 
+/// Whom the log tells of.
+#[derive(Default)]
+struct Known {
+    models: BTreeSet<ModelId>,
+    jobs: BTreeSet<JobId>,
+}
+
+impl Known {
+    fn take(&mut self, event: &Event) {
+        match event {
+            Event::Catalog(models) => self.models.extend(models.iter().map(|needs| needs.id.clone())),
+            Event::JobSubmitted(job) => {
+                self.jobs.insert(job.id);
+            }
+            // A host took it by itself.
+            Event::JobStarted { job, .. } => {
+                self.jobs.insert(*job);
+            }
+            Event::HostSnapshot { running, .. } => self.jobs.extend(running.iter().map(|(job, ..)| *job)),
+            _ => {}
+        }
+    }
+
+    /// What was asked for must be there: a story of nothing would read as if nothing had happened.
+    fn missing(&self, args: &ReplayArgs, name: &str) -> Result<(), Failure> {
+        if let Some(model) = &args.model
+            && !self.models.contains(model.as_str())
+        {
+            let known: Vec<&str> = self.models.iter().map(ModelId::as_str).collect();
+            let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+            return Err(Failure::Input(format!(
+                "no model `{model}` is in {name}; there are: {known} (aliases are not written down)"
+            )));
+        }
+        match args.job.filter(|job| !self.jobs.contains(job)) {
+            None => Ok(()),
+            Some(job) => Err(Failure::Input(format!(
+                "no job {job} is in {name}; it has {} jobs, which `berth replay` without --job shows",
+                self.jobs.len()
+            ))),
+        }
+    }
+}
+
 /// Replays the log and prints what was decided.
 pub(crate) fn run(args: &ReplayArgs) -> Result<Exit, Failure> {
     let unusable = |source| Failure::File { path: args.file.clone(), source };
-    let reader = BufReader::new(File::open(&args.file).map_err(unusable)?);
+    let (reader, name) = input::open(&args.file).map_err(unusable)?;
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     let (mut replay, mut count, mut from, mut last) =
         (Replay::default(), Count::default(), None, Timestamp(0));
+    let mut known = Known::default();
     let mut lines = reader.lines().enumerate().peekable();
     while let Some((number, line)) = lines.next() {
         let line = line.map_err(unusable)?;
@@ -68,11 +115,12 @@ pub(crate) fn run(args: &ReplayArgs) -> Result<Exit, Failure> {
                 continue;
             }
             Err(error) => {
-                return Err(Failure::Input(format!("{}, line {}: {error}", args.file.display(), number + 1)));
+                return Err(Failure::Input(format!("{name}, line {}: {error}", number + 1)));
             }
         };
         let Some(step) = step else { continue };
         count.events += 1;
+        known.take(&step.event);
         let from = *from.get_or_insert(step.at);
         last = step.at;
         let shown = if args.json { json(&step)? } else { story(&step, from, args, &mut count) };
@@ -89,8 +137,9 @@ pub(crate) fn run(args: &ReplayArgs) -> Result<Exit, Failure> {
         }
     }
     if count.events == 0 {
-        return Err(Failure::Input(format!("{} holds no events", args.file.display())));
+        return Err(Failure::Input(format!("{name} holds no events")));
     }
+    known.missing(args, &name)?;
     if !args.json {
         let _ = out.write_all(ending(&replay, args, &count, last).as_bytes());
     }
@@ -100,7 +149,7 @@ pub(crate) fn run(args: &ReplayArgs) -> Result<Exit, Failure> {
 
 fn ends_a_term(next: Option<&(usize, std::io::Result<String>)>) -> bool {
     next.is_none_or(|(_, line)| {
-        line.as_ref().is_ok_and(|line| line.is_empty() || line.starts_with("{\"berth_log\""))
+        line.as_ref().is_ok_and(|line| line.is_empty() || line.starts_with(BEGINNING))
     })
 }
 

@@ -1,7 +1,6 @@
 //! `berth simulate`: a trace in virtual time, one row for each policy.
 
-use std::fs::File;
-use std::io::{BufReader, IsTerminal, Write};
+use std::io::{IsTerminal, Write};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,6 +12,7 @@ use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum};
 
 use crate::exit::{Exit, Failure};
+use crate::input;
 
 /// What `--help` ends with.
 pub(crate) const EXAMPLES: &str = "\
@@ -38,7 +38,8 @@ Examples:
   berth simulate --trace requests.csv --accelerators 4 --load 45s --sleep-tier 4 --wake 3s
   berth simulate --trace requests.csv --accelerators 4 --hints 20s --hint-share 0.5 --seed 7
   berth simulate --trace requests.csv --accelerators 16 --from 8h --to 10h --speed 2.5
-  berth simulate --trace requests.csv --accelerators 1 --model-ranks 9-16 --json";
+  berth simulate --trace requests.csv --accelerators 1 --model-ranks 9-16 --json
+  zcat requests.csv.gz | berth simulate --trace - --accelerators 4";
 
 /// A policy by its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,7 +63,7 @@ const fn all_named() -> [Named; 7] {
 /// Options of `simulate`.
 #[derive(Debug, Args)]
 pub(crate) struct SimulateArgs {
-    /// The trace: a CSV file of requests.
+    /// The trace: a CSV file of requests; `-` reads standard input.
     #[arg(long, value_name = "FILE")]
     trace: PathBuf,
     /// Who decides; several give several rows.
@@ -132,7 +133,7 @@ fn share(text: &str) -> Result<f64, String> {
 
 fn positive(text: &str) -> Result<f64, String> {
     let number = text.parse().ok().filter(|number| (1e-6..=1e9).contains(number));
-    number.ok_or_else(|| format!("`{text}` is not a number above 0, as in 2.5"))
+    number.ok_or_else(|| format!("`{text}` is not a number from 0.000001 to 1000000000, as in 2.5"))
 }
 
 fn ranks(text: &str) -> Result<RangeInclusive<usize>, String> {
@@ -183,13 +184,12 @@ pub(crate) fn run(args: &SimulateArgs) -> Result<Exit, Failure> {
 }
 
 fn workload(args: &SimulateArgs) -> Result<Workload, Failure> {
-    let path = &args.trace;
-    let file = File::open(path).map_err(|source| {
-        let path = path.display();
+    let (file, name) = input::open(&args.trace).map_err(|source| {
+        let path = args.trace.display();
         Failure::Input(format!("cannot open {path}: {source}; --trace names a CSV file of requests"))
     })?;
-    let wrong = |error: &dyn std::error::Error| Failure::Input(format!("{}: {error}", path.display()));
-    let trace = read_trace(BufReader::new(file)).map_err(|error| wrong(&error))?;
+    let wrong = |error: &dyn std::error::Error| Failure::Input(format!("{name}: {error}"));
+    let trace = read_trace(file).map_err(|error| wrong(&error))?;
     let selection = Selection {
         from: args.from,
         to: args.to,
@@ -281,8 +281,8 @@ mod tests {
         for text in ["-0.1", "1.1", "NaN", "half"] {
             assert!(share(text).unwrap_err().contains("0.5"), "{text}");
         }
-        for text in ["0", "-1", "inf", "NaN", "fast"] {
-            assert!(positive(text).unwrap_err().contains("2.5"), "{text}");
+        for text in ["0", "-1", "inf", "NaN", "fast", "1e18", "1e-9"] {
+            assert!(positive(text).unwrap_err().contains("from 0.000001 to 1000000000, as in 2.5"), "{text}");
         }
     }
 

@@ -2,8 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by it")]
 
+use std::fs::File;
 use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 fn sample() -> String {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../docs/traces/sample.csv");
@@ -12,7 +13,8 @@ fn sample() -> String {
 
 fn simulate(options: &str) -> Output {
     let options = options.replace("SAMPLE", &sample());
-    Command::new(env!("CARGO_BIN_EXE_berth")).arg("simulate").args(options.split(' ')).output().unwrap()
+    let mut berth = Command::new(env!("CARGO_BIN_EXE_berth"));
+    berth.arg("simulate").args(options.split(' ')).stdin(Stdio::null()).output().unwrap()
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -28,6 +30,19 @@ fn every_policy_has_a_row_and_nothing_is_said_beside_the_table() {
     let first: Vec<&str> = table.lines().filter_map(|line| line.split(' ').next()).collect();
     assert_eq!(first[0], "1495", "{table}");
     assert_eq!(first[1..].join(","), format!("policy,{all}"), "{table}");
+}
+
+#[test]
+fn a_trace_is_read_from_standard_input_too() {
+    let options = "--accelerators 12 --json";
+    let piped = Command::new(env!("CARGO_BIN_EXE_berth"))
+        .args(["simulate", "--trace", "-"])
+        .args(options.split(' '))
+        .stdin(File::open(sample()).unwrap())
+        .output()
+        .unwrap();
+    assert!(piped.status.success(), "{piped:?}");
+    assert_eq!(piped.stdout, simulate(&format!("--trace SAMPLE {options}")).stdout);
 }
 
 #[test]
@@ -71,6 +86,9 @@ fn what_is_wrong_is_said_with_what_to_do() {
         ("--trace SAMPLE", 2, ["--accelerators <N>", "required"]),
         ("--trace SAMPLE --accelerators 2 --load 30", 2, ["`30`", "90s"]),
         ("--trace SAMPLE --accelerators 2 --speed 0", 2, ["`0`", "2.5"]),
+        ("--trace SAMPLE --accelerators 2 --speed 1e18", 2, ["`1e18`", "from 0.000001 to 1000000000"]),
+        ("--trace - --accelerators 2", 1, ["standard input: line 1", "arrival_s,session,model"]),
+        ("--trace /tmp --accelerators 2", 1, ["/tmp", "it is a folder"]),
         ("--trace SAMPLE --accelerators 2 --policy lru", 2, ["'lru'", "llama-swap"]),
         ("--trace SAMPLE --accelerators 2 --policy berth,fifo --sleep-tier 4", 2, ["--sleep-tier", "fifo"]),
         ("--trace SAMPLE --accelerators 2 --policy ollama --hints 20s", 2, ["--hints", "ollama"]),

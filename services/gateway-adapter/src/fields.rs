@@ -1,11 +1,11 @@
 //! Fields of a small request, taken one by one: what is wrong is named, and so is what is not known.
 
-use std::collections::HashMap;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use actix_web::web::Query;
 use berth_wire::{ApiError, ErrorKind};
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::{Map, Value};
 
 /// What is left of a body or query.
@@ -16,6 +16,34 @@ fn invalid(code: &str, field: &str, message: String) -> ApiError {
     ApiError::new(ErrorKind::InvalidRequest, code, message).param(field)
 }
 
+/// A client's own name for a field, fit for a message.
+fn shown(name: &str) -> String {
+    name.chars().filter(|c| !c.is_control()).take(64).collect()
+}
+
+/// The fields of a JSON object in their order, those that are there twice too.
+struct Pairs(Vec<(String, Value)>);
+
+impl<'de> Deserialize<'de> for Pairs {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        struct Object;
+        impl<'de> Visitor<'de> for Object {
+            type Value = Pairs;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a JSON object")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Pairs, A::Error> {
+                let mut pairs = Vec::new();
+                while let Some(pair) = map.next_entry()? {
+                    pairs.push(pair);
+                }
+                Ok(Pairs(pairs))
+            }
+        }
+        d.deserialize_map(Object)
+    }
+}
+
 impl Fields {
     /// Those of a JSON object.
     pub(crate) fn of_body(body: &[u8]) -> Result<Self, ApiError> {
@@ -23,20 +51,34 @@ impl Fields {
         if body.iter().all(u8::is_ascii_whitespace) {
             return Err(wrong("the request has no body; send a JSON object".into()));
         }
-        match serde_json::from_slice(body) {
-            Ok(Value::Object(fields)) => Ok(Self(fields)),
-            Ok(_) => Err(wrong("the body must be a JSON object".into())),
+        match serde_json::from_slice::<Pairs>(body) {
+            Ok(Pairs(pairs)) => Self::of_pairs(pairs),
+            Err(error) if error.is_data() => Err(wrong("the body must be a JSON object".into())),
             Err(error) => Err(wrong(format!("the body is not valid JSON: {error}"))),
         }
     }
 
     /// Those of a query, all text.
     pub(crate) fn of_query(query: &str) -> Result<Self, ApiError> {
-        let fields = Query::<HashMap<String, String>>::from_query(query).map_err(|_| {
+        let fields = Query::<Vec<(String, String)>>::from_query(query).map_err(|_| {
             let message = "the query cannot be read; write it as in `?sessionKey=my-session`";
             ApiError::new(ErrorKind::InvalidRequest, "invalid_query", message)
         })?;
-        Ok(Self(fields.into_inner().into_iter().map(|(name, text)| (name, Value::from(text))).collect()))
+        Self::of_pairs(fields.into_inner().into_iter().map(|(name, text)| (name, Value::from(text))))
+    }
+
+    /// A field that is there twice is refused: which of the two is meant is not ours to guess.
+    fn of_pairs(pairs: impl IntoIterator<Item = (String, Value)>) -> Result<Self, ApiError> {
+        let mut fields = Map::new();
+        for (name, value) in pairs {
+            if fields.contains_key(&name) {
+                let shown = shown(&name);
+                let message = format!("`{shown}` is there twice; say it once");
+                return Err(invalid("duplicate_field", &shown, message));
+            }
+            fields.insert(name, value);
+        }
+        Ok(Self(fields))
     }
 
     fn take(&mut self, name: &str) -> Option<Value> {
@@ -59,13 +101,12 @@ impl Fields {
     }
 
     /// A whole number that may be left out.
-    pub(crate) fn whole(&mut self, name: &str, range: RangeInclusive<u64>) -> Result<Option<u64>, ApiError> {
+    pub(crate) fn whole(&mut self, name: &str, least: u64) -> Result<Option<u64>, ApiError> {
         let Some(value) = self.take(name) else { return Ok(None) };
-        match value.as_u64().filter(|number| range.contains(number)) {
+        match value.as_u64().filter(|number| *number >= least) {
             Some(number) => Ok(Some(number)),
             None => {
-                let (least, most) = (range.start(), range.end());
-                let message = format!("`{name}` must be a whole number from {least} to {most}");
+                let message = format!("`{name}` must be a whole number of at least {least}");
                 Err(invalid("invalid_value", name, message))
             }
         }
@@ -88,7 +129,7 @@ impl Fields {
     /// Nothing else may be there.
     pub(crate) fn end(self, known: &[&str]) -> Result<(), ApiError> {
         let Some(name) = self.0.keys().find(|name| !known.contains(&name.as_str())) else { return Ok(()) };
-        let shown: String = name.chars().filter(|c| !c.is_control()).take(64).collect();
+        let shown = shown(name);
         let known: Vec<String> = known.iter().map(|name| format!("`{name}`")).collect();
         let message = format!("unknown field `{shown}`; known are {}", known.join(", "));
         Err(invalid("unknown_field", &shown, message))
@@ -109,9 +150,9 @@ mod tests {
         let pair = |code: &str, param: &str| (code.to_owned(), param.to_owned());
         assert_eq!(named(of("{}").text("model").unwrap_err()), pair("missing_field", "model"));
         assert_eq!(named(of(r#"{"model":1}"#).text("model").unwrap_err()), pair("invalid_value", "model"));
-        for ttl in ["0", "3601", "1.5", "-1", "\"60\""] {
-            let error = of(&format!(r#"{{"ttl":{ttl}}}"#)).whole("ttl", 1..=3600).unwrap_err();
-            assert!(error.message.contains("from 1 to 3600"), "{}", error.message);
+        for ttl in ["0", "1.5", "-1", "\"60\""] {
+            let error = of(&format!(r#"{{"ttl":{ttl}}}"#)).whole("ttl", 1).unwrap_err();
+            assert!(error.message.contains("whole number of at least 1"), "{}", error.message);
         }
         let error = of(r#"{"ttl":1,"tll":2}"#).end(&["ttl"]).unwrap_err();
         assert_eq!(error.message, "unknown field `tll`; known are `ttl`");
@@ -119,10 +160,30 @@ mod tests {
     }
 
     #[test]
+    fn a_field_that_is_there_twice_is_named() {
+        for body in [
+            r#"{"model":"a","model":"b"}"#,
+            r#"{"model":"a","ttl":1,"model":"a"}"#,
+            r#"{"model":null,"model":"a"}"#,
+            r#"{"model":"a","mode\u006c":"b"}"#,
+        ] {
+            let error = Fields::of_body(body.as_bytes()).unwrap_err();
+            assert_eq!(
+                (error.code.as_str(), error.param.as_deref()),
+                ("duplicate_field", Some("model")),
+                "{body}"
+            );
+            assert_eq!(error.message, "`model` is there twice; say it once");
+        }
+        let error = Fields::of_query("sessionKey=a&sessionKey=b").unwrap_err();
+        assert_eq!(error.param.as_deref(), Some("sessionKey"));
+    }
+
+    #[test]
     fn what_may_be_left_out_may_be_null() {
         let mut fields = of(r#"{"model":null,"ttl":null,"in":2.5}"#);
         assert_eq!(fields.optional_text("model").unwrap(), None);
-        assert_eq!(fields.whole("ttl", 1..=9).unwrap(), None);
+        assert_eq!(fields.whole("ttl", 1).unwrap(), None);
         assert_eq!(fields.seconds("in", 0.0..=9.0).unwrap(), Duration::from_millis(2500));
         fields.end(&[]).unwrap();
     }

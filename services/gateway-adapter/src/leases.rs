@@ -1,16 +1,15 @@
 //! `/lease`, `/release`, `/leases` and `/hint`: what a session asks of the scheduler, passed on and answered.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use actix_web::web::{Data, Payload};
 use actix_web::{HttpRequest, HttpResponse};
 use berth_bus::BusError;
 use berth_wire::{
-    ApiError, ErrorKind, LeaseReply, LeaseRequest, LeaseState, LeaseStatus, ModelId, SESSION_MAX, SessionId,
-    Timestamp,
+    ApiError, ErrorKind, HintShown, LeaseReply, LeaseRequest, LeaseShown, LeasesShown, ModelId,
+    ReleasedShown, SESSION_MAX, SessionId,
 };
-use serde::Serialize;
 use tracing::debug;
 
 use crate::error::Refusal;
@@ -23,72 +22,6 @@ const BODY_LIMIT: u64 = 16 * 1024;
 /// A scheduler that dies is replaced within its term of 10 s; nobody waits for all of it.
 const PATIENCE: Duration = Duration::from_secs(5);
 const AGAIN: Duration = Duration::from_millis(250);
-/// Seconds that a lease is asked for where nothing is said, and the most that may be asked for.
-const TTL: u64 = 120;
-const TTL_MOST: u64 = 3600;
-
-/// A lease as clients see it; times are seconds.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Lease {
-    session_key: SessionId,
-    model: ModelId,
-    state: LeaseState,
-    /// Requests for the model that wait now.
-    position: u64,
-    /// Until the model is ready; null: not known.
-    eta_seconds: Option<f64>,
-    /// RFC 3339, by the scheduler's clock.
-    expires_at: String,
-    expires_in_seconds: f64,
-}
-
-/// Models that a session has no lease on any more.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Released {
-    session_key: SessionId,
-    released: Vec<ModelId>,
-}
-
-/// Leases, by session; `total` counts also those that did not fit.
-#[derive(Debug, Serialize)]
-struct List {
-    leases: Vec<Lease>,
-    total: u64,
-}
-
-/// A hint as it was understood.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Noted {
-    session_key: SessionId,
-    model: ModelId,
-    in_seconds: f64,
-}
-
-impl From<LeaseStatus> for Lease {
-    fn from(status: LeaseStatus) -> Self {
-        Self {
-            session_key: status.lease.session,
-            model: status.lease.model,
-            state: status.state,
-            position: status.position,
-            eta_seconds: status.eta.map(seconds),
-            expires_at: rfc3339(status.lease.expires),
-            expires_in_seconds: seconds(status.left),
-        }
-    }
-}
-
-fn seconds(span: Duration) -> f64 {
-    (span.as_secs_f64() * 1000.0).round() / 1000.0
-}
-
-fn rfc3339(at: Timestamp) -> String {
-    let most = Duration::from_secs(253_402_300_799);
-    humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(at.0).min(most)).to_string()
-}
 
 /// `POST /lease {sessionKey, model, ttlSeconds}`
 pub(crate) async fn lease(request: HttpRequest, payload: Payload, worker: Data<Arc<Worker>>) -> HttpResponse {
@@ -98,12 +31,13 @@ pub(crate) async fn lease(request: HttpRequest, payload: Payload, worker: Data<A
 async fn grant(request: &HttpRequest, payload: Payload, worker: &Worker) -> Result<HttpResponse, Refusal> {
     let mut fields = read(request, payload, worker).await?;
     let (session, model) = (session(&mut fields)?, fields.text("model")?);
-    let ttl = fields.whole("ttlSeconds", 1..=TTL_MOST)?.unwrap_or(TTL);
+    // How long is too long the scheduler says, as it does to all who ask.
+    let ttl = fields.whole("ttlSeconds", 1)?.map(Duration::from_secs);
     fields.end(&["sessionKey", "model", "ttlSeconds"])?;
     let model = resolve(worker, &model)?;
-    let ask = LeaseRequest::Lease { session, model, key: None, ttl: Duration::from_secs(ttl) };
+    let ask = LeaseRequest::Lease { session, model, key: None, ttl };
     match ask_leader(worker, &ask).await? {
-        LeaseReply::Held(status) => Ok(HttpResponse::Ok().json(Lease::from(status))),
+        LeaseReply::Held(status) => Ok(HttpResponse::Ok().json(LeaseShown::from(status))),
         other => Err(unexpected(&other).into()),
     }
 }
@@ -128,7 +62,7 @@ async fn give_back(
     let model = model.map(|model| resolve(worker, &model)).transpose()?;
     match ask_leader(worker, &LeaseRequest::Release { session: session.clone(), model }).await? {
         LeaseReply::Released { models } => {
-            Ok(HttpResponse::Ok().json(Released { session_key: session, released: models }))
+            Ok(HttpResponse::Ok().json(ReleasedShown { session_key: session, released: models }))
         }
         other => Err(unexpected(&other).into()),
     }
@@ -144,10 +78,7 @@ async fn show(request: &HttpRequest, worker: &Worker) -> Result<HttpResponse, Re
     let session = fields.optional_text("sessionKey")?.map(SessionId::from);
     fields.end(&["sessionKey"])?;
     match ask_leader(worker, &LeaseRequest::List { session }).await? {
-        LeaseReply::Leases { leases, total } => {
-            let leases = leases.into_iter().map(Lease::from).collect();
-            Ok(HttpResponse::Ok().json(List { leases, total }))
-        }
+        LeaseReply::Leases { leases, total } => Ok(HttpResponse::Ok().json(LeasesShown::new(leases, total))),
         other => Err(unexpected(&other).into()),
     }
 }
@@ -165,10 +96,7 @@ async fn foretell(request: &HttpRequest, payload: Payload, worker: &Worker) -> R
     let model = resolve(worker, &model)?;
     let ask = LeaseRequest::Hint { session: session.clone(), model: model.clone(), lead };
     match ask_leader(worker, &ask).await? {
-        LeaseReply::Noted => {
-            let noted = Noted { session_key: session, model, in_seconds: seconds(lead) };
-            Ok(HttpResponse::Accepted().json(noted))
-        }
+        LeaseReply::Noted => Ok(HttpResponse::Accepted().json(HintShown::new(session, model, lead))),
         other => Err(unexpected(&other).into()),
     }
 }
@@ -237,29 +165,4 @@ fn nobody_leads() -> ApiError {
 fn unexpected(reply: &LeaseReply) -> ApiError {
     tracing::warn!(?reply, "the scheduler's answer does not fit what it was asked");
     ApiError::new(ErrorKind::Internal, "scheduler_answer", "the scheduler's answer does not fit the question")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_lease_is_told_in_seconds_and_rfc_3339() {
-        let lease = berth_wire::Lease {
-            session: "s".into(),
-            model: "m".into(),
-            key: None,
-            since: Timestamp(0),
-            ttl: Duration::from_secs(120),
-            expires: Timestamp(1_795_238_762_250),
-        };
-        let eta = Some(Duration::from_micros(4_100_400));
-        let left = Duration::from_millis(119_500);
-        let status = LeaseStatus { lease, state: LeaseState::Loading, position: 2, eta, left };
-        assert_eq!(
-            serde_json::to_string(&Lease::from(status)).unwrap(),
-            r#"{"sessionKey":"s","model":"m","state":"loading","position":2,"etaSeconds":4.1,"#.to_owned()
-                + r#""expiresAt":"2026-11-21T05:26:02.250Z","expiresInSeconds":119.5}"#
-        );
-    }
 }

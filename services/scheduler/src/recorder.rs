@@ -4,7 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 
 use berth_placement::log::{self, LogError};
@@ -22,14 +22,19 @@ const LIMIT: u64 = 1 << 30;
 pub(crate) struct Recorder {
     lines: SyncSender<String>,
     ended: Arc<AtomicBool>,
+    /// Steps of this term.
+    steps: Arc<AtomicU64>,
 }
 
 impl Recorder {
     /// Appends to the file, which only its owner may read.
     ///
     /// # Errors
-    /// When it cannot be opened.
+    /// When it cannot be opened, or holds what no scheduler wrote.
     pub(crate) fn open(path: &Path) -> std::io::Result<Self> {
+        if let Some(why) = berth_config::not_a_record(path) {
+            return Err(std::io::Error::other(why));
+        }
         let mut options = OpenOptions::new();
         options.append(true).create(true);
         #[cfg(unix)]
@@ -49,18 +54,20 @@ impl Recorder {
             Writer { path: path.to_owned(), file: BufWriter::new(file), written, ended: Arc::clone(&ended) };
         std::thread::Builder::new().name("recorder".into()).spawn(move || writer.run(&waiting))?;
         info!(path = %path.display(), "recording every decision; replay it with `berth replay`");
-        Ok(Self { lines, ended })
+        Ok(Self { lines, ended, steps: Arc::default() })
     }
 
     /// A term begins.
     pub(crate) fn begin(&self, policy: &Policy, epoch: Epoch, at: Timestamp) {
+        self.steps.store(0, Ordering::Relaxed);
         self.send(log::header(policy, epoch, at));
     }
 
     /// A step was taken.
     pub(crate) fn step(&self, at: Timestamp, event: &Event, effects: &[Effect]) {
         if !self.ended.load(Ordering::Relaxed) {
-            self.send(log::line(at, event, effects));
+            let n = self.steps.fetch_add(1, Ordering::Relaxed) + 1;
+            self.send(log::line(n, at, event, effects));
         }
     }
 
@@ -111,5 +118,55 @@ impl Writer {
         self.written += line.len() as u64 + 1;
         self.file.write_all(line.as_bytes())?;
         self.file.write_all(b"\n")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_log_is_appended_to() {
+        let folder = tempfile::tempdir().unwrap();
+        let foreign = folder.path().join("diary");
+        std::fs::write(&foreign, "Dear diary\n").unwrap();
+        assert!(Recorder::open(&foreign).unwrap_err().to_string().contains("no scheduler wrote"));
+        assert_eq!(std::fs::read_to_string(&foreign).unwrap(), "Dear diary\n", "it is left as it was");
+        assert!(Recorder::open(folder.path()).unwrap_err().to_string().contains("it is a folder"));
+        let pipe = folder.path().join("pipe");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        assert!(Recorder::open(&pipe).unwrap_err().to_string().contains("no regular file"));
+    }
+
+    #[test]
+    fn what_it_writes_it_appends_to_and_numbers_each_term_from_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log.jsonl");
+        for epoch in [1, 2] {
+            let recorder = Recorder::open(&path).unwrap();
+            recorder.begin(&Policy::default(), Epoch(epoch), Timestamp(0));
+            recorder.step(Timestamp(1), &Event::Timer, &[]);
+            recorder.step(Timestamp(2), &Event::Timer, &[]);
+            recorder.begin(&Policy::default(), Epoch(epoch + 10), Timestamp(0));
+            recorder.step(Timestamp(1), &Event::Timer, &[]);
+            drop(recorder);
+            // The writer is a thread of its own.
+            let last_term = format!("\"epoch\":{}", epoch + 10);
+            loop {
+                let text = std::fs::read_to_string(&path).unwrap();
+                if text.split_once(&last_term).is_some_and(|(_, rest)| rest.lines().count() == 2) {
+                    break;
+                }
+                std::thread::yield_now();
+            }
+        }
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.starts_with(log::BEGINNING));
+        let lines: Vec<&str> = text.lines().filter(|line| !line.is_empty()).collect();
+        assert_eq!(lines.len(), 10);
+        let mut replay = log::Replay::default();
+        for line in lines {
+            replay.take(line).unwrap();
+        }
     }
 }

@@ -7,7 +7,7 @@ use async_nats::jetstream::{ErrorCode, kv, object_store, stream};
 use bytesize::ByteSize;
 use serde::Deserialize;
 use thiserror::Error;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::connect::Bus;
 use crate::error::BusError;
@@ -119,14 +119,6 @@ fn signed(size: ByteSize) -> i64 {
 /// When JetStream is off or out of room, or an asset exists in a shape that cannot be changed.
 pub async fn provision(bus: &Bus) -> Result<(), BusError> {
     let assets = declared().map_err(|e| BusError::nats("read nats/assets.toml", e))?;
-    for asset in &assets.stream {
-        let config = stream_config(bus, asset)?;
-        let name = config.name.clone();
-        bus.jetstream
-            .create_or_update_stream(config)
-            .await
-            .map_err(|e| BusError::nats(format!("set up the stream {name} (is JetStream on?)"), e))?;
-    }
     for asset in &assets.bucket {
         let name = bus.subjects.bucket(&asset.name);
         let config = kv::Config {
@@ -134,16 +126,16 @@ pub async fn provision(bus: &Bus) -> Result<(), BusError> {
             description: asset.description.clone(),
             history: asset.history,
             max_age: optional(asset.max_age.as_ref())?.unwrap_or_default(),
-            max_bytes: signed(asset.max_bytes),
             storage: asset.storage.into(),
             num_replicas: 1,
             limit_markers: optional(asset.limit_markers.as_ref())?,
             ..kv::Config::default()
         };
-        bus.jetstream
-            .create_or_update_key_value(config)
-            .await
-            .map_err(|e| BusError::nats(format!("set up the bucket {name}"), e))?;
+        fit(bus, &format!("KV_{name}"), asset.max_bytes, async |max_bytes| {
+            bus.jetstream.create_or_update_key_value(kv::Config { max_bytes, ..config.clone() }).await
+        })
+        .await
+        .map_err(|e| BusError::nats(format!("set up the bucket {name}"), e))?;
     }
     for asset in &assets.objects {
         let name = bus.subjects.bucket(&asset.name);
@@ -154,15 +146,25 @@ pub async fn provision(bus: &Bus) -> Result<(), BusError> {
             bucket: name.clone(),
             description: Some(asset.description.clone()),
             max_age: duration(&asset.max_age)?,
-            max_bytes: signed(asset.max_bytes),
             storage: asset.storage.into(),
             num_replicas: 1,
             ..object_store::Config::default()
         };
-        bus.jetstream
-            .create_object_store(config)
-            .await
-            .map_err(|e| BusError::nats(format!("set up the object store {name}"), e))?;
+        fit(bus, &format!("OBJ_{name}"), asset.max_bytes, async |max_bytes| {
+            bus.jetstream.create_object_store(object_store::Config { max_bytes, ..config.clone() }).await
+        })
+        .await
+        .map_err(|e| BusError::nats(format!("set up the object store {name}"), e))?;
+    }
+    // The largest last, since they may be smaller than declared.
+    for asset in &assets.stream {
+        let config = stream_config(bus, asset)?;
+        let name = config.name.clone();
+        fit(bus, &name, asset.max_bytes, async |max_bytes| {
+            bus.jetstream.create_or_update_stream(stream::Config { max_bytes, ..config.clone() }).await
+        })
+        .await
+        .map_err(|e| BusError::nats(format!("set up the stream {name} (is JetStream on?)"), e))?;
     }
     info!(
         streams = assets.stream.len(),
@@ -170,6 +172,48 @@ pub async fn provision(bus: &Bus) -> Result<(), BusError> {
         "streams and buckets agree with their declaration"
     );
     Ok(())
+}
+
+/// The least that an asset is of use with.
+const LEAST: i64 = 4 << 20;
+
+/// Makes an asset of its declared size, or of a part of the room there is: JetStream sets aside the whole of a limit at
+/// once, of three quarters of what was free on its disk. One that exists stays as it is where it cannot grow.
+async fn fit<T, E: std::error::Error>(
+    bus: &Bus,
+    stream: &str,
+    declared: ByteSize,
+    make: impl AsyncFn(i64) -> Result<T, E>,
+) -> Result<(), E> {
+    let mut size = signed(declared);
+    while let Err(error) = make(size).await {
+        if !is_out_of_room(&error) || size / 4 < LEAST {
+            return Err(error);
+        }
+        if bus.jetstream.get_stream(stream).await.is_ok() {
+            return Ok(());
+        }
+        // Not the most that fits: what comes after it needs room as well.
+        size /= 4;
+    }
+    if size < signed(declared) {
+        let given = ByteSize(u64::try_from(size).unwrap_or_default());
+        warn!(stream, %declared, %given, "the NATS server has no room for more: free disk space there");
+    }
+    Ok(())
+}
+
+/// The server's words are passed on in the error's own, at some depth.
+fn is_out_of_room(error: &dyn std::error::Error) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let text = error.to_string();
+        if text.contains("insufficient storage resources") || text.contains("insufficient memory resources") {
+            return true;
+        }
+        next = error.source();
+    }
+    false
 }
 
 /// Creates what is missing, without touching the rest: buckets in memory do not survive their server.
@@ -220,7 +264,6 @@ fn stream_config(bus: &Bus, asset: &StreamAsset) -> Result<stream::Config, BusEr
             Discard::Old => stream::DiscardPolicy::Old,
         },
         max_messages: asset.max_messages,
-        max_bytes: signed(asset.max_bytes),
         max_age: optional(asset.max_age.as_ref())?.unwrap_or_default(),
         duplicate_window: duration(&asset.duplicate_window)?,
         allow_message_ttl: asset.message_ttl,

@@ -71,7 +71,7 @@ pub(crate) struct RawScheduler {
     pub(crate) lease_ceiling: Option<Spanned<Span>>,
     pub(crate) leases_per_session: Option<Spanned<u64>>,
     pub(crate) leases_per_key: Option<Spanned<u64>>,
-    pub(crate) record: Option<String>,
+    pub(crate) record: Option<Spanned<String>>,
 }
 
 #[derive(Debug, Default, Deserialize)]

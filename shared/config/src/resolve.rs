@@ -338,8 +338,20 @@ fn scheduler(raw: &RawScheduler, base: &Path, findings: &mut Findings<'_>) -> Sc
         lease_ceiling,
         leases_per_session,
         leases_per_key,
-        record: raw.record.as_deref().map(|file| below(base, Path::new(file))),
+        record: raw.record.as_ref().map(|file| record(file, base, findings)),
     }
+}
+
+fn record(file: &Spanned<String>, base: &Path, findings: &mut Findings<'_>) -> PathBuf {
+    let path = below(base, Path::new(file.get_ref()));
+    if let Some(why) = crate::not_a_record(&path) {
+        findings.add(
+            file.span(),
+            format!("decisions cannot be written to {}: {why}", path.display()),
+            "name a file that is not there yet, or one that a scheduler began",
+        );
+    }
+    path
 }
 
 /// A pinned model that could run on no host but this one, and that this one has not the memory for.

@@ -285,3 +285,36 @@ fn a_lease_ceiling_is_between_a_second_and_a_day() {
     let config = Config::parse("[scheduler]\nlease_ceiling = \"24h\"\n", "berth.toml").unwrap();
     assert_eq!(config.scheduler.lease_ceiling.as_secs(), 24 * 3600);
 }
+
+#[test]
+fn decisions_are_written_to_a_new_file_or_to_one_that_a_scheduler_began() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    std::fs::create_dir(at("folder")).unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(at("pipe")).status().unwrap().success());
+    std::fs::write(at("diary"), "Dear diary\n").unwrap();
+    for (name, text) in [
+        ("empty", ""),
+        ("cut", "{\"ber"),
+        ("ours", "{\"berth_log\":2,\"epoch\":1}\n"),
+        ("restarted", "\n{\"berth_log\":1"),
+    ] {
+        std::fs::write(at(name), text).unwrap();
+    }
+    let parse = |name: &str| {
+        let text = format!("[scheduler]\nqueue_limit = 5\nrecord = \"{name}\"\n");
+        Config::parse(&text, at("berth.toml").to_str().unwrap())
+    };
+    for (name, why) in [
+        ("folder", "it is a folder"),
+        ("pipe", "it is no regular file"),
+        ("diary", "that no scheduler wrote"),
+    ] {
+        let shown = parse(name).unwrap_err().to_string();
+        assert!(shown.contains("berth.toml:3:10: decisions cannot be written to "), "{shown}");
+        assert!(shown.contains(why) && shown.contains("not there yet"), "{shown}");
+    }
+    for name in ["new", "empty", "cut", "ours", "restarted"] {
+        assert_eq!(parse(name).unwrap().scheduler.record, Some(at(name)));
+    }
+}

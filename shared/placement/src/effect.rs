@@ -123,7 +123,7 @@ pub enum Effect {
         /// On what.
         model: ModelId,
     },
-    /// A lease was not granted.
+    /// A lease was not granted, or a hint not taken.
     LeaseRefused {
         /// Whose.
         session: SessionId,

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use berth_wire::{ModelId, SessionId, Timestamp};
 
+use crate::effect::Effect;
 use crate::state::Step;
 use crate::timers::Due;
 
@@ -76,6 +77,10 @@ impl Hints {
 
 impl Step<'_> {
     pub(crate) fn hinted(&mut self, session: &SessionId, model: &ModelId, due: Timestamp) {
+        if let Some(error) = self.refusal(model) {
+            self.emit(Effect::LeaseRefused { session: session.clone(), model: model.clone(), error });
+            return;
+        }
         let policy = &self.state.policy;
         let grace = policy.hint_grace;
         let of_session: usize = self.state.models.values().map(|model| model.hints.of_session(session)).sum();

@@ -113,6 +113,20 @@ impl State {
     }
 }
 
+/// Why a lease cannot last for so long. It is not cut to what may be had: its holder would count on the rest.
+fn out_of_range(ttl: Duration, ceiling: Duration) -> Option<ApiError> {
+    if (Duration::from_secs(1)..=ceiling).contains(&ttl) {
+        return None;
+    }
+    let message = format!(
+        "a lease lasts for 1 to {} s here ([scheduler] lease_ceiling), and {} s were asked for (ttlSeconds, --ttl); \
+         a lease can be renewed as often as it is needed",
+        ceiling.as_secs_f64(),
+        ttl.as_secs_f64(),
+    );
+    Some(ApiError::new(ErrorKind::InvalidRequest, "invalid_value", message).param("ttlSeconds"))
+}
+
 fn part(bytes: u64, of: u64) -> f64 {
     bytes as f64 / of.max(1) as f64
 }
@@ -125,21 +139,11 @@ impl Step<'_> {
         key: Option<KeyId>,
         ttl: Duration,
     ) {
-        if !self.state.models.contains_key(&model) {
-            let error = ApiError::new(
-                ErrorKind::ModelNotFound,
-                "model_not_found",
-                format!("the model `{model}` is not in the catalog"),
-            )
-            .param("model");
+        let refusal = self.refusal(&model).or_else(|| out_of_range(ttl, self.state.policy.lease_ceiling));
+        if let Some(error) = refusal {
             self.emit(Effect::LeaseRefused { session, model, error });
             return;
         }
-        if let Some(error) = self.cannot_serve(&model) {
-            self.emit(Effect::LeaseRefused { session, model, error });
-            return;
-        }
-        let ttl = ttl.min(self.state.policy.lease_ceiling);
         let since = match self.state.leases.get(&(session.clone(), model.clone())) {
             Some(held) => held.lease.since,
             None => {
@@ -151,6 +155,15 @@ impl Step<'_> {
             }
         };
         self.keep_lease(Lease { session, model, key, since, ttl, expires: self.now.plus(ttl) });
+    }
+
+    /// Why neither a lease on the model nor a hint of it would lead to anything.
+    pub(crate) fn refusal(&self, model: &ModelId) -> Option<ApiError> {
+        if self.state.models.contains_key(model) {
+            return self.cannot_serve(model);
+        }
+        let message = format!("the model `{model}` is not in the catalog");
+        Some(ApiError::new(ErrorKind::ModelNotFound, "model_not_found", message).param("model"))
     }
 
     /// Why no engine of the model can be had, now or ever.

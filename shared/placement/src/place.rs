@@ -30,6 +30,11 @@ impl Scene<'_> {
         if demand.first.is_some() || site.victims.is_empty() {
             return Timing::Now;
         }
+        if demand.cause == Cause::Leases
+            && let Some(at) = self.out_of_use(site).filter(|at| *at > self.now)
+        {
+            return Timing::At(at);
+        }
         let (waited, theta) = match demand.cause {
             // What a start now spares those who come, against what it costs those who are there.
             Cause::Hints => (demand.waited, 1.0),
@@ -50,6 +55,14 @@ impl Scene<'_> {
         let seconds = missing / (demand.weight * demand.share).max(1e-6);
         let later = Duration::try_from_secs_f64(seconds).unwrap_or(LATE).clamp(SOON, LATE);
         Timing::At(self.now.plus(later))
+    }
+
+    /// When none of the victims is in use any more. A lease keeps warm what is warm; started in place of a model that
+    /// is in use, its own would be evicted again by the next job of that one.
+    fn out_of_use(&self, site: &Site) -> Option<Timestamp> {
+        let victims = site.victims.iter().filter_map(|id| self.state.engines.get(id));
+        let used = victims.filter(|engine| engine.used).map(|engine| engine.last_used);
+        used.max().map(|at| at.plus(self.state.policy.lease_yield))
     }
 }
 

@@ -67,6 +67,8 @@ pub struct Policy {
     pub lease_ceiling: Duration,
     /// Share of the accelerators that leases may keep, rounded up.
     pub lease_share: f64,
+    /// A lease starts its model in place of another one only when that has not been used for so long.
+    pub lease_yield: Duration,
     /// Leases of one session at a time.
     pub leases_per_session: usize,
     /// Leases of one API key at a time.
@@ -107,6 +109,7 @@ impl Default for Policy {
             lease_weight: 4.0 * 0.5,
             lease_ceiling: Duration::from_secs(3600),
             lease_share: 0.5,
+            lease_yield: Duration::from_secs(120),
             leases_per_session: 8,
             leases_per_key: 256,
             hint_grace: Duration::from_secs(60),

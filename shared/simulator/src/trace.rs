@@ -42,6 +42,38 @@ pub enum TraceError {
         /// The heading there is.
         found: String,
     },
+    /// The heading has a column more than once.
+    #[error("line 1: the column `{column}` is there twice; which of the two counts cannot be known")]
+    Twice {
+        /// Which.
+        column: &'static str,
+    },
+    /// A quote is opened and the line ends before it is closed.
+    #[error(
+        "line {line}{}: the quote before `{text}` is not closed; a request stands on one line, and a quote within quotes \
+         is written twice",
+        of(column)
+    )]
+    Quote {
+        /// Where, from 1.
+        line: u64,
+        /// In which column; empty in the heading.
+        column: String,
+        /// How what follows begins.
+        text: String,
+    },
+    /// A line goes on after the last column.
+    #[error("line {line}: there is `{value}` behind {column}, the last of {columns} columns")]
+    Surplus {
+        /// Where, from 1.
+        line: u64,
+        /// The last column.
+        column: String,
+        /// How many there are.
+        columns: usize,
+        /// The first field too many.
+        value: String,
+    },
     /// A field is missing or is not what it should be.
     #[error("line {line}, {column}: `{value}` is not {rule}")]
     Field {
@@ -76,6 +108,10 @@ pub enum TraceError {
     Empty,
 }
 
+fn of(column: &str) -> String {
+    if column.is_empty() { String::new() } else { format!(", {column}") }
+}
+
 /// Reads a trace. Columns may stand in any order; others than the five are ignored.
 ///
 /// # Errors
@@ -92,6 +128,9 @@ pub fn read_trace(input: impl Read) -> Result<Vec<Request>, TraceError> {
             break;
         }
         let record = split(&text).map_err(|error| unreadable(error.into()))?;
+        if is_open(&text).map_err(|error| unreadable(error.into()))? {
+            return Err(open_quote(line, &record, columns.as_ref()));
+        }
         match &columns {
             None => columns = Some(Columns::find(&record)?),
             // Blank lines say nothing.
@@ -114,8 +153,31 @@ fn split(text: &str) -> Result<StringRecord, csv::Error> {
     Ok(record)
 }
 
+/// Whether the line ends within quotes: then what comes behind it would belong to it.
+fn is_open(text: &str) -> Result<bool, csv::Error> {
+    // Most lines have none, and need no second look.
+    if !text.contains('"') {
+        return Ok(false);
+    }
+    let builder = &mut ReaderBuilder::new();
+    let builder = builder.has_headers(false).flexible(true).buffer_capacity(256);
+    let mut reader = builder.from_reader(text.trim_end().as_bytes().chain(&b"\nnext"[..]));
+    let mut record = StringRecord::new();
+    reader.read_record(&mut record)?;
+    Ok(!reader.read_record(&mut record)?)
+}
+
+/// The field with the open quote is the last, since it took all that follows.
+fn open_quote(line: u64, record: &StringRecord, columns: Option<&Columns>) -> TraceError {
+    let column = columns.and_then(|columns| columns.names.get(record.len().saturating_sub(1)));
+    let text =
+        record.iter().next_back().unwrap_or_default().chars().filter(|c| !c.is_control()).take(40).collect();
+    TraceError::Quote { line, column: column.unwrap_or_default().into(), text }
+}
+
 /// Where the columns stand.
 struct Columns {
+    names: StringRecord,
     arrival: usize,
     session: usize,
     model: usize,
@@ -125,10 +187,15 @@ struct Columns {
 
 impl Columns {
     fn find(heading: &StringRecord) -> Result<Self, TraceError> {
+        let names: StringRecord = heading.iter().map(|name| name.trim_start_matches('\u{feff}')).collect();
         let at = |column: &'static str| {
-            let found = || heading.iter().collect::<Vec<_>>().join(",");
-            let place = heading.iter().position(|name| name.trim_start_matches('\u{feff}') == column);
-            place.ok_or_else(|| TraceError::Column { column, found: found() })
+            let found = || names.iter().collect::<Vec<_>>().join(",");
+            let mut places = names.iter().enumerate().filter(|(_, name)| *name == column);
+            let place = places.next().ok_or_else(|| TraceError::Column { column, found: found() })?;
+            if places.next().is_some() {
+                return Err(TraceError::Twice { column });
+            }
+            Ok(place.0)
         };
         Ok(Self {
             arrival: at("arrival_s")?,
@@ -136,12 +203,17 @@ impl Columns {
             model: at("model")?,
             prompt: at("prompt_tokens")?,
             output: at("output_tokens")?,
+            names,
         })
     }
 
     fn read(&self, line: u64, record: &StringRecord) -> Result<Request, TraceError> {
         let text = |place, column| record.get(place).ok_or(TraceError::Short { line, column });
         let wrong = |column, value: &str, rule| TraceError::Field { line, column, value: value.into(), rule };
+        if let Some(value) = record.get(self.names.len()) {
+            let column = self.names.iter().next_back().unwrap_or_default().into();
+            return Err(TraceError::Surplus { line, column, columns: self.names.len(), value: value.into() });
+        }
         let arrival = text(self.arrival, "arrival_s")?;
         let session = text(self.session, "session")?;
         let model = text(self.model, "model")?;

@@ -48,7 +48,8 @@ pub enum NatsError {
 pub struct TestNats {
     binary: PathBuf,
     extra: String,
-    jetstream: bool,
+    /// Settings of JetStream; without any it is off.
+    jetstream: Option<String>,
     folder: TempDir,
     address: SocketAddr,
     child: Option<Child>,
@@ -73,7 +74,7 @@ impl TestNats {
     /// # Errors
     /// When there is no nats-server, or it does not get ready.
     pub fn start_with(extra: &str) -> Result<Self, NatsError> {
-        Self::start_as(extra, true)
+        Self::start_as(extra, Some(String::new()))
     }
 
     /// Starts one that keeps no streams.
@@ -81,10 +82,18 @@ impl TestNats {
     /// # Errors
     /// When there is no nats-server, or it does not get ready.
     pub fn start_without_jetstream() -> Result<Self, NatsError> {
-        Self::start_as("", false)
+        Self::start_as("", None)
     }
 
-    fn start_as(extra: &str, jetstream: bool) -> Result<Self, NatsError> {
+    /// Starts one that has so much room for streams (`1GB`).
+    ///
+    /// # Errors
+    /// When there is no nats-server, or it does not get ready.
+    pub fn start_with_room(room: &str) -> Result<Self, NatsError> {
+        Self::start_as("", Some(format!("max_file_store: {room}")))
+    }
+
+    fn start_as(extra: &str, jetstream: Option<String>) -> Result<Self, NatsError> {
         let binary = find_binary().ok_or(NatsError::Missing)?;
         let folder = tempfile::Builder::new().prefix("berth-nats-").tempdir().map_err(NatsError::Folder)?;
         let address = SocketAddr::from(([127, 0, 0, 1], 0));
@@ -144,9 +153,9 @@ impl TestNats {
             0 => "-1".into(),
             port => port.to_string(),
         };
-        let store = match self.jetstream {
-            true => format!("jetstream {{ store_dir: {:?} }}", folder.join("store")),
-            false => String::new(),
+        let store = match &self.jetstream {
+            Some(settings) => format!("jetstream {{ store_dir: {:?}\n{settings} }}", folder.join("store")),
+            None => String::new(),
         };
         let config =
             format!("listen: \"127.0.0.1:{port}\"\nports_file_dir: {ports:?}\n{store}\n{}\n", self.extra);
@@ -207,7 +216,7 @@ impl TestNats {
         let mut greeting = [0_u8; 4096];
         let read = stream.read(&mut greeting).map_err(|e| e.to_string())?;
         let greeting = String::from_utf8_lossy(greeting.get(..read).unwrap_or_default());
-        if !self.jetstream || greeting.contains("\"jetstream\":true") {
+        if self.jetstream.is_none() || greeting.contains("\"jetstream\":true") {
             Ok(address)
         } else {
             Err("it greets without JetStream".into())

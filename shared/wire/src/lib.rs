@@ -37,7 +37,10 @@ pub use id::{
     AcceleratorId, Attempt, EngineId, Epoch, GatewayId, HostId, IdError, JobId, KeyId, ModelId, SessionId,
 };
 pub use job::{Body, Class, Job};
-pub use lease::{Lease, LeaseReply, LeaseRequest, LeaseState, LeaseStatus, SESSION_MAX};
+pub use lease::{
+    HintShown, LEASE_TTL, Lease, LeaseReply, LeaseRequest, LeaseShown, LeaseState, LeaseStatus, LeasesShown,
+    ReleasedShown, SESSION_MAX,
+};
 pub use profile::{Profile, Residency};
 pub use report::{
     Ended, EngineFailure, EngineReport, EngineState, Outcome, Report, ReportAck, ReportEntry, RunningAttempt,

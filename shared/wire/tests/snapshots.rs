@@ -225,7 +225,9 @@ fn leases_and_profiles_keep_their_bytes_and_their_keys() {
 fn what_is_asked_of_leases_keeps_its_bytes() {
     let (session, model) = (lease().session, lease().model);
     let ttl = Duration::from_secs(120);
-    pin("lease_ask", &LeaseRequest::Lease { session: session.clone(), model: model.clone(), key: None, ttl });
+    let ask = |ttl| LeaseRequest::Lease { session: session.clone(), model: model.clone(), key: None, ttl };
+    pin("lease_ask", &ask(Some(ttl)));
+    pin("lease_ask_as_long_as_is_usual", &ask(None));
     pin("lease_release", &LeaseRequest::Release { session: session.clone(), model: None });
     pin("lease_list", &LeaseRequest::List { session: Some(session.clone()) });
     let lead = Duration::from_secs(20);

@@ -45,14 +45,22 @@ async fn names_are_resolved_and_answers_have_their_shape() {
     let body = json!({"sessionKey": "s", "model": "tiny"});
     let (response, request) =
         tokio::join!(ask(&gateway, "/lease", &body), answer(&played, &mut asked, LeaseReply::Held(held())));
-    let ttl = Duration::from_secs(120);
-    let wanted = LeaseRequest::Lease { session: "s".into(), model: MODEL.into(), key: None, ttl };
-    assert_eq!(request, wanted, "two minutes unless said otherwise");
+    let lease_for = |ttl| LeaseRequest::Lease { session: "s".into(), model: MODEL.into(), key: None, ttl };
+    assert_eq!(request, lease_for(None), "the leader knows how long is usual");
     assert_eq!(response.status(), 200);
     let lease: Value = response.json().await.unwrap();
     let shape = json!({"sessionKey": "s", "model": MODEL, "state": "loading", "position": 1, "etaSeconds": null,
                        "expiresAt": "1970-01-01T00:00:01.000Z", "expiresInSeconds": 120.0});
     assert_eq!(lease, shape);
+
+    let body = json!({"sessionKey": "s", "model": "tiny", "ttlSeconds": 86_401});
+    let (_, request) =
+        tokio::join!(ask(&gateway, "/lease", &body), answer(&played, &mut asked, LeaseReply::Held(held())));
+    assert_eq!(
+        request,
+        lease_for(Some(Duration::from_secs(86_401))),
+        "the leader knows how long is too long"
+    );
 
     let reply = LeaseReply::Released { models: vec![MODEL.into()] };
     let body = json!({"sessionKey": "s", "model": "tiny"});
@@ -86,7 +94,7 @@ async fn what_is_wrong_is_said_at_once_and_a_refusal_is_passed_on() {
         ("/lease", json!({"sessionKey": "", "model": "tiny"}), 400, "sessionKey"),
         ("/lease", json!({"sessionKey": "x".repeat(257), "model": "tiny"}), 400, "sessionKey"),
         ("/lease", json!({"sessionKey": "s", "model": "none"}), 404, "model"),
-        ("/lease", json!({"sessionKey": "s", "model": "tiny", "ttlSeconds": 3601}), 400, "ttlSeconds"),
+        ("/lease", json!({"sessionKey": "s", "model": "tiny", "ttlSeconds": 0}), 400, "ttlSeconds"),
         ("/lease", json!({"sessionKey": "s", "model": "tiny", "ttlSecs": 5}), 400, "ttlSecs"),
         ("/release", json!({"sessionKey": "s", "model": "none"}), 404, "model"),
         ("/hint", json!({"sessionKey": "s", "model": "tiny"}), 400, "inSeconds"),
@@ -96,6 +104,13 @@ async fn what_is_wrong_is_said_at_once_and_a_refusal_is_passed_on() {
         let response = ask(&gateway, path, &body).await;
         assert_eq!(response.status().as_u16(), status, "{path} {body}");
         assert_eq!(error_of(response).await["param"], param, "{path} {body}");
+    }
+    for path in ["/lease", "/release", "/hint"] {
+        let twice = r#"{"sessionKey":"s","model":"tiny","inSeconds":1,"model":"tiny"}"#;
+        let asked = reqwest::Client::new().post(gateway.url(path)).body(twice);
+        let response = asked.send().await.unwrap();
+        assert_eq!(response.status(), 400, "{path}");
+        assert_eq!(error_of(response).await["param"], "model", "{path}");
     }
     let response = reqwest::get(gateway.url("/leases?session=s")).await.unwrap();
     assert_eq!(response.status(), 400);

@@ -1,7 +1,5 @@
 //! Leases and hints: what sessions ask of the leader, and what it answers.
 
-use std::time::Duration;
-
 use actix::{Context, Handler, Message, MessageResult};
 use berth_placement::Event;
 use berth_wire::{
@@ -20,7 +18,7 @@ const LISTED: usize = 1000;
 /// What one event did to leases.
 #[derive(Default)]
 pub(super) struct Outcome {
-    /// Why one was not granted.
+    /// Why one was not granted, or a hint not taken.
     pub(super) refused: Option<ApiError>,
     /// Those that ended.
     pub(super) ended: Vec<(SessionId, ModelId)>,
@@ -78,7 +76,7 @@ impl Leader {
         match request {
             LeaseRequest::Lease { session, model, key, ttl } => {
                 check(&session)?;
-                let ttl = ttl.max(Duration::from_secs(1));
+                let ttl = ttl.unwrap_or(self.lease_ttl);
                 let event = Event::LeaseAsked { session: session.clone(), model: model.clone(), key, ttl };
                 self.feed(event, ctx);
                 if let Some(error) = self.leases.refused.take() {
@@ -110,11 +108,11 @@ impl Leader {
             }
             LeaseRequest::Hint { session, model, lead } => {
                 check(&session)?;
-                if !self.catalog.contains_key(&model) {
-                    return Err(unknown(&model));
-                }
                 self.feed(Event::Hint { session, model, due: now.plus(lead) }, ctx);
-                Ok(Answered::at_once(LeaseReply::Noted))
+                match self.leases.refused.take() {
+                    Some(error) => Err(error),
+                    None => Ok(Answered::at_once(LeaseReply::Noted)),
+                }
             }
         }
     }

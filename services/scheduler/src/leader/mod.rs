@@ -14,8 +14,8 @@ use berth_actors::{Drain, Life, Vital};
 use berth_placement::{Effect, Event, Policy, Refusal, State, Verdict, step};
 use berth_telemetry::metric;
 use berth_wire::{
-    ApiError, EngineId, ErrorKind, EventBody, GatewayId, HostId, JobId, ModelId, ModelSpec, Notice,
-    ReportEntry, Snapshot, Timestamp,
+    ApiError, EngineId, ErrorKind, EventBody, GatewayId, HostId, JobId, LEASE_TTL, ModelId, ModelSpec,
+    Notice, ReportEntry, Snapshot, Timestamp,
 };
 pub(crate) use heard::{Arrived, Beats, Cancelled, Catalog, Reported, StatusAsked, StreamTaken};
 pub(crate) use leases::{LeaseAsked, Restored};
@@ -79,6 +79,8 @@ pub(crate) struct Leader {
     orders: Orders,
     /// What the event that is being taken in did to leases.
     leases: Outcome,
+    /// How long a lease lasts where nothing is said.
+    lease_ttl: Duration,
     recorder: Option<Recorder>,
     over: CancellationToken,
 }
@@ -99,6 +101,7 @@ impl Leader {
         if let Some(recorder) = &recorder {
             recorder.begin(&policy, carrier.epoch, began);
         }
+        let lease_ttl = LEASE_TTL.min(policy.lease_ceiling);
         let state = State::new(policy, carrier.epoch, began);
         Self {
             life,
@@ -112,6 +115,7 @@ impl Leader {
             missed: BTreeSet::new(),
             orders: Orders::default(),
             leases: Outcome::default(),
+            lease_ttl,
             recorder,
             over,
         }

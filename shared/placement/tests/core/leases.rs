@@ -46,6 +46,22 @@ fn a_lease_on_what_can_never_run_is_refused_with_the_reason() {
 }
 
 #[test]
+fn a_hint_of_what_can_never_run_is_refused_as_a_lease_on_it_is() {
+    let mut world = World::new(&[(1, 8 * GIB)], vec![model("huge", 99 * GIB, 1)]);
+    world.wait(Duration::from_secs(10));
+    for id in ["huge", "nonesuch"] {
+        world.ask_lease("s", id, 120);
+        let due = world.now.plus(Duration::from_secs(100));
+        world.tell(Event::Hint { session: "s".into(), model: id.into(), due });
+    }
+    let [lease, hint, unknown, hint_of_unknown] = &world.refused[..] else { panic!("{:?}", world.refused) };
+    assert_eq!((lease.code.as_str(), lease), ("model_cannot_fit", hint));
+    assert_eq!((unknown.code.as_str(), unknown), ("model_not_found", hint_of_unknown));
+    world.wait(Duration::from_secs(100));
+    assert!(world.started.is_empty());
+}
+
+#[test]
 fn a_lease_is_told_to_wait_while_another_leases_model_has_the_room() {
     let mut world = two_that_do_not_fit_together(Policy::default());
     world.ask_lease("s", "a", 120);
@@ -174,18 +190,40 @@ fn an_idle_limit_does_not_stop_a_model_under_lease_and_does_when_it_ends() {
 }
 
 #[test]
-fn leases_are_capped_for_a_session_and_never_longer_than_the_ceiling() {
+fn leases_are_capped_for_a_session() {
     let policy = Policy { leases_per_session: 1, ..Policy::default() };
     let mut world = two_that_do_not_fit_together(policy);
-    world.ask_lease("s", "a", 100 * HOUR);
-    let lease = world.state.lease(&"s".into(), &"a".into(), world.now).unwrap().lease;
-    assert_eq!(lease.expires.since(world.now), Duration::from_secs(HOUR));
+    world.ask_lease("s", "a", HOUR);
     world.ask_lease("s", "a", 10);
     world.ask_lease("s", "b", 10);
     assert_eq!(world.refused.len(), 1, "renewing is no second lease");
     assert_eq!(world.refused[0].code, "too_many_leases");
     world.ask_lease("t", "nonesuch", 10);
     assert_eq!(world.refused[1].code, "model_not_found");
+}
+
+#[test]
+fn a_lease_that_is_to_last_too_long_is_refused_with_the_ceiling_and_not_cut() {
+    let policy = Policy { lease_ceiling: Duration::from_secs(1800), ..Policy::default() };
+    let mut world = two_that_do_not_fit_together(policy);
+    for ttl in [1801, HOUR, 0] {
+        world.ask_lease("s", "a", ttl);
+        let error = world.refused.pop().expect("it is refused");
+        assert_eq!((error.code.as_str(), error.param.as_deref()), ("invalid_value", Some("ttlSeconds")));
+        assert!(
+            error.message.contains("1 to 1800 s") && error.message.contains(&format!("{ttl} s were asked"))
+        );
+        assert!(world.state.leases(world.now).is_empty(), "{ttl}");
+    }
+    world.ask_lease("s", "a", 1800);
+    let before = world.state.leases(world.now);
+    assert_eq!(before[0].lease.expires, world.now.plus(Duration::from_secs(1800)));
+    world.ask_lease("s", "a", 1801);
+    assert_eq!(
+        (world.refused.len(), world.state.leases(world.now)),
+        (1, before),
+        "what is held stays as it is"
+    );
 }
 
 #[test]
@@ -218,4 +256,59 @@ fn a_hint_has_the_model_ready_when_it_is_needed_and_no_earlier_than_that() {
     let job = world.submit(1, "b");
     world.settle();
     assert!(world.verdicts.contains_key(&job));
+}
+
+/// `b` is in use: a request every so many seconds, answered within one; a start takes 10 s. How often each of the two
+/// models was started.
+fn starts_while_b_is_used(world: &mut World, every: u64) -> [usize; 2] {
+    for n in 0..40 {
+        let session = Some("t".into());
+        world.send(berth_placement::JobFacts { arrival: world.now, session, ..job(n, "b") });
+        for _ in 0..every {
+            world.wait(Duration::from_secs(1));
+            for id in world.in_state(EngineState::Stopping) {
+                world.gone(id, None);
+            }
+            for id in world.in_state(EngineState::Starting) {
+                world.wait(Duration::from_secs(10));
+                world.ready(id);
+            }
+            for (job, attempt, engine) in world.running() {
+                world.finish(job, attempt, engine, berth_placement::AttemptEnd::Completed);
+            }
+        }
+    }
+    ["a", "b"].map(|id| world.started.iter().filter(|(model, _)| model.as_str() == id).count())
+}
+
+#[test]
+fn a_lease_does_not_start_its_idle_model_in_place_of_one_that_is_in_use() {
+    for (every, b_is_leased) in [(5, true), (60, true), (5, false), (60, false), (90, false)] {
+        let policy = Policy { lease_ceiling: Duration::from_secs(10 * HOUR), ..Policy::default() };
+        let mut world = two_that_do_not_fit_together(policy);
+        world.ask_lease("s", "a", 10 * HOUR);
+        world.settle();
+        if b_is_leased {
+            world.ask_lease("t", "b", 10 * HOUR);
+        }
+        let starts = starts_while_b_is_used(&mut world, every);
+        assert_eq!(starts, [1, 1], "every {every} s, leased: {b_is_leased}");
+    }
+}
+
+#[test]
+fn a_lease_has_its_model_back_once_the_one_in_its_place_is_no_longer_used() {
+    let mut world = two_that_do_not_fit_together(Policy::default());
+    world.ask_lease("s", "a", HOUR);
+    world.settle();
+    starts_while_b_is_used(&mut world, 5);
+    world.wait(Duration::from_secs(110));
+    world.settle();
+    assert!(world.engine_of("b").is_some(), "it was used two minutes ago");
+    while world.engine_of("a").is_none() {
+        let due = world.state.next_timer().expect("it is looked at again");
+        world.wait(due.since(world.now));
+        world.settle();
+    }
+    assert!(world.engine_of("b").is_none());
 }

@@ -48,9 +48,8 @@ pub struct World {
     pub story_events: usize,
     /// The log, if one is kept.
     pub log: Option<Vec<String>>,
-    /// The lines of the catalog and the hosts that were there from the start.
+    /// The header, and the lines of the catalog and the hosts that were there from the start.
     pub first_lines: Vec<String>,
-    pub policy: Policy,
     pub told: usize,
     pub woken: usize,
     /// Leases that were handed out to be kept.
@@ -72,7 +71,8 @@ impl World {
     pub fn with_ram(policy: Policy, hosts: &[(u32, u64)], models: Vec<ModelNeeds>, ram: (u64, u64)) -> Self {
         let now = Timestamp(1_000_000);
         let mut world = Self {
-            state: State::new(policy.clone(), Epoch(1), now),
+            log: Some(vec![berth_placement::log::header(&policy, Epoch(1), now).unwrap()]),
+            state: State::new(policy, Epoch(1), now),
             now,
             models: models.iter().map(|m| (m.id.clone(), m.clone())).collect(),
             hosts: hosts
@@ -91,9 +91,7 @@ impl World {
             started: Vec::new(),
             story: Vec::new(),
             story_events: 0,
-            log: Some(Vec::new()),
             first_lines: Vec::new(),
-            policy,
             told: 0,
             woken: 0,
             kept: BTreeMap::new(),
@@ -358,7 +356,9 @@ impl World {
         let recorded = self.log.is_some().then(|| event.clone());
         let effects = step(&mut self.state, event, self.now);
         if let (Some(log), Some(event)) = (&mut self.log, recorded) {
-            log.push(berth_placement::log::line(self.now, &event, &effects).unwrap());
+            // Behind its header.
+            let n = log.len() as u64;
+            log.push(berth_placement::log::line(n, self.now, &event, &effects).unwrap());
         }
         let mut cancels = Vec::new();
         for effect in effects {

@@ -47,6 +47,12 @@ fn what_is_wrong_is_named_by_line_and_field() {
         ("0,a,,1,1\n", ["line 2", "model", "name"]),
         ("0,a,m,1\n", ["line 2", "output_tokens", "missing"]),
         ("0\n", ["line 2", "session", "missing"]),
+        ("0,a,m,1,1,9\n", ["line 2", "`9` behind output_tokens", "5 columns"]),
+        ("0,a,m,1,1\n1,a,m,1,1,,\n", ["line 3", "`` behind output_tokens", "5 columns"]),
+        ("0,a,m,1,1\n1,\"a,m,1,1\n2,a,m,1,1\n", ["line 3, session", "`a,m,1,1`", "not closed"]),
+        ("0,a,m,1,\"1\n", ["line 2, output_tokens", "`1`", "not closed"]),
+        ("0,a,m,1,\"1", ["line 2, output_tokens", "`1`", "not closed"]),
+        ("0,\"say \"\"x,m,1,1\n", ["line 2, session", "not closed", "written twice"]),
         ("", ["no requests", "arrival_s", "one line for each"]),
     ] {
         let message = error(&format!("{HEADING}{body}"));
@@ -63,6 +69,14 @@ fn a_heading_without_a_column_is_named() {
         assert!(message.starts_with("line 1: there is no column `"), "{message}");
         assert!(message.contains("arrival_s,session,model,prompt_tokens,output_tokens"), "{message}");
     }
+}
+
+#[test]
+fn a_heading_in_which_a_column_is_there_twice_or_a_quote_is_open_is_named() {
+    let message = error("arrival_s,session,model,prompt_tokens,output_tokens, model\n0,a,m,1,1,n\n");
+    assert!(message.starts_with("line 1: the column `model` is there twice"), "{message}");
+    let message = error("arrival_s,\"session,model,prompt_tokens,output_tokens\n0,a,m,1,1\n");
+    assert!(message.starts_with("line 1: the quote before `session,model") && message.contains("not closed"));
 }
 
 #[test]
