@@ -6,6 +6,7 @@
 mod check;
 mod cli;
 mod exit;
+mod key;
 mod lease;
 mod replay;
 mod role;
@@ -53,6 +54,7 @@ fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Lease(args) => setup::logs(logs, "error").and_then(|()| lease::grant(&args)),
         Command::Release(args) => setup::logs(logs, "error").and_then(|()| lease::release(&args)),
         Command::Leases(args) => setup::logs(logs, "error").and_then(|()| lease::list(&args)),
+        Command::Key(args) => setup::logs(logs, "error").and_then(|()| key::run(args)),
         Command::Check(args) => check::run(&args),
         Command::Translate { .. } => translate::run(),
         Command::Simulate(args) => simulate::run(&args),
