@@ -20,6 +20,9 @@ pub(crate) fn run(args: &CheckArgs) -> Result<Exit, Failure> {
     };
     let config = Config::load(&path)?;
     print!("{}", summary(&path.display().to_string(), &config));
+    for note in &config.notes {
+        println!("\nnote: {note}");
+    }
     Ok(Exit::Done)
 }
 
@@ -32,6 +35,7 @@ fn summary(name: &str, config: &Config) -> String {
         listen.join(", "),
         config.host.name,
     );
+    text.push_str(&keys(config));
     if count == 0 {
         text.push_str(NO_MODELS);
     } else {
@@ -43,6 +47,16 @@ fn summary(name: &str, config: &Config) -> String {
         ));
     }
     text
+}
+
+/// Who may come in.
+fn keys(config: &Config) -> String {
+    match config.gateway.keys.len() {
+        _ if config.gateway.open => "open to everybody who reaches it\n".into(),
+        0 => String::new(),
+        1 => "1 API key\n".into(),
+        more => format!("{more} API keys\n"),
+    }
 }
 
 fn row(model: &ModelSpec) -> Vec<String> {

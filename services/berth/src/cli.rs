@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::key::{self, KeyArgs};
 use crate::lease::{self, LeaseArgs, LeasesArgs, ReleaseArgs};
 use crate::replay::ReplayArgs;
 use crate::simulate::{self, SimulateArgs};
@@ -18,6 +19,7 @@ Examples:
   berth check my.toml                  see whether a configuration is right, and what it amounts to
   berth status                         hosts, engines and the queue
   berth lease my-session demo          keep a model warm for a conversation
+  berth key create laptop              an API key; from then on every request needs one
   berth simulate --trace requests.csv --accelerators 4    what waits a fleet would have
 
 A fleet of several machines shares one nats-server (with JetStream). Each role runs on its own:
@@ -67,6 +69,9 @@ pub(crate) enum Command {
     /// Show the leases that sessions hold.
     #[command(after_help = lease::LEASES_EXAMPLES)]
     Leases(LeasesArgs),
+    /// Make, list and revoke API keys.
+    #[command(after_help = key::EXAMPLES)]
+    Key(KeyArgs),
     /// Check a configuration: says what it amounts to, or points at what is wrong.
     Check(CheckArgs),
     /// Run a trace of requests in virtual time: what waits would be under Berth, and under simpler rules.
@@ -116,6 +121,9 @@ pub(crate) struct UpArgs {
     /// 1.2 times the file's size plus 512 MiB, its context is 8192 tokens.
     #[arg(long, short, value_name = "FILE.gguf")]
     pub(crate) model: Vec<PathBuf>,
+    /// Let everybody in without an API key, on every address that it listens on.
+    #[arg(long)]
+    pub(crate) open: bool,
 }
 
 /// Options of a single role.
@@ -133,6 +141,9 @@ pub(crate) struct RoleArgs {
     /// Where the agent keeps its notes and engine logs [default: ~/.local/share/berth].
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
+    /// Gateway: let everybody in without an API key, on every address that it listens on.
+    #[arg(long)]
+    pub(crate) open: bool,
 }
 
 /// Which fleet to ask.

@@ -120,7 +120,7 @@ pub(crate) fn release(args: &ReleaseArgs) -> Result<Exit, Failure> {
             Some(name) => Some(resolve(bus, name).await?),
             None => None,
         };
-        ask(bus, &LeaseRequest::Release { session: args.session.clone(), model }).await
+        ask(bus, &LeaseRequest::Release { session: args.session.clone(), model, key: None }).await
     })?;
     let LeaseReply::Released { models } = reply else { return Err(unexpected()) };
     if args.json {
@@ -138,7 +138,8 @@ pub(crate) fn release(args: &ReleaseArgs) -> Result<Exit, Failure> {
 /// `berth leases`
 pub(crate) fn list(args: &LeasesArgs) -> Result<Exit, Failure> {
     let session = args.session.clone();
-    let reply = at_fleet(&args.fleet, async |bus| ask(bus, &LeaseRequest::List { session }).await)?;
+    let reply =
+        at_fleet(&args.fleet, async |bus| ask(bus, &LeaseRequest::List { session, key: None }).await)?;
     let LeaseReply::Leases { leases, total } = reply else { return Err(unexpected()) };
     if args.json {
         println!("{}", json(&LeasesShown::new(leases, total))?);
@@ -165,7 +166,7 @@ fn at_fleet<T>(args: &FleetArgs, run: impl AsyncFnOnce(&Bus) -> Result<T, Failur
 }
 
 /// The model of that name or alias.
-async fn resolve(bus: &Bus, name: &str) -> Result<ModelId, Failure> {
+pub(crate) async fn resolve(bus: &Bus, name: &str) -> Result<ModelId, Failure> {
     let catalog = status::entries::<ModelSpec>(bus, "catalog").await?;
     let by_alias = |spec: &ModelSpec| spec.aliases.iter().any(|alias| alias == name);
     let found = catalog

@@ -8,6 +8,7 @@ mod cli;
 mod exit;
 mod files;
 mod input;
+mod key;
 mod lease;
 mod replay;
 mod role;
@@ -56,6 +57,7 @@ fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Lease(args) => setup::logs(logs, "error").and_then(|()| lease::grant(&args)),
         Command::Release(args) => setup::logs(logs, "error").and_then(|()| lease::release(&args)),
         Command::Leases(args) => setup::logs(logs, "error").and_then(|()| lease::list(&args)),
+        Command::Key(args) => setup::logs(logs, "error").and_then(|()| key::run(args)),
         Command::Check(args) => check::run(&args),
         Command::Translate { .. } => translate::run(),
         Command::Simulate(args) => simulate::run(&args),

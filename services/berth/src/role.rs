@@ -82,6 +82,13 @@ pub(crate) fn run(role: Role, args: &RoleArgs) -> Result<Exit, Failure> {
         }
         (_, None) => {}
     }
+    if args.open && role != Role::Gateway {
+        return Err(Failure::Option(format!(
+            "--open is for a gateway; leave it out for `berth {}`",
+            role.as_str()
+        )));
+    }
+    setup::open(&mut config, args.open)?;
     if config.host.state_dir.is_none() {
         config.host.state_dir = Some(args.data_dir.clone().unwrap_or_else(env::data_dir).join("agent"));
     }

@@ -61,6 +61,18 @@ pub(crate) fn overridden(mut config: Config, nats_urls: &[String]) -> Result<Con
     Ok(config)
 }
 
+/// Lets everybody in, where `--open` says so.
+pub(crate) fn open(config: &mut Config, open: bool) -> Result<(), Failure> {
+    if open && !config.gateway.keys.is_empty() {
+        return Err(Failure::Option(
+            "--open lets everybody in, and the configuration has API keys: leave out the one or the others"
+                .into(),
+        ));
+    }
+    config.gateway.open |= open;
+    Ok(())
+}
+
 /// Starts recording metrics on the current runtime; what is returned renders them.
 pub(crate) fn metrics() -> Result<Arc<dyn Fn() -> String + Send + Sync>, Failure> {
     let handle = metric::install().map_err(|error| Failure::Metrics(error.to_string()))?;

@@ -12,6 +12,7 @@ use berth_wire::{Credit, JobId, Route, Timestamp, Usage, Verb};
 use bytes::Bytes;
 use tracing::debug;
 
+use crate::allowance::Permit;
 use crate::demux::{Leave, Outlet, Piece, Progress, Register, Serving, outlet};
 use crate::error;
 use crate::relay::Ending;
@@ -27,6 +28,8 @@ pub(crate) struct Start {
     /// As in the catalog, so that it may label metrics.
     pub(crate) model: Arc<str>,
     pub(crate) at: Instant,
+    /// Its place within its key's limits.
+    pub(crate) permit: Option<Permit>,
 }
 
 /// A job and its client. Dropped before the end, it cancels the job: it is held by the handler's future and then
@@ -132,6 +135,9 @@ impl Client {
                 if self.first_byte.is_none() {
                     let took = self.start.at.elapsed();
                     self.first_byte = Some(took);
+                    if let Some(permit) = &mut self.start.permit {
+                        permit.served();
+                    }
                     metrics::histogram!(metric::TIME_TO_FIRST_TOKEN, "model" => Arc::clone(&self.start.model))
                         .record(took.as_secs_f64());
                 }
@@ -150,7 +156,10 @@ impl Client {
         }
     }
 
-    fn count(&self, usage: &Usage) {
+    fn count(&mut self, usage: &Usage) {
+        if let Some(permit) = &mut self.start.permit {
+            permit.settle(usage, Instant::now());
+        }
         for (kind, tokens) in [("input", usage.prompt_tokens), ("output", usage.completion_tokens)] {
             let model = Arc::clone(&self.start.model);
             metrics::counter!(metric::TOKENS, "model" => model, "type" => kind)

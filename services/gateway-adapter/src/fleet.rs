@@ -17,6 +17,7 @@ use crate::RenderMetrics;
 use crate::catalog::Catalog;
 use crate::client::now;
 use crate::demux::{Demux, DismissWaiting};
+use crate::keys::Keys;
 
 /// Shared by all threads of a gateway.
 pub(crate) struct Fleet {
@@ -33,6 +34,7 @@ pub(crate) struct Fleet {
     pub(crate) running: AtomicUsize,
     /// Nothing new is taken.
     pub(crate) draining: AtomicBool,
+    pub(crate) keys: Arc<Keys>,
     bus: Bus,
     catalog: ArcSwap<Catalog>,
     models: View<ModelSpec>,
@@ -59,6 +61,7 @@ impl Fleet {
         metrics: Option<RenderMetrics>,
         end: CancellationToken,
     ) -> Arc<Self> {
+        let keys = Keys::follow(&config.gateway, bus, end.clone());
         let fleet = Arc::new(Self {
             config,
             id,
@@ -68,6 +71,7 @@ impl Fleet {
             workers: AtomicUsize::new(0),
             running: AtomicUsize::new(0),
             draining: AtomicBool::new(false),
+            keys,
             bus: bus.clone(),
             catalog: ArcSwap::default(),
             models: View::follow(bus, "catalog"),
@@ -151,6 +155,7 @@ impl Fleet {
         vec![
             part("bus", connected && cut == 0, "connected".into(), "not connected to NATS"),
             part("catalog", self.catalog_known(), format!("{models} models"), "not read yet"),
+            part("keys", self.keys.known(), "known".into(), "not read yet"),
             part("scheduler", leader.is_some(), leader.unwrap_or_default(), "no scheduler leads"),
             part("hosts", hosts > 0, format!("{hosts} hosts"), "no host takes jobs"),
         ]

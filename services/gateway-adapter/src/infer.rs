@@ -6,10 +6,11 @@ use std::sync::atomic::Ordering;
 
 use actix_web::web::{Data, Payload};
 use actix_web::{HttpRequest, HttpResponse};
-use berth_wire::{Body, Class, Job, JobId, Route};
+use berth_wire::{Body, Job, JobId, Route};
 use bytes::Bytes;
 use tracing::debug;
 
+use crate::caller::Caller;
 use crate::client::{Client, Start, now};
 use crate::error::{self, Refusal};
 use crate::intake;
@@ -18,36 +19,47 @@ use crate::respond::{self, Terms};
 use crate::send;
 use crate::worker::Worker;
 
+/// About so many bytes of a request make a token of prompt, until the engine has counted them.
+const BYTES_PER_TOKEN: u64 = 4;
+
 /// `POST /v1/chat/completions`
-pub(crate) async fn chat(request: HttpRequest, payload: Payload, worker: Data<Arc<Worker>>) -> HttpResponse {
-    handle(Route::ChatCompletions, request, payload, worker).await
+pub(crate) async fn chat(
+    request: HttpRequest,
+    payload: Payload,
+    caller: Caller,
+    worker: Data<Arc<Worker>>,
+) -> HttpResponse {
+    handle(Route::ChatCompletions, request, payload, caller, worker).await
 }
 
 /// `POST /v1/completions`
 pub(crate) async fn completions(
     request: HttpRequest,
     payload: Payload,
+    caller: Caller,
     worker: Data<Arc<Worker>>,
 ) -> HttpResponse {
-    handle(Route::Completions, request, payload, worker).await
+    handle(Route::Completions, request, payload, caller, worker).await
 }
 
 /// `POST /v1/embeddings`
 pub(crate) async fn embeddings(
     request: HttpRequest,
     payload: Payload,
+    caller: Caller,
     worker: Data<Arc<Worker>>,
 ) -> HttpResponse {
-    handle(Route::Embeddings, request, payload, worker).await
+    handle(Route::Embeddings, request, payload, caller, worker).await
 }
 
 async fn handle(
     route: Route,
     request: HttpRequest,
     payload: Payload,
+    caller: Caller,
     worker: Data<Arc<Worker>>,
 ) -> HttpResponse {
-    match submit(route, &request, payload, worker.get_ref()).await {
+    match submit(route, &request, payload, &caller, worker.get_ref()).await {
         Ok((client, terms)) if terms.stream => respond::streamed(client, &terms).await,
         Ok((client, terms)) => respond::plain(client, terms.wait).await,
         Err(refusal) => {
@@ -61,10 +73,16 @@ async fn submit(
     route: Route,
     request: &HttpRequest,
     payload: Payload,
+    caller: &Caller,
     worker: &Arc<Worker>,
 ) -> Result<(Client, Terms), Refusal> {
     let fleet = worker.fleet();
     let config = fleet.config();
+    let admitted = caller.class(request.headers()).and_then(|class| Ok((class, caller.begin()?)));
+    let (class, mut permit) = match admitted {
+        Ok(admitted) => admitted,
+        Err(error) => return Err(intake::unread(request, payload, error, config.body_limit)),
+    };
     let (body, at) = intake::read(request, payload, config.into()).await?;
     if fleet.draining.load(Ordering::Acquire) {
         return Err(error::shutting_down().into());
@@ -73,7 +91,10 @@ async fn submit(
     if !fleet.catalog_known() {
         return Err(error::starting().into());
     }
-    let model = fleet.catalog().resolve(&asked.model)?.id.clone();
+    let model = caller.resolve(&fleet.catalog(), &asked.model)?.id.clone();
+    if let Some(permit) = &mut permit {
+        permit.reserve(body.len() as u64 / BYTES_PER_TOKEN + 1, at)?;
+    }
     let stream = asked.stream && route != Route::Embeddings;
     let limit = if stream { config.stream_wait_limit } else { config.wait_limit };
     let wait = request::patience(request.headers(), stream).map_or(limit, |own| own.min(limit));
@@ -97,13 +118,13 @@ async fn submit(
         deadline: Some(now().plus(wait)),
         window: config.window,
         traceparent: request::traceparent(request.headers()),
-        class: Class::default(),
-        key: None,
+        class,
+        key: caller.key(),
         content_type: None,
         target: None,
         body: Body::Inline(Bytes::new()),
     };
-    let start = Start { job: id, route, model: Arc::from(model.as_str()), at };
+    let start = Start { job: id, route, model: Arc::from(model.as_str()), at, permit };
     let client = send::send(worker, job, body, start).await?;
     Ok((client, terms))
 }

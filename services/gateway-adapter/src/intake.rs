@@ -52,7 +52,7 @@ pub(crate) async fn read(
 
 async fn whole(request: &HttpRequest, payload: &mut Payload, limits: Limits) -> Result<Bytes, Refusal> {
     let limit = limits.bytes;
-    let declared = request.headers().get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
+    let declared = declared(request);
     if let Some(encoding) = request.headers().get(CONTENT_ENCODING).filter(|v| !plain(v.as_bytes())) {
         let encoding: String = String::from_utf8_lossy(encoding.as_bytes()).chars().take(50).collect();
         return Err(Refusal { linger: linger(declared.unwrap_or(0), limit), ..encoded(&encoding) });
@@ -83,6 +83,15 @@ async fn whole(request: &HttpRequest, payload: &mut Payload, limits: Limits) -> 
         }
     }
     Ok(first.unwrap_or_else(|| whole.freeze()))
+}
+
+/// What is answered before any of the body is read.
+pub(crate) fn unread(request: &HttpRequest, rest: Payload, error: ApiError, limit: u64) -> Refusal {
+    Refusal { rest: Some(rest), linger: linger(declared(request).unwrap_or(0), limit), ..error.into() }
+}
+
+fn declared(request: &HttpRequest) -> Option<u64> {
+    request.headers().get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 /// How long to take in and forget what a client still sends: not what is far beyond the limit.

@@ -12,6 +12,7 @@ use berth_wire::{
 };
 use tracing::debug;
 
+use crate::caller::Caller;
 use crate::error::Refusal;
 use crate::fields::Fields;
 use crate::worker::Worker;
@@ -24,18 +25,28 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const AGAIN: Duration = Duration::from_millis(250);
 
 /// `POST /lease {sessionKey, model, ttlSeconds}`
-pub(crate) async fn lease(request: HttpRequest, payload: Payload, worker: Data<Arc<Worker>>) -> HttpResponse {
-    answer(grant(&request, payload, &worker).await)
+pub(crate) async fn lease(
+    request: HttpRequest,
+    payload: Payload,
+    caller: Caller,
+    worker: Data<Arc<Worker>>,
+) -> HttpResponse {
+    answer(grant(&request, payload, &caller, &worker).await)
 }
 
-async fn grant(request: &HttpRequest, payload: Payload, worker: &Worker) -> Result<HttpResponse, Refusal> {
+async fn grant(
+    request: &HttpRequest,
+    payload: Payload,
+    caller: &Caller,
+    worker: &Worker,
+) -> Result<HttpResponse, Refusal> {
     let mut fields = read(request, payload, worker).await?;
     let (session, model) = (session(&mut fields)?, fields.text("model")?);
     // How long is too long the scheduler says, as it does to all who ask.
     let ttl = fields.whole("ttlSeconds", 1)?.map(Duration::from_secs);
     fields.end(&["sessionKey", "model", "ttlSeconds"])?;
-    let model = resolve(worker, &model)?;
-    let ask = LeaseRequest::Lease { session, model, key: None, ttl };
+    let model = resolve(worker, caller, &model)?;
+    let ask = LeaseRequest::Lease { session, model, key: caller.key(), ttl };
     match ask_leader(worker, &ask).await? {
         LeaseReply::Held(status) => Ok(HttpResponse::Ok().json(LeaseShown::from(status))),
         other => Err(unexpected(&other).into()),
@@ -46,21 +57,25 @@ async fn grant(request: &HttpRequest, payload: Payload, worker: &Worker) -> Resu
 pub(crate) async fn release(
     request: HttpRequest,
     payload: Payload,
+    caller: Caller,
     worker: Data<Arc<Worker>>,
 ) -> HttpResponse {
-    answer(give_back(&request, payload, &worker).await)
+    answer(give_back(&request, payload, &caller, &worker).await)
 }
 
 async fn give_back(
     request: &HttpRequest,
     payload: Payload,
+    caller: &Caller,
     worker: &Worker,
 ) -> Result<HttpResponse, Refusal> {
     let mut fields = read(request, payload, worker).await?;
     let (session, model) = (session(&mut fields)?, fields.optional_text("model")?);
     fields.end(&["sessionKey", "model"])?;
-    let model = model.map(|model| resolve(worker, &model)).transpose()?;
-    match ask_leader(worker, &LeaseRequest::Release { session: session.clone(), model }).await? {
+    let model = model.map(|model| resolve(worker, caller, &model)).transpose()?;
+    match ask_leader(worker, &LeaseRequest::Release { session: session.clone(), model, key: caller.sees() })
+        .await?
+    {
         LeaseReply::Released { models } => {
             Ok(HttpResponse::Ok().json(ReleasedShown { session_key: session, released: models }))
         }
@@ -69,31 +84,41 @@ async fn give_back(
 }
 
 /// `GET /leases[?sessionKey=...]`
-pub(crate) async fn list(request: HttpRequest, worker: Data<Arc<Worker>>) -> HttpResponse {
-    answer(show(&request, &worker).await)
+pub(crate) async fn list(request: HttpRequest, caller: Caller, worker: Data<Arc<Worker>>) -> HttpResponse {
+    answer(show(&request, &caller, &worker).await)
 }
 
-async fn show(request: &HttpRequest, worker: &Worker) -> Result<HttpResponse, Refusal> {
+async fn show(request: &HttpRequest, caller: &Caller, worker: &Worker) -> Result<HttpResponse, Refusal> {
     let mut fields = Fields::of_query(request.query_string())?;
     let session = fields.optional_text("sessionKey")?.map(SessionId::from);
     fields.end(&["sessionKey"])?;
-    match ask_leader(worker, &LeaseRequest::List { session }).await? {
+    match ask_leader(worker, &LeaseRequest::List { session, key: caller.sees() }).await? {
         LeaseReply::Leases { leases, total } => Ok(HttpResponse::Ok().json(LeasesShown::new(leases, total))),
         other => Err(unexpected(&other).into()),
     }
 }
 
 /// `POST /hint {sessionKey, model, inSeconds}`
-pub(crate) async fn hint(request: HttpRequest, payload: Payload, worker: Data<Arc<Worker>>) -> HttpResponse {
-    answer(foretell(&request, payload, &worker).await)
+pub(crate) async fn hint(
+    request: HttpRequest,
+    payload: Payload,
+    caller: Caller,
+    worker: Data<Arc<Worker>>,
+) -> HttpResponse {
+    answer(foretell(&request, payload, &caller, &worker).await)
 }
 
-async fn foretell(request: &HttpRequest, payload: Payload, worker: &Worker) -> Result<HttpResponse, Refusal> {
+async fn foretell(
+    request: &HttpRequest,
+    payload: Payload,
+    caller: &Caller,
+    worker: &Worker,
+) -> Result<HttpResponse, Refusal> {
     let mut fields = read(request, payload, worker).await?;
     let (session, model) = (session(&mut fields)?, fields.text("model")?);
     let lead = fields.seconds("inSeconds", 0.0..=86_400.0)?;
     fields.end(&["sessionKey", "model", "inSeconds"])?;
-    let model = resolve(worker, &model)?;
+    let model = resolve(worker, caller, &model)?;
     let ask = LeaseRequest::Hint { session: session.clone(), model: model.clone(), lead };
     match ask_leader(worker, &ask).await? {
         LeaseReply::Noted => Ok(HttpResponse::Accepted().json(HintShown::new(session, model, lead))),
@@ -125,12 +150,12 @@ fn session(fields: &mut Fields) -> Result<SessionId, ApiError> {
     Err(ApiError::new(ErrorKind::InvalidRequest, "invalid_value", message).param("sessionKey"))
 }
 
-fn resolve(worker: &Worker, name: &str) -> Result<ModelId, ApiError> {
+fn resolve(worker: &Worker, caller: &Caller, name: &str) -> Result<ModelId, ApiError> {
     let fleet = worker.fleet();
     if !fleet.catalog_known() {
         return Err(error::starting());
     }
-    Ok(fleet.catalog().resolve(name)?.id.clone())
+    Ok(caller.resolve(&fleet.catalog(), name)?.id.clone())
 }
 
 /// Asks whoever leads; while nobody does, again and again for a while.

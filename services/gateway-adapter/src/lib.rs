@@ -4,7 +4,10 @@
 //! output once, in order and to an explicit end. What may not: placement, engines, or the content of prompts and
 //! answers anywhere but in the bytes that are passed on.
 
+mod allowance;
 mod answer;
+mod bucket;
+mod caller;
 mod catalog;
 mod client;
 mod demux;
@@ -14,6 +17,7 @@ mod fields;
 mod fleet;
 mod infer;
 mod intake;
+mod keys;
 mod leases;
 mod models;
 mod relay;

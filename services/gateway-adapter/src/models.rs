@@ -7,6 +7,7 @@ use actix_web::{HttpRequest, HttpResponse};
 use berth_wire::{ApiError, ErrorKind, ModelSpec};
 use serde::Serialize;
 
+use crate::caller::Caller;
 use crate::error;
 use crate::fleet::Fleet;
 use crate::worker::Worker;
@@ -49,22 +50,23 @@ fn model<'a>(fleet: &Fleet, spec: &'a ModelSpec) -> Model<'a> {
 }
 
 /// `GET /v1/models`
-pub(crate) async fn list(worker: Data<Arc<Worker>>) -> HttpResponse {
+pub(crate) async fn list(caller: Caller, worker: Data<Arc<Worker>>) -> HttpResponse {
     let fleet = worker.fleet();
     let catalog = fleet.catalog();
-    let data = catalog.models().iter().map(|spec| model(fleet, spec)).collect();
+    let data =
+        catalog.models().iter().filter(|spec| caller.may_use(spec)).map(|spec| model(fleet, spec)).collect();
     HttpResponse::Ok().json(List { object: "list", data })
 }
 
 /// `GET /v1/models/{id}`; ids hold slashes, which some clients escape and others do not.
-pub(crate) async fn one(request: HttpRequest, worker: Data<Arc<Worker>>) -> HttpResponse {
+pub(crate) async fn one(request: HttpRequest, caller: Caller, worker: Data<Arc<Worker>>) -> HttpResponse {
     let path = request.uri().path();
     let Some(name) = path.strip_prefix(PREFIX).and_then(unescape) else {
         let error = ApiError::new(ErrorKind::InvalidRequest, "invalid_path", "the model's name is not UTF-8");
         return error::response(&error);
     };
     let fleet = worker.fleet();
-    match fleet.catalog().resolve(&name) {
+    match caller.resolve(&fleet.catalog(), &name) {
         Ok(spec) => HttpResponse::Ok().json(model(fleet, spec)),
         Err(error) => error::response(&error),
     }

@@ -20,6 +20,7 @@ use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::caller::authenticate;
 use crate::fleet::Fleet;
 use crate::intake::Complete;
 use crate::worker::Worker;
@@ -55,6 +56,16 @@ pub enum GatewayError {
     /// No address is configured.
     #[error("the gateway has no address to listen on; set [gateway] listen")]
     NoAddress,
+    /// Whoever reaches the address could use it.
+    #[error(
+        "other machines can reach {address}, and there is no API key: make one with `berth key create NAME`, or one \
+         for the configuration with `berth key create NAME --toml`; to let everybody in, say --open, or open = true \
+         under [gateway]"
+    )]
+    NoKeys {
+        /// Where it was to listen.
+        address: SocketAddr,
+    },
     /// NATS.
     #[error(transparent)]
     Bus(#[from] BusError),
@@ -81,6 +92,13 @@ pub async fn run(
     let bus = Bus::connect(&options, &format!("berth-gateway {id}")).await?;
     let end = CancellationToken::new();
     let fleet = Fleet::follow(Arc::clone(&config), &bus, id.clone(), metrics, end.clone());
+    if let Some(address) = config.gateway.exposed()
+        && let Err(error) = guarded(&fleet, address, &shutdown).await
+    {
+        end.cancel();
+        bus.close().await;
+        return Err(error);
+    }
     let workers = config
         .gateway
         .workers
@@ -94,6 +112,10 @@ pub async fn run(
             let (staffed, options) = (Arc::clone(&fleet), options.clone());
             App::new()
                 .data_factory(move || Worker::of_this_thread(Arc::clone(&staffed), options.clone()))
+                .wrap(from_fn({
+                    let fleet = Arc::clone(&fleet);
+                    move |request, next| authenticate(Arc::clone(&fleet), request, next)
+                }))
                 .wrap(from_fn({
                     let fleet = Arc::clone(&fleet);
                     move |request, next| stamp(Arc::clone(&fleet), request, next)
@@ -165,6 +187,26 @@ pub async fn run(
         Ok(Ok(())) => Ok(()),
         Ok(Err(source)) => Err(GatewayError::Server(source)),
         Err(join) => Err(GatewayError::Server(std::io::Error::other(join))),
+    }
+}
+
+/// Whether somebody has a key, before anything is taken at an address that other machines can reach. The bucket of keys
+/// is there once a scheduler has been.
+async fn guarded(
+    fleet: &Fleet,
+    address: SocketAddr,
+    shutdown: &CancellationToken,
+) -> Result<(), GatewayError> {
+    let any = fleet.keys.any();
+    tokio::pin!(any);
+    let mut slow = tokio::time::interval(Duration::from_secs(10));
+    slow.tick().await;
+    loop {
+        tokio::select! {
+            any = &mut any => return if any { Ok(()) } else { Err(GatewayError::NoKeys { address }) },
+            _ = slow.tick() => warn!("no scheduler has set up the bucket of API keys yet; waiting for one"),
+            () = shutdown.cancelled() => return Ok(()),
+        }
     }
 }
 

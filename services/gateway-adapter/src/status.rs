@@ -8,6 +8,7 @@ use actix_web::http::header::{CONTENT_TYPE, RETRY_AFTER};
 use actix_web::web::Data;
 use serde_json::json;
 
+use crate::caller::Admin;
 use crate::error;
 use crate::fleet::Fleet;
 use crate::worker::Worker;
@@ -35,7 +36,7 @@ pub(crate) async fn readyz(worker: Data<Arc<Worker>>) -> HttpResponse {
 }
 
 /// `GET /metrics`: Prometheus text.
-pub(crate) async fn metrics(worker: Data<Arc<Worker>>) -> HttpResponse {
+pub(crate) async fn metrics(_: Admin, worker: Data<Arc<Worker>>) -> HttpResponse {
     match &worker.fleet().metrics {
         Some(render) => HttpResponse::Ok()
             .insert_header((CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8"))
@@ -49,7 +50,7 @@ pub(crate) async fn metrics(worker: Data<Arc<Worker>>) -> HttpResponse {
 }
 
 /// `GET /api/v1/fleet`: hosts, engines and the leader, as KV tells of them.
-pub(crate) async fn fleet(worker: Data<Arc<Worker>>) -> HttpResponse {
+pub(crate) async fn fleet(_: Admin, worker: Data<Arc<Worker>>) -> HttpResponse {
     let fleet = worker.fleet();
     HttpResponse::Ok().json(json!({
         "leader": fleet.leader.entries().values().next(),

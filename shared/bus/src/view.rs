@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_nats::jetstream;
 use async_nats::jetstream::context::{GetStreamError, GetStreamErrorKind, KeyValueErrorKind};
-use async_nats::jetstream::kv::{Operation, Store};
+use async_nats::jetstream::kv::{CreateErrorKind, Operation, Store};
 use berth_wire::{Message, decode_json, encode_json};
 use futures::StreamExt;
 use tokio::sync::watch;
@@ -22,6 +22,26 @@ use crate::error::BusError;
 pub async fn put_json<M: Message>(store: &Store, key: &str, message: &M) -> Result<u64, BusError> {
     let value = encode_json(message)?;
     store.put(key, value.into()).await.map_err(|e| BusError::nats(format!("write the key {key}"), e))
+}
+
+/// Writes one key as JSON, if there is none of that name. Returns its revision.
+///
+/// # Errors
+/// [`BusError::Conflict`] when there is one; or when the write is not confirmed.
+pub async fn create_json<M: Message>(store: &Store, key: &str, message: &M) -> Result<u64, BusError> {
+    let value = encode_json(message)?;
+    store.create(key, value.into()).await.map_err(|error| match error.kind() {
+        CreateErrorKind::AlreadyExists => BusError::Conflict { key: key.to_owned() },
+        _ => BusError::nats(format!("write the key {key}"), error),
+    })
+}
+
+/// Deletes one key.
+///
+/// # Errors
+/// When the bucket is missing or the write is not confirmed.
+pub async fn delete_key(store: &Store, key: &str) -> Result<(), BusError> {
+    store.delete(key).await.map_err(|e| BusError::nats(format!("delete the key {key}"), e))
 }
 
 impl Bus {

@@ -6,6 +6,7 @@
 
 pub mod env;
 mod gguf;
+mod keys;
 mod model;
 mod placeholder;
 mod problem;
@@ -23,13 +24,24 @@ pub use problem::{ConfigError, Problem};
 pub use record::not_a_record;
 pub use resolve::EXAMPLE;
 pub use secret::Secret;
-pub use settings::{BusConfig, Config, GatewayConfig, HealthConfig, HostConfig, SchedulerConfig};
+pub use settings::{
+    BusConfig, Config, GatewayConfig, HealthConfig, HostConfig, SchedulerConfig, is_loopback,
+};
 pub use value::{parse_duration, parse_listen};
 
 /// Bytes as people read them, as in `16.0 GiB`.
 #[must_use]
 pub fn show_bytes(bytes: u64) -> String {
     bytesize::ByteSize(bytes).display().iec().to_string()
+}
+
+/// A point in time as the configuration writes it: RFC 3339, in UTC, as in `2027-01-31T00:00:00.000Z`.
+#[must_use]
+pub fn show_time(at: berth_wire::Timestamp) -> String {
+    // Later ones have no such form.
+    let most = std::time::Duration::from_secs(253_402_300_799);
+    let since = std::time::Duration::from_millis(at.0).min(most);
+    humantime::format_rfc3339_millis(std::time::UNIX_EPOCH + since).to_string()
 }
 
 /// A duration as people read it, as in `30s`.

@@ -80,16 +80,23 @@ pub(crate) struct Findings<'a> {
     file: &'a str,
     text: &'a str,
     problems: Vec<Problem>,
+    notes: Vec<Problem>,
 }
 
 impl<'a> Findings<'a> {
     pub(crate) fn new(file: &'a str, text: &'a str) -> Self {
-        Self { file, text, problems: Vec::new() }
+        Self { file, text, problems: Vec::new(), notes: Vec::new() }
     }
 
     /// Records a problem at `span`, with what to do about it.
     pub(crate) fn add(&mut self, span: Range<usize>, message: impl Into<String>, help: impl Into<String>) {
         self.push(span, message.into(), Some(help.into()));
+    }
+
+    /// Records what is no mistake, and should be known.
+    pub(crate) fn note(&mut self, span: Range<usize>, message: impl Into<String>, help: impl Into<String>) {
+        self.push(span, message.into(), Some(help.into()));
+        self.notes.extend(self.problems.pop());
     }
 
     /// Records a problem with what may be a secret: nothing in quotes on its line is shown.
@@ -122,10 +129,10 @@ impl<'a> Findings<'a> {
         self.before(span.start).matches('\n').count() + 1
     }
 
-    /// Everything found, in the order of the file.
-    pub(crate) fn finish(mut self) -> Result<(), ConfigError> {
+    /// Everything found, in the order of the file; the notes, where nothing is wrong.
+    pub(crate) fn finish(mut self) -> Result<Vec<Problem>, ConfigError> {
         if self.problems.is_empty() {
-            return Ok(());
+            return Ok(self.notes);
         }
         self.problems.sort_by_key(|problem| (problem.line, problem.column));
         Err(ConfigError::Invalid { problems: self.problems })

@@ -2,9 +2,10 @@
 
 use std::path::PathBuf;
 
-use berth_wire::{Driver, EngineKind};
+use berth_wire::{Class, Driver, EngineKind, Scope};
 use serde::Deserialize;
 use toml::Spanned;
+use toml::value::Datetime;
 
 use crate::secret::Secret;
 use crate::value::{OneOrMany, Size, Span, Ttl, Words};
@@ -45,6 +46,22 @@ pub(crate) struct RawGateway {
     pub(crate) heartbeat: Option<Spanned<Span>>,
     pub(crate) wait_limit: Option<Span>,
     pub(crate) stream_wait_limit: Option<Span>,
+    pub(crate) open: Option<Spanned<bool>>,
+    pub(crate) keys: Vec<RawKey>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawKey {
+    pub(crate) name: Spanned<String>,
+    pub(crate) hash: Spanned<String>,
+    pub(crate) scope: Option<Spanned<Scope>>,
+    pub(crate) class: Option<Spanned<Class>>,
+    pub(crate) concurrency: Option<Spanned<u32>>,
+    pub(crate) requests_per_minute: Option<Spanned<u32>>,
+    pub(crate) tokens_per_minute: Option<Spanned<u32>>,
+    pub(crate) models: Option<Spanned<Words>>,
+    pub(crate) expires: Option<Spanned<Datetime>>,
 }
 
 #[derive(Debug, Default, Deserialize)]

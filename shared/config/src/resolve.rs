@@ -8,6 +8,7 @@ use berth_wire::{HostId, Subjects, slug};
 use toml::Spanned;
 
 use crate::env;
+use crate::keys;
 use crate::model::{self, Surroundings};
 use crate::problem::{ConfigError, Findings};
 use crate::raw::{RawBus, RawConfig, RawGateway, RawHost, RawModel, RawScheduler};
@@ -43,8 +44,8 @@ impl Config {
         };
         let base = Path::new(name).parent().unwrap_or(Path::new("."));
         let config = resolve(&raw, base, &mut findings);
-        findings.finish()?;
-        Ok(config)
+        let notes = findings.finish()?;
+        Ok(Self { notes, ..config })
     }
 
     /// The repository's example, built in.
@@ -118,11 +119,12 @@ fn resolve(raw: &RawConfig, base: &Path, findings: &mut Findings<'_>) -> Config 
     };
     Config {
         bus: bus(&raw.bus, base, findings),
-        gateway: gateway(&raw.gateway, findings),
+        gateway: gateway(&raw.gateway, &raw.models, findings),
         host,
         scheduler,
         health,
         models,
+        notes: Vec::new(),
     }
 }
 
@@ -200,7 +202,7 @@ fn below(base: &Path, path: &Path) -> PathBuf {
     base.join(path.to_str().map_or_else(|| path.to_owned(), env::expand_home))
 }
 
-fn gateway(raw: &RawGateway, findings: &mut Findings<'_>) -> GatewayConfig {
+fn gateway(raw: &RawGateway, models: &[RawModel], findings: &mut Findings<'_>) -> GatewayConfig {
     let default = GatewayConfig::default();
     let listen = raw.listen.as_ref().map_or(default.listen, |listen| {
         if listen.get_ref().0.is_empty() {
@@ -230,7 +232,7 @@ fn gateway(raw: &RawGateway, findings: &mut Findings<'_>) -> GatewayConfig {
         }
         bytes
     };
-    GatewayConfig {
+    let config = GatewayConfig {
         listen,
         workers: raw.workers.as_ref().map(|workers| *workers.get_ref()),
         // nats-server takes messages of 1 MiB unless told otherwise, headers and the job's own fields included.
@@ -242,6 +244,31 @@ fn gateway(raw: &RawGateway, findings: &mut Findings<'_>) -> GatewayConfig {
         heartbeat: raw.heartbeat.as_ref().map_or(default.heartbeat, |span| span.get_ref().0),
         wait_limit: raw.wait_limit.map_or(default.wait_limit, |span| span.0),
         stream_wait_limit: raw.stream_wait_limit.map_or(default.stream_wait_limit, |span| span.0),
+        open: raw.open.as_ref().is_some_and(|open| *open.get_ref()),
+        keys: keys::resolve(&raw.keys, models, findings),
+    };
+    check_open(raw, &config, findings);
+    config
+}
+
+/// Who may come in, where other machines can.
+fn check_open(raw: &RawGateway, config: &GatewayConfig, findings: &mut Findings<'_>) {
+    if let (true, Some(open), false) = (config.open, &raw.open, config.keys.is_empty()) {
+        findings.add(
+            open.span(),
+            "`open` lets everybody in, and there are API keys below",
+            "take out the one or the others",
+        );
+    }
+    if let (Some(address), Some(listen), false, true) =
+        (config.exposed(), &raw.listen, config.open, config.keys.is_empty())
+    {
+        findings.note(
+            listen.span(),
+            format!("other machines can reach {address}, and no API key is configured"),
+            "a gateway starts here only if there is a key: `berth key create NAME --toml` prints one for this file, \
+             `berth key create NAME` gives one to the running fleet; or write open = true to let everybody in",
+        );
     }
 }
 

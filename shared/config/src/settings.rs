@@ -4,9 +4,10 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use berth_wire::{Driver, HostId, ModelSpec};
+use berth_wire::{Driver, HostId, KeyRecord, ModelSpec};
 
 use crate::env;
+use crate::problem::Problem;
 use crate::secret::Secret;
 
 /// One mebibyte.
@@ -27,6 +28,8 @@ pub struct Config {
     pub health: HealthConfig,
     /// The catalog, in the order of the file.
     pub models: Vec<ModelSpec>,
+    /// What is right and should be known all the same, at its line.
+    pub notes: Vec<Problem>,
 }
 
 /// `[bus]`
@@ -79,6 +82,24 @@ pub struct GatewayConfig {
     pub wait_limit: Duration,
     /// Longest wait of a streaming client for its first token.
     pub stream_wait_limit: Duration,
+    /// Nobody is asked for an API key, wherever it listens.
+    pub open: bool,
+    /// API keys, by their hashes; more may be in the bucket `berth_keys`.
+    pub keys: Vec<KeyRecord>,
+}
+
+impl GatewayConfig {
+    /// The first address that other machines can reach.
+    #[must_use]
+    pub fn exposed(&self) -> Option<SocketAddr> {
+        self.listen.iter().copied().find(|address| !is_loopback(*address))
+    }
+}
+
+/// Whether only this machine can reach it.
+#[must_use]
+pub fn is_loopback(address: SocketAddr) -> bool {
+    address.ip().to_canonical().is_loopback()
 }
 
 impl Default for GatewayConfig {
@@ -94,6 +115,8 @@ impl Default for GatewayConfig {
             heartbeat: Duration::from_secs(10),
             wait_limit: Duration::from_secs(240),
             stream_wait_limit: Duration::from_secs(15 * 60),
+            open: false,
+            keys: Vec::new(),
         }
     }
 }

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use berth_config::{Config, LlamaServer, ModelFileError};
-use berth_wire::{Driver, ModelSpec};
+use berth_wire::{Class, Driver, ModelSpec, Scope};
 
 fn model(rest: &str) -> ModelSpec {
     let text = format!("[[models]]\nid = \"m\"\n{rest}");
@@ -28,14 +28,21 @@ fn every_option_in_the_examples_comments_is_an_option() {
     let text: String = berth_config::EXAMPLE
         .lines()
         .take_while(|line| !line.starts_with("# More"))
-        .map(|line| line.strip_prefix("# ").filter(|rest| is_option(rest)).unwrap_or(line))
+        .map(|line| {
+            line.strip_prefix("# ")
+                .filter(|rest| is_option(rest) || *rest == "[[gateway.keys]]")
+                .unwrap_or(line)
+        })
         // These name files that are not here, or contradict what is given.
         .filter(|line| !["token_file", "nkey_file", "command"].iter().any(|name| line.starts_with(name)))
-        .map(|line| format!("{line}\n"))
+        .map(|line| format!("{line}\n").replace("blake3:...", &berth_wire::KeyHash::of("k").to_text()))
         .collect();
     let config = Config::parse(&text, "berth.toml").unwrap_or_else(|e| panic!("{e}"));
     let defaults = Config::empty();
     assert_eq!(config.gateway.workers, Some(4));
+    let [key] = config.gateway.keys.as_slice() else { panic!("one key: {:?}", config.gateway.keys) };
+    assert_eq!((key.name.as_str(), key.scope, key.class), ("laptop", Scope::User, Class::Standard));
+    assert_eq!(config.gateway.open, defaults.gateway.open);
     assert_eq!(config.gateway.grace, defaults.gateway.grace);
     assert_eq!(config.gateway.body_limit, defaults.gateway.body_limit);
     assert_eq!(config.gateway.window, defaults.gateway.window);

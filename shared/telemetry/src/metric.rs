@@ -40,6 +40,15 @@ pub const BUS_BAD_MESSAGES: &str = "berth_bus_bad_messages_total";
 pub const ACTOR_RESTARTS: &str = "berth_actor_restarts_total";
 /// Clients that left before their answer was complete, by `stage`.
 pub const CLIENTS_GONE: &str = "berth_clients_gone_total";
+/// Requests let in, by `key` (its name; known keys only).
+pub const KEY_REQUESTS: &str = "berth_key_requests_total";
+/// Tokens by `key` and `type` (input, output).
+pub const KEY_TOKENS: &str = "berth_key_tokens_total";
+/// Requests that a key did not allow, by `key` and `limit` (concurrency, requests_per_minute, tokens_per_minute,
+/// model, scope).
+pub const KEY_REFUSED: &str = "berth_key_refused_total";
+/// Requests without a valid key where one is asked for, by `reason` (missing, invalid, expired).
+pub const AUTH_FAILURES: &str = "berth_auth_failures_total";
 /// Bytes an accelerator has, by `host` and `accelerator`.
 pub const ACCELERATOR_MEMORY: &str = "berth_accelerator_memory_bytes";
 /// Bytes set aside for engines, by `host` and `accelerator`.
@@ -83,6 +92,10 @@ fn describe() {
     describe_counter!(BUS_BAD_MESSAGES, "payloads that could not be read");
     describe_counter!(ACTOR_RESTARTS, "actors restarted");
     describe_counter!(CLIENTS_GONE, "clients that left early");
+    describe_counter!(KEY_REQUESTS, "requests let in by API key");
+    describe_counter!(KEY_TOKENS, "tokens by API key and type");
+    describe_counter!(KEY_REFUSED, "requests that an API key did not allow");
+    describe_counter!(AUTH_FAILURES, "requests without a valid API key");
     describe_gauge!(ACCELERATOR_MEMORY, Unit::Bytes, "memory engines may use");
     describe_gauge!(ACCELERATOR_RESERVED, Unit::Bytes, "memory set aside for engines");
 }

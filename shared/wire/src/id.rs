@@ -16,6 +16,13 @@ pub struct IdError {
     rule: &'static str,
 }
 
+impl IdError {
+    /// Of a text that must not be shown.
+    pub(crate) fn hidden(kind: &'static str, rule: &'static str) -> Self {
+        Self { kind, text: "***".into(), rule }
+    }
+}
+
 macro_rules! name_type {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*

@@ -122,12 +122,18 @@ pub enum LeaseRequest {
         /// On what; `None`: all of the session's.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         model: Option<ModelId>,
+        /// Only those that count for this API key; `None`: whosever.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        key: Option<KeyId>,
     },
     /// Show leases. Answered by [`LeaseReply::Leases`].
     List {
         /// Whose; `None`: everybody's.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         session: Option<SessionId>,
+        /// Only those that count for this API key; `None`: whosever.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        key: Option<KeyId>,
     },
     /// A model will be needed soon. Answered by [`LeaseReply::Noted`].
     Hint {

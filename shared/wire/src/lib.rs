@@ -14,6 +14,7 @@ mod header;
 mod host;
 mod id;
 mod job;
+mod key;
 mod lease;
 mod profile;
 mod report;
@@ -37,6 +38,7 @@ pub use id::{
     AcceleratorId, Attempt, EngineId, Epoch, GatewayId, HostId, IdError, JobId, KeyId, ModelId, SessionId,
 };
 pub use job::{Body, Class, Job};
+pub use key::{KEY_NAME_MAX, KEY_PREFIX, KeyHash, KeyLimits, KeyRecord, Scope, is_key_name};
 pub use lease::{
     HintShown, LEASE_TTL, Lease, LeaseReply, LeaseRequest, LeaseShown, LeaseState, LeaseStatus, LeasesShown,
     ReleasedShown, SESSION_MAX,

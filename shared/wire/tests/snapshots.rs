@@ -228,8 +228,8 @@ fn what_is_asked_of_leases_keeps_its_bytes() {
     let ask = |ttl| LeaseRequest::Lease { session: session.clone(), model: model.clone(), key: None, ttl };
     pin("lease_ask", &ask(Some(ttl)));
     pin("lease_ask_as_long_as_is_usual", &ask(None));
-    pin("lease_release", &LeaseRequest::Release { session: session.clone(), model: None });
-    pin("lease_list", &LeaseRequest::List { session: Some(session.clone()) });
+    pin("lease_release", &LeaseRequest::Release { session: session.clone(), model: None, key: None });
+    pin("lease_list", &LeaseRequest::List { session: Some(session.clone()), key: None });
     let lead = Duration::from_secs(20);
     pin("lease_hint", &LeaseRequest::Hint { session, model: model.clone(), lead });
     let status = LeaseStatus {
@@ -244,6 +244,20 @@ fn what_is_asked_of_leases_keeps_its_bytes() {
     pin("leases", &LeaseReply::Leases { leases: vec![status], total: 1 });
     pin("lease_noted", &LeaseReply::Noted);
     pin("lease_refused", &LeaseReply::Refused(error()));
+}
+
+#[test]
+fn an_api_key() {
+    let mut key = KeyRecord::new("ci".into(), KeyHash::of("berth-0"));
+    pin("key_plain", &key);
+    key.scope = Scope::Admin;
+    key.class = Class::Batch;
+    key.limits =
+        KeyLimits { concurrency: Some(4), requests_per_minute: Some(60), tokens_per_minute: Some(10_000) };
+    key.models = vec!["org/m:1.5".into()];
+    key.created = Some(Timestamp(1_795_238_762_250));
+    key.expires = Some(Timestamp(1_797_830_762_250));
+    pin("key", &key);
 }
 
 #[test]

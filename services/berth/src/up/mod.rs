@@ -38,6 +38,7 @@ pub(crate) fn run(args: &UpArgs) -> Result<Exit, Failure> {
     if let Some(address) = args.listen {
         config.gateway.listen = vec![address];
     }
+    setup::open(&mut config, args.open)?;
     if config.host.state_dir.is_none() {
         config.host.state_dir = Some(data_dir.join("agent"));
     }

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use berth_config::Config;
+use berth_config::{Config, is_loopback};
 use serde_json::Value;
 use tokio::time::Instant;
 
@@ -15,7 +15,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Asks the endpoint itself until it says that it is ready.
 pub(super) async fn tell_when_ready(config: &Config, addresses: &[SocketAddr]) {
     for address in addresses {
-        let note = if address.ip().is_loopback() { "" } else { " (whoever reaches this address may use it)" };
+        let open = config.gateway.open && !is_loopback(*address);
+        let note = if open { " (whoever reaches this address may use it)" } else { "" };
         tell("endpoint", &format!("http://{address}/v1{note}"));
     }
     let Some(url) = addresses.first().map(|address| format!("http://{}", reachable(*address))) else {
@@ -36,7 +37,9 @@ pub(super) async fn tell_when_ready(config: &Config, addresses: &[SocketAddr]) {
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    let (what, how) = try_it(config, &url);
+    let keyed = client.get(format!("{url}/v1/models")).send().await;
+    let keyed = keyed.is_ok_and(|answer| answer.status() == reqwest::StatusCode::UNAUTHORIZED);
+    let (what, how) = try_it(config, &url, keyed);
     tell("ready", what);
     if let Some(how) = how {
         tell("", &how);
@@ -44,14 +47,15 @@ pub(super) async fn tell_when_ready(config: &Config, addresses: &[SocketAddr]) {
 }
 
 /// How to send the first request, if there is a model to send it to.
-fn try_it(config: &Config, url: &str) -> (&'static str, Option<String>) {
+fn try_it(config: &Config, url: &str, keyed: bool) -> (&'static str, Option<String>) {
     let Some(model) = config.models.first() else {
         let what =
             "but there is no model to ask: add [[models]] to the configuration, or give --model FILE.gguf";
         return (what, None);
     };
+    let key = if keyed { "-H \"Authorization: Bearer $BERTH_API_KEY\" " } else { "" };
     let how = format!(
-        "curl {url}/v1/chat/completions -H 'Content-Type: application/json' \\\n{:14}  \
+        "curl {url}/v1/chat/completions {key}-H 'Content-Type: application/json' \\\n{:14}  \
          -d '{{\"model\": \"{}\", \"messages\": [{{\"role\": \"user\", \"content\": \"Hello\"}}]}}'",
         "", model.id
     );
@@ -91,9 +95,9 @@ mod tests {
 
     #[test]
     fn an_example_is_shown_only_with_a_model_that_there_is() {
-        let (_, how) = try_it(&Config::builtin(), "http://x");
+        let (_, how) = try_it(&Config::builtin(), "http://x", false);
         assert!(how.unwrap().contains("\"model\": \"demo\""));
-        let (what, how) = try_it(&Config::empty(), "http://x");
+        let (what, how) = try_it(&Config::empty(), "http://x", false);
         assert_eq!(how, None);
         assert!(what.contains("no model") && what.contains("[[models]]"), "{what}");
     }

@@ -66,14 +66,14 @@ async fn names_are_resolved_and_answers_have_their_shape() {
     let body = json!({"sessionKey": "s", "model": "tiny"});
     let (response, request) =
         tokio::join!(ask(&gateway, "/release", &body), answer(&played, &mut asked, reply));
-    assert_eq!(request, LeaseRequest::Release { session: "s".into(), model: Some(MODEL.into()) });
+    assert_eq!(request, LeaseRequest::Release { session: "s".into(), model: Some(MODEL.into()), key: None });
     let released: Value = response.json().await.unwrap();
     assert_eq!(released, json!({"sessionKey": "s", "released": [MODEL]}));
 
     let reply = LeaseReply::Leases { leases: vec![held()], total: 1 };
     let url = gateway.url("/leases?sessionKey=a%20b");
     let (response, request) = tokio::join!(reqwest::get(url), answer(&played, &mut asked, reply));
-    assert_eq!(request, LeaseRequest::List { session: Some("a b".into()) });
+    assert_eq!(request, LeaseRequest::List { session: Some("a b".into()), key: None });
     let listed: Value = response.unwrap().json().await.unwrap();
     assert_eq!(listed, json!({"leases": [shape], "total": 1}));
 

@@ -5,6 +5,8 @@ mod answers_come_whole_or_say_why;
 #[cfg(test)]
 mod clients_that_leave_or_dawdle;
 #[cfg(test)]
+mod keys_open_the_gateway;
+#[cfg(test)]
 mod leases_are_asked_of_the_leader;
 #[cfg(test)]
 mod requests_that_are_refused;

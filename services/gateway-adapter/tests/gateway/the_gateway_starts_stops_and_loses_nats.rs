@@ -28,7 +28,7 @@ async fn readiness_names_what_is_missing_until_nothing_is() {
         .filter(|part| part["ready"] == false)
         .map(|part| part["name"].as_str().unwrap())
         .collect();
-    assert_eq!(missing, ["catalog", "scheduler", "hosts"]);
+    assert_eq!(missing, ["catalog", "keys", "scheduler", "hosts"]);
     let refused = post(&gateway, "/v1/chat/completions", chat(false)).await.unwrap();
     assert_eq!(refused.status(), 503, "not 404: the catalog is not known yet");
     assert!(refused.headers().contains_key("retry-after"));

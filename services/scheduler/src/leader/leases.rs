@@ -3,7 +3,7 @@
 use actix::{Context, Handler, Message, MessageResult};
 use berth_placement::Event;
 use berth_wire::{
-    ApiError, ErrorKind, Lease, LeaseReply, LeaseRequest, LeaseStatus, ModelId, SESSION_MAX, SessionId,
+    ApiError, ErrorKind, KeyId, Lease, LeaseReply, LeaseRequest, LeaseStatus, ModelId, SESSION_MAX, SessionId,
 };
 use tracing::info;
 
@@ -76,6 +76,7 @@ impl Leader {
         match request {
             LeaseRequest::Lease { session, model, key, ttl } => {
                 check(&session)?;
+                let key = self.counted_for(&session, &model, key)?;
                 let ttl = ttl.unwrap_or(self.lease_ttl);
                 let event = Event::LeaseAsked { session: session.clone(), model: model.clone(), key, ttl };
                 self.feed(event, ctx);
@@ -86,18 +87,32 @@ impl Leader {
                 let after = vec![Place::of_lease(&session, &model)];
                 Ok(Answered { reply: LeaseReply::Held(translate::lease(view, now)), after })
             }
-            LeaseRequest::Release { session, model } => {
+            LeaseRequest::Release { session, model, key } => {
                 check(&session)?;
-                self.feed(Event::LeaseReleased { session: session.clone(), model }, ctx);
+                let asked = match &key {
+                    None => vec![model],
+                    // Only what is the key's own is named to the core.
+                    Some(_) => self
+                        .leases_of(&session, &key)
+                        .filter(|own| model.as_ref().is_none_or(|m| m == own))
+                        .map(Some)
+                        .collect(),
+                };
+                for model in asked {
+                    self.feed(Event::LeaseReleased { session: session.clone(), model }, ctx);
+                }
                 let ended = std::mem::take(&mut self.leases.ended);
                 let ended = ended.into_iter().filter(|(of, _)| *of == session);
                 let models: Vec<ModelId> = ended.map(|(_, model)| model).collect();
                 let after = models.iter().map(|model| Place::of_lease(&session, model)).collect();
                 Ok(Answered { reply: LeaseReply::Released { models }, after })
             }
-            LeaseRequest::List { session } => {
+            LeaseRequest::List { session, key } => {
                 let views = self.state.leases(now).into_iter();
-                let wanted = |lease: &Lease| session.as_ref().is_none_or(|session| lease.session == *session);
+                let wanted = |lease: &Lease| {
+                    session.as_ref().is_none_or(|session| lease.session == *session)
+                        && (key.is_none() || lease.key == key)
+                };
                 let mut leases: Vec<LeaseStatus> = views
                     .filter(|view| wanted(&view.lease))
                     .map(|view| translate::lease(view, now))
@@ -115,6 +130,35 @@ impl Leader {
                 }
             }
         }
+    }
+
+    /// The API key that a lease is counted for: the asker's, if the lease is not another key's already. Who asks
+    /// without one leaves it as it is.
+    fn counted_for(
+        &self,
+        session: &SessionId,
+        model: &ModelId,
+        asker: Option<KeyId>,
+    ) -> Result<Option<KeyId>, ApiError> {
+        let held = self.state.lease(session, model, self.clock.now()).and_then(|view| view.lease.key);
+        match (held, asker) {
+            (Some(held), Some(asker)) if held != asker => {
+                let message =
+                    "another API key holds a lease of this session on this model; choose another sessionKey";
+                Err(ApiError::new(ErrorKind::Forbidden, "session_of_another_key", message)
+                    .param("sessionKey"))
+            }
+            (held, asker) => Ok(asker.or(held)),
+        }
+    }
+
+    /// The models that the session has leases on which count for `key`.
+    fn leases_of(&self, session: &SessionId, key: &Option<KeyId>) -> impl Iterator<Item = ModelId> {
+        let views = self.state.leases(self.clock.now()).into_iter();
+        let (session, key) = (session.clone(), key.clone());
+        views
+            .filter(move |view| view.lease.session == session && view.lease.key == key)
+            .map(|view| view.lease.model)
     }
 
     /// Leases for `berth status`.
