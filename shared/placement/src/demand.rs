@@ -47,6 +47,14 @@ pub(crate) struct Demand {
     pub(crate) priority: f64,
 }
 
+/// Models that wait for an engine beside one.
+#[derive(Debug, Clone, Copy)]
+struct Others {
+    count: u32,
+    /// Seconds that the oldest job of each has waited, all together.
+    ages: f64,
+}
+
 impl Scene<'_> {
     /// What the model wants now; `None`: nothing.
     pub(crate) fn demand(&self, id: &ModelId) -> Option<Demand> {
@@ -63,7 +71,9 @@ impl Scene<'_> {
         let weight = model.queue.weight();
         let ages = model.queue.limit().filter(|_| replicas == 0);
         let aged = ages.filter(|at| *at <= self.now);
-        let first = aged.filter(|_| self.stands_out(id, age));
+        let others = aged.map(|_| self.others_waiting(id));
+        let first = aged.filter(|_| others.is_some_and(|others| self.stands_out(age, others)));
+        let alone = others.is_some_and(|others| others.count == 0);
         Some(Demand {
             cause: Cause::Jobs,
             weight,
@@ -74,24 +84,30 @@ impl Scene<'_> {
             ages,
             backlog: self.backlog(model, 1),
             replica: replicas > 0,
-            reach: match (aged, first) {
-                (_, Some(_)) => Reach::Any,
-                (Some(_), None) => Reach::Busy,
-                _ => Reach::Idle,
+            reach: match aged {
+                Some(_) if alone => Reach::Any,
+                Some(_) => Reach::Busy,
+                None => Reach::Idle,
             },
             priority: libm::pow(weight, self.state.policy.alpha) * (age + 1.0) * share,
         })
     }
 
-    /// Whether a model past its limit goes before all. Where all others have waited for as long, it does not: going
-    /// by age alone would cost more than it saves, and each one's turn comes by its age anyway.
-    fn stands_out(&self, id: &ModelId, age: f64) -> bool {
+    /// Other models that wait for an engine and have none.
+    fn others_waiting(&self, id: &ModelId) -> Others {
         let others = self.state.wanting.iter().filter(|other| *other != id);
         let waiting = others.filter_map(|id| self.state.models.get(id));
         let old = waiting.filter(|model| self.replicas(model) == 0).filter_map(|model| model.queue.oldest());
-        let (sum, count) =
-            old.fold((0.0, 0.0), |(sum, n), at| (sum + self.now.since(at).as_secs_f64(), n + 1.0));
-        age * count >= sum * self.state.policy.aged_factor
+        old.fold(Others { count: 0, ages: 0.0 }, |others, at| Others {
+            count: others.count + 1,
+            ages: others.ages + self.now.since(at).as_secs_f64(),
+        })
+    }
+
+    /// Whether a model past its limit goes before all. Where all others have waited for as long, it does not: going
+    /// by age alone would cost more than it saves, and each one's turn comes by its age anyway.
+    fn stands_out(&self, age: f64, others: Others) -> bool {
+        age * f64::from(others.count) >= others.ages * self.state.policy.aged_factor
     }
 
     /// A queue that takes longer than a good part of a start is worth another engine.

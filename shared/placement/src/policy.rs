@@ -40,6 +40,9 @@ pub struct Policy {
     /// Where most models have waited past their limits, only those go first that have waited for so many times as
     /// long as is usual.
     pub aged_factor: f64,
+    /// An engine for which its own jobs wait serves for so many times `max_wait` before it is drained, if several
+    /// models wait for an engine.
+    pub visit_factor: f64,
     /// An idle engine is evicted once the waiting of those who want its room is this share of what its own
     /// model is expected to lose.
     pub theta: f64,
@@ -96,6 +99,7 @@ impl Default for Policy {
             tell_every: Duration::from_secs(5),
             alpha: 0.5,
             aged_factor: 2.0,
+            visit_factor: 4.0,
             theta: 0.3,
             replica_share: 0.3,
             replica_theta: 0.4,

@@ -28,9 +28,10 @@ pub(crate) enum Reach {
     Unclaimed,
     /// That of idle engines.
     Idle,
-    /// That of busy ones too, once they have served those who waited for them and have had their time.
+    /// That of busy ones too, once they have served those who waited for them and have had their time. For when
+    /// several models wait: a change for one of them holds up the others as well.
     Busy,
-    /// That of busy ones too, once they have served those who waited for them.
+    /// That of busy ones too, once they have served those who waited for them: nobody else waits.
     Any,
 }
 
@@ -167,7 +168,10 @@ impl<'a> Scene<'a> {
             EnginePhase::Ready if engine.running.is_empty() => !queued,
             // Gated: what waited for it when it became ready is served first.
             EnginePhase::Ready => {
-                let had_its_time = self.now.since(engine.since) >= self.state.policy.max_wait;
+                // Where its own jobs wait it is overload: each change of models then costs all who wait.
+                let times = if queued { self.state.policy.visit_factor } else { 1.0 };
+                let visit = self.state.policy.max_wait.as_secs_f64() * times;
+                let had_its_time = self.now.since(engine.since).as_secs_f64() >= visit;
                 let reached = reach == Reach::Any || (reach == Reach::Busy && had_its_time);
                 reached && (engine.quota == 0 || !queued)
             }

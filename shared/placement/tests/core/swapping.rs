@@ -296,3 +296,37 @@ fn a_busy_engine_makes_room_in_the_end_though_many_models_wait_alike() {
     }
     assert!(waiting.iter().any(|job| world.verdicts.contains_key(job)));
 }
+
+#[test]
+fn where_its_own_jobs_wait_too_an_engine_serves_for_longer_before_it_makes_room_but_not_for_ever() {
+    let names = ["hot", "x", "y"];
+    let models = names.iter().map(|id| model(id, 6 * GIB, 1)).collect();
+    let policy = Policy { max_wait: Duration::from_secs(60), ..Policy::default() };
+    let limit = policy.max_wait.as_secs();
+    let mut world = World::with(policy, &[(1, 8 * GIB)], models);
+    world.submit(0, "hot");
+    world.progress();
+    let waiting = [world.submit(1, "x"), world.submit(2, "y")];
+    for n in 3..6 {
+        world.submit(n, "hot");
+    }
+    let mut served = None;
+    for second in 0..6 * limit {
+        // As many come as it can serve: some wait all the time.
+        world.submit(u128::from(second) + 10, "hot");
+        world.wait(Duration::from_secs(1));
+        if let Some((job, attempt, engine)) = world.running().first().copied() {
+            world.finish(job, attempt, engine, AttemptEnd::Completed);
+        }
+        for engine in world.in_state(EngineState::Stopping) {
+            world.gone(engine, None);
+        }
+        for engine in world.in_state(EngineState::Starting) {
+            world.ready(engine);
+        }
+        if waiting.iter().any(|job| world.verdicts.contains_key(job)) {
+            served = served.or(Some(second));
+        }
+    }
+    assert!(served.is_some_and(|second| (4 * limit - 5..5 * limit).contains(&second)), "{served:?}");
+}
