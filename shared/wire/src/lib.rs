@@ -15,9 +15,12 @@ mod host;
 mod id;
 mod job;
 mod lease;
+mod marker;
+pub mod multipart;
 mod profile;
 mod report;
 mod route;
+mod serves;
 pub mod slug;
 mod subject;
 mod time;
@@ -38,6 +41,7 @@ pub use id::{
 };
 pub use job::{Body, Class, Job};
 pub use lease::{Lease, LeaseReply, LeaseRequest, LeaseState, LeaseStatus, SESSION_MAX};
+pub use marker::EndMarker;
 pub use profile::{Profile, Residency};
 pub use report::{
     Ended, EngineFailure, EngineReport, EngineState, Outcome, Report, ReportAck, ReportEntry, RunningAttempt,

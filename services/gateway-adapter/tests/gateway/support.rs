@@ -39,6 +39,7 @@ pub fn model() -> ModelSpec {
             port: 8000,
             health_path: "/health".into(),
             served_name: "tiny".into(),
+            routes: None,
             start_timeout: Duration::from_secs(60),
             stop_grace: Duration::from_secs(10),
         },

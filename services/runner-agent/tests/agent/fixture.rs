@@ -48,6 +48,7 @@ pub(crate) fn process(command: &[&str]) -> ModelSpec {
             port: 8080,
             health_path: "/health".into(),
             served_name: "served".into(),
+            routes: None,
             start_timeout: Duration::from_secs(20),
             stop_grace: Duration::from_secs(5),
         },
