@@ -5,6 +5,7 @@
 //! answers anywhere but in the bytes that are passed on.
 
 mod answer;
+mod anthropic;
 mod catalog;
 mod client;
 mod demux;
@@ -12,6 +13,7 @@ mod error;
 mod events;
 mod fields;
 mod fleet;
+mod form;
 mod infer;
 mod intake;
 mod leases;
@@ -23,6 +25,7 @@ mod send;
 mod server;
 mod status;
 mod stream;
+mod upstream;
 mod worker;
 
 pub use server::{GatewayError, RenderMetrics, run};
