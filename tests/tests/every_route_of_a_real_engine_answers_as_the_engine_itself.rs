@@ -1,6 +1,6 @@
 //! What comes through Berth is what the engine says to one who asks it directly, apart from ids and times.
 
-#![expect(clippy::indexing_slicing, clippy::expect_used, reason = "a test may fail by panic")]
+#![expect(clippy::expect_used, reason = "a test may fail by panic")]
 
 use berth_tests::{Berth, Config, Engine, Model, at_most};
 use reqwest::Method;

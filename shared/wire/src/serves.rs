@@ -6,7 +6,7 @@
 use crate::catalog::{EngineKind, EngineSpec};
 use crate::route::Route;
 
-/// llama-server as of build 7000.
+/// llama-server, with what needs a flag of its own (`--embeddings`, `--reranking`) or a model for sound.
 const LLAMA_CPP: [Route; 10] = [
     Route::ChatCompletions,
     Route::Completions,
@@ -20,7 +20,7 @@ const LLAMA_CPP: [Route; 10] = [
     Route::CountTokens,
 ];
 
-/// vLLM as of 0.32.
+/// vLLM 0.32, with what needs a model for it.
 const VLLM: [Route; 11] = [
     Route::ChatCompletions,
     Route::Completions,
