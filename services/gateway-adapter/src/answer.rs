@@ -1,4 +1,5 @@
-//! The body of an answer that is not streamed: whole where it fits into half of the window, else as it comes.
+//! The body of an answer that the client did not ask for as a stream: whole where it fits into half of the window, else
+//! as it comes; and as it comes from the beginning where parts of it are of use.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -6,6 +7,7 @@ use std::task::{Context, Poll};
 use actix_web::body::{BodySize, MessageBody};
 use berth_wire::ApiError;
 use bytes::Bytes;
+use futures::FutureExt;
 use tokio::time::{Instant, Sleep};
 
 use crate::client::{Client, Held, Next, SILENCE};
@@ -32,6 +34,22 @@ pub(crate) async fn read(mut client: Client, first: Option<Bytes>) -> Result<Ans
                 return Ok(Answer::new(held, None));
             }
             Next::End(Err(error)) => return Err(error),
+        }
+    }
+    Ok(Answer::new(held, Some(client)))
+}
+
+/// Reads what of an answer is there already, to pass on the rest as it comes. One that breaks off by then is an error
+/// with a status of its own; later it cuts the client's connection.
+pub(crate) fn flow(mut client: Client, first: Option<Bytes>) -> Result<Answer, ApiError> {
+    let mut held = Held::default();
+    held.push(first.unwrap_or_default());
+    while held.len <= client.window() / 2 {
+        match client.next().now_or_never() {
+            Some(Next::Piece(piece)) => held.push(piece.data.unwrap_or_default()),
+            Some(Next::End(Ok(_))) => return Ok(Answer::new(held, None)),
+            Some(Next::End(Err(error))) => return Err(error),
+            None => break,
         }
     }
     Ok(Answer::new(held, Some(client)))

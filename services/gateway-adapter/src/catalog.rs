@@ -95,6 +95,7 @@ pub(crate) mod tests {
                 port: 8000,
                 health_path: "/health".into(),
                 served_name: id.into(),
+                routes: None,
                 start_timeout: Duration::from_secs(60),
                 stop_grace: Duration::from_secs(10),
             },

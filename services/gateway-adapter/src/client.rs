@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 
 use berth_bus::Bodies;
 use berth_telemetry::metric;
-use berth_wire::{Credit, JobId, Route, Timestamp, Usage, Verb};
+use berth_wire::{ApiError, Credit, Dialect, JobId, Route, Timestamp, Usage, Verb};
 use bytes::Bytes;
 use tracing::debug;
 
 use crate::allowance::Permit;
+use crate::anthropic::{self, RequestId};
 use crate::demux::{Leave, Outlet, Piece, Progress, Register, Serving, outlet};
 use crate::error;
 use crate::relay::Ending;
@@ -30,6 +31,8 @@ pub(crate) struct Start {
     pub(crate) at: Instant,
     /// Its place within its key's limits.
     pub(crate) permit: Option<Permit>,
+    /// The request's id, for errors that tell it.
+    pub(crate) request: Option<RequestId>,
 }
 
 /// A job and its client. Dropped before the end, it cancels the job: it is held by the handler's future and then
@@ -89,6 +92,14 @@ impl Client {
 
     pub(crate) fn model(&self) -> &str {
         &self.start.model
+    }
+
+    /// An error as the last event of its stream.
+    pub(crate) fn error_event(&self, error: &ApiError) -> Bytes {
+        match self.start.route.dialect() {
+            Dialect::OpenAi => error::event(error),
+            Dialect::Anthropic => anthropic::event(error, self.start.request.as_ref().map(RequestId::as_str)),
+        }
     }
 
     pub(crate) fn window(&self) -> u64 {

@@ -11,11 +11,13 @@ use actix_web::web::Payload;
 use actix_web::{HttpRequest, HttpResponse};
 use berth_bus::BusError;
 use berth_telemetry::Chain;
-use berth_wire::{ApiError, ErrorKind};
+use berth_wire::{ApiError, ErrorKind, ModelSpec, Route};
 use bytes::Bytes;
 use futures::StreamExt;
 use serde::Serialize;
 use tracing::warn;
+
+use crate::anthropic::Told;
 
 #[derive(Serialize)]
 struct ErrorObject<'a> {
@@ -132,7 +134,13 @@ fn with_status(status: StatusCode, error: &ApiError) -> HttpResponse {
     if let Some(after) = error.retry_after {
         response.insert_header((RETRY_AFTER, retry_after(after)));
     }
-    response.body(body(error))
+    if error.kind == ErrorKind::NotServed {
+        // SDKs take a 5xx for something that passes.
+        response.insert_header(("x-should-retry", "false"));
+    }
+    let mut response = response.body(body(error));
+    response.extensions_mut().insert(Told(error.clone()));
+    response
 }
 
 /// No such route.
@@ -209,6 +217,20 @@ pub(crate) fn shutting_down() -> ApiError {
         "the gateway is shutting down; send the request again",
     )
     .retry_after(Duration::from_secs(2))
+}
+
+/// The model's engine does not serve the route.
+pub(crate) fn not_served(model: &ModelSpec, route: Route) -> ApiError {
+    let served: Vec<&str> = model.engine.routes().iter().map(|route| route.path()).collect();
+    let message = format!(
+        "the engine of model `{}` ({}) does not serve {}; it serves {}; GET /v1/models lists other models, and \
+         /upstream/MODEL/PATH reaches what else an engine has",
+        model.id,
+        model.engine.kind.as_str(),
+        route.path(),
+        served.join(", ")
+    );
+    ApiError::new(ErrorKind::NotServed, "route_not_served", message).param("model")
 }
 
 /// Nothing came in time.

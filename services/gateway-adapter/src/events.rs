@@ -17,24 +17,13 @@ pub(crate) struct Splitter {
     most: u64,
     /// The last two bytes seen.
     before: [u8; 2],
-    /// The last bytes seen, to find the end marker in.
-    tail: Vec<u8>,
     /// Part of an event has been passed without its end.
     cut: bool,
 }
 
-const DONE: &[u8] = b"[DONE]";
-
 impl Splitter {
     pub(crate) fn new(most: u64) -> Self {
-        Self {
-            ready: Held::default(),
-            held: Held::default(),
-            most,
-            before: [0; 2],
-            tail: Vec::with_capacity(2 * DONE.len()),
-            cut: false,
-        }
+        Self { ready: Held::default(), held: Held::default(), most, before: [0; 2], cut: false }
     }
 
     pub(crate) fn push(&mut self, mut bytes: Bytes) {
@@ -70,11 +59,6 @@ impl Splitter {
         !self.cut
     }
 
-    /// Whether the stream so far ends with the marker that tells SDKs that it is complete.
-    pub(crate) fn is_done(&self) -> bool {
-        self.tail.windows(DONE.len()).any(|window| window == DONE)
-    }
-
     fn release(&mut self) {
         while let Some(bytes) = self.held.pop() {
             self.ready.push(bytes);
@@ -82,15 +66,10 @@ impl Splitter {
     }
 
     fn remember(&mut self, bytes: &Bytes) {
-        let keep = DONE.len() + 8;
-        let from = bytes.len().saturating_sub(keep);
-        self.tail.extend_from_slice(bytes.get(from..).unwrap_or_default());
-        let excess = self.tail.len().saturating_sub(keep);
-        self.tail.drain(..excess);
-        if let [.., a, b] = self.tail.as_slice() {
-            self.before = [*a, *b];
-        } else if let [b] = self.tail.as_slice() {
-            self.before = [0, *b];
+        match bytes.as_ref() {
+            [.., a, b] => self.before = [*a, *b],
+            [b] => self.before = [self.before[1], *b],
+            [] => {}
         }
     }
 }
@@ -200,16 +179,6 @@ mod tests {
         assert!(!splitter.at_boundary());
         splitter.push(Bytes::from_static(b"\n\n"));
         assert!(splitter.at_boundary());
-    }
-
-    #[test]
-    fn the_end_marker_is_found_across_pieces() {
-        let mut splitter = Splitter::new(100);
-        for piece in [&b"data: x\n\ndata: [DO"[..], b"NE]", b"\n\n"] {
-            assert!(!splitter.is_done() || piece == b"\n\n");
-            splitter.push(Bytes::copy_from_slice(piece));
-        }
-        assert!(splitter.is_done());
     }
 
     #[test]

@@ -6,6 +6,7 @@
 
 mod allowance;
 mod answer;
+mod anthropic;
 mod bucket;
 mod caller;
 mod catalog;
@@ -15,6 +16,7 @@ mod error;
 mod events;
 mod fields;
 mod fleet;
+mod form;
 mod infer;
 mod intake;
 mod keys;
@@ -27,6 +29,7 @@ mod send;
 mod server;
 mod status;
 mod stream;
+mod upstream;
 mod worker;
 
 pub use server::{GatewayError, RenderMetrics, run};

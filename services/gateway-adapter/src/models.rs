@@ -72,7 +72,8 @@ pub(crate) async fn one(request: HttpRequest, caller: Caller, worker: Data<Arc<W
     }
 }
 
-fn unescape(text: &str) -> Option<String> {
+/// A path as it is meant.
+pub(crate) fn unescape(text: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.bytes();
     while let Some(byte) = rest.next() {

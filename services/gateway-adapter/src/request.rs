@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use actix_web::http::header::HeaderMap;
-use berth_wire::{ApiError, ErrorKind, SESSION_MAX};
+use berth_wire::{ApiError, Dialect, ErrorKind, Route, SESSION_MAX};
 use serde::Deserialize;
 use serde_json::error::Category;
 use serde_json::value::RawValue;
@@ -36,7 +36,10 @@ struct StreamOptions {
 #[derive(Deserialize)]
 struct Metadata<'a> {
     #[serde(borrow)]
-    session_id: Option<Cow<'a, str>>,
+    session_id: Option<&'a RawValue>,
+    /// Where Anthropic's clients name the conversation, or at least its user.
+    #[serde(borrow)]
+    user_id: Option<&'a RawValue>,
 }
 
 /// What a body says.
@@ -49,25 +52,27 @@ pub(crate) struct Asked<'a> {
     /// Whether the client takes chunks without choices.
     pub(crate) include_usage: bool,
     /// The session that the body names.
-    session: Option<String>,
+    pub(crate) session: Option<String>,
 }
 
 fn invalid(message: impl Into<String>) -> ApiError {
     ApiError::new(ErrorKind::InvalidRequest, "invalid_body", message)
 }
 
-/// Reads a body.
-pub(crate) fn look(body: &[u8]) -> Result<Asked<'_>, ApiError> {
+pub(crate) fn missing_model() -> ApiError {
+    ApiError::new(
+        ErrorKind::InvalidRequest,
+        "missing_model",
+        "the request names no model: set `model` to one of GET /v1/models",
+    )
+    .param("model")
+}
+
+/// Reads a JSON body.
+pub(crate) fn look(route: Route, body: &[u8]) -> Result<Asked<'_>, ApiError> {
     let peek: Peek<'_> = serde_json::from_slice(body).map_err(|e| malformed(body, &e))?;
     let model = match peek.model.map(|raw| text(Some(raw))) {
-        None => {
-            return Err(ApiError::new(
-                ErrorKind::InvalidRequest,
-                "missing_model",
-                "the request names no model: set `model` to one of GET /v1/models",
-            )
-            .param("model"));
-        }
+        None => return Err(missing_model()),
         Some(None) => return Err(invalid("`model` must be a string").param("model")),
         Some(Some(model)) => model,
     };
@@ -81,7 +86,11 @@ pub(crate) fn look(body: &[u8]) -> Result<Asked<'_>, ApiError> {
         .and_then(|raw| serde_json::from_str::<StreamOptions>(raw.get()).ok())
         .is_some_and(|options| options.include_usage);
     let session = text(peek.prompt_cache_key)
-        .or_else(|| serde_json::from_str::<Metadata<'_>>(peek.metadata?.get()).ok()?.session_id)
+        .or_else(|| {
+            let metadata = serde_json::from_str::<Metadata<'_>>(peek.metadata?.get()).ok()?;
+            let user = metadata.user_id.filter(|_| route.dialect() == Dialect::Anthropic);
+            text(metadata.session_id).or_else(|| text(user))
+        })
         .or_else(|| text(peek.user))
         .and_then(|session| bounded(&session));
     Ok(Asked { model, stream, include_usage, session })
@@ -116,7 +125,7 @@ fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
 }
 
 /// Longer session keys travel as their hash.
-fn bounded(session: &str) -> Option<String> {
+pub(crate) fn bounded(session: &str) -> Option<String> {
     match session.len() {
         0 => None,
         1..=SESSION_MAX => Some(session.into()),
@@ -182,14 +191,15 @@ mod tests {
     fn only_the_top_level_is_looked_at() {
         let body =
             br#"{"messages":[{"model":"inner","stream":true}],"tools":{"model":1},"model":"a\/b","x":null}"#;
-        let asked = look(body).unwrap();
+        let asked = look(Route::ChatCompletions, body).unwrap();
         assert_eq!(asked.model, "a/b");
         assert!(!asked.stream);
     }
 
     #[test]
     fn a_malformed_body_is_placed_and_not_quoted() {
-        let error = look(b"{\"model\": \"m\",\n \"messages\": [secret]}").unwrap_err();
+        let error =
+            look(Route::ChatCompletions, b"{\"model\": \"m\",\n \"messages\": [secret]}").unwrap_err();
         assert_eq!(error.kind, ErrorKind::InvalidRequest);
         assert!(error.message.contains("line 2 column"), "{}", error.message);
         assert!(!error.message.contains("secret"), "{}", error.message);
@@ -201,7 +211,7 @@ mod tests {
             b"{\"secret",
             b"",
         ] {
-            let error = look(body).unwrap_err();
+            let error = look(Route::ChatCompletions, body).unwrap_err();
             assert!(!error.message.contains("secret"), "{}", error.message);
         }
     }
@@ -209,23 +219,32 @@ mod tests {
     #[test]
     fn a_missing_model_is_named_as_the_field_at_fault() {
         for body in [&b"{}"[..], br#"{"model":null}"#] {
-            assert_eq!(look(body).unwrap_err().param.as_deref(), Some("model"));
+            assert_eq!(look(Route::ChatCompletions, body).unwrap_err().param.as_deref(), Some("model"));
         }
     }
 
     #[test]
     fn session_keys_are_taken_in_their_order() {
         let body = br#"{"model":"m","user":"u","metadata":{"session_id":"meta"},"prompt_cache_key":"cache"}"#;
-        let asked = look(body).unwrap();
+        let asked = look(Route::ChatCompletions, body).unwrap();
         let key = |pairs| session(&headers(pairs), &asked);
         assert_eq!(key(&[]).as_deref(), Some("cache"));
         assert_eq!(key(&[("x-session-affinity", "abc:12")]).as_deref(), Some("abc"));
         assert_eq!(key(&[("session_id", "abc:x")]).as_deref(), Some("abc:x"));
         assert_eq!(key(&[("session_id", "a"), ("x-berth-session", "b:1")]).as_deref(), Some("b:1"));
         let body = br#"{"model":"m","user":"u","metadata":{"session_id":"meta"}}"#;
-        assert_eq!(session(&headers(&[]), &look(body).unwrap()).as_deref(), Some("meta"));
-        let body = br#"{"model":"m","user":"u","metadata":{"other":1}}"#;
-        assert_eq!(session(&headers(&[]), &look(body).unwrap()).as_deref(), Some("u"));
+        assert_eq!(
+            session(&headers(&[]), &look(Route::ChatCompletions, body).unwrap()).as_deref(),
+            Some("meta")
+        );
+        let body = br#"{"model":"m","user":"u","metadata":{"user_id":"user_1_session_2"}}"#;
+        let asked = look(Route::Messages, body).unwrap();
+        assert_eq!(session(&headers(&[]), &asked).as_deref(), Some("user_1_session_2"));
+        let body = br#"{"model":"m","user":"u","metadata":{"session_id":7,"user_id":"no session here"}}"#;
+        assert_eq!(
+            session(&headers(&[]), &look(Route::ChatCompletions, body).unwrap()).as_deref(),
+            Some("u")
+        );
     }
 
     #[test]

@@ -62,7 +62,9 @@ async fn whole(
     stamp(&mut response, &client);
     let kind = head.content_type.as_deref().and_then(|kind| HeaderValue::from_str(kind).ok());
     response.insert_header((CONTENT_TYPE, kind.unwrap_or(HeaderValue::from_static("application/json"))));
-    match tokio::time::timeout_at(deadline, answer::read(client, data)).await {
+    let read =
+        async { if head.flows() { answer::flow(client, data) } else { answer::read(client, data).await } };
+    match tokio::time::timeout_at(deadline, read).await {
         Ok(Ok(answer)) => response.body(answer),
         Ok(Err(error)) => error::response(&error),
         Err(_) => error::response(&error::waited(Duration::ZERO)),

@@ -16,13 +16,16 @@ use actix_web::web::{self, ServiceConfig};
 use actix_web::{App, HttpMessage, HttpServer, Route, guard};
 use berth_bus::{Bus, BusError, BusOptions, register};
 use berth_config::Config;
+use berth_wire::Route as Engines;
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::anthropic::{self, RequestId};
 use crate::caller::authenticate;
 use crate::fleet::Fleet;
 use crate::intake::Complete;
+use crate::upstream::PREFIX;
 use crate::worker::Worker;
 use crate::{error, infer, leases, models, status};
 
@@ -245,9 +248,17 @@ fn listen(addresses: &[SocketAddr]) -> Result<Vec<(SocketAddr, std::net::TcpList
 
 fn routes(app: &mut ServiceConfig) {
     let resource = |path: &str| web::resource(path.to_owned()).default_service(web::to(error::wrong_method));
-    app.service(resource("/v1/chat/completions").route(web::post().to(infer::chat)))
-        .service(resource("/v1/completions").route(web::post().to(infer::completions)))
-        .service(resource("/v1/embeddings").route(web::post().to(infer::embeddings)))
+    for route in Engines::ALL {
+        for path in std::iter::once(&route.path()).chain(route.aliases()) {
+            let infer = move |request, payload, caller, worker| {
+                infer::handle(route, request, payload, caller, worker)
+            };
+            app.service(resource(path).route(web::post().to(infer)));
+        }
+    }
+    let upstream =
+        |request, payload, caller, worker| infer::handle(Engines::Upstream, request, payload, caller, worker);
+    app.service(web::resource(format!("{PREFIX}{{rest:.*}}")).default_service(web::to(upstream)))
         .service(resource("/v1/models").route(read().to(models::list)))
         .service(resource("/v1/models/{id:.+}").route(read().to(models::one)))
         .service(resource("/lease").route(web::post().to(leases::lease)))
@@ -270,7 +281,7 @@ fn read() -> Route {
 async fn stamp(
     fleet: Arc<Fleet>,
     request: ServiceRequest,
-    next: Next<impl MessageBody>,
+    next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<impl MessageBody>, actix_web::Error> {
     let began = Instant::now();
     let own = request.headers().get("x-request-id").filter(|id| {
@@ -280,7 +291,11 @@ async fn stamp(
     let id = own
         .cloned()
         .or_else(|| HeaderValue::from_str(&format!("req-{}", uuid::Uuid::now_v7().simple())).ok());
-    let mut response = next.call(request).await?;
+    let known = id.clone().map(RequestId);
+    if let Some(id) = known.clone() {
+        request.extensions_mut().insert(id);
+    }
+    let mut response = anthropic::speak(next.call(request).await?, known.as_ref());
     let headers = response.headers_mut();
     if let Some(id) = id {
         headers.insert(HeaderName::from_static("x-request-id"), id);

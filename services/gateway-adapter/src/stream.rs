@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use actix_web::body::{BodySize, MessageBody};
-use berth_wire::{ApiError, ErrorKind, Head};
+use berth_wire::{ApiError, Dialect, EndMarker, ErrorKind, Head};
 use bytes::Bytes;
 use tokio::time::{Instant, Sleep};
 
@@ -41,6 +41,7 @@ pub(crate) struct EventStream {
     /// Dropped with the end of the answer, or with the body when the client leaves.
     client: Option<Client>,
     splitter: Splitter,
+    marker: EndMarker,
     late: Option<Late>,
     /// Something of our own, to be sent after all that is ready.
     own: Option<Bytes>,
@@ -62,6 +63,7 @@ impl EventStream {
         stream.begun = true;
         if let Some(data) = data {
             stream.flowing = true;
+            stream.marker.see(&data);
             stream.splitter.push(data);
         }
         stream
@@ -78,6 +80,7 @@ impl EventStream {
         let most = client.window() / 2;
         let at = Instant::now();
         Self {
+            marker: EndMarker::of(client.route()),
             client: Some(client),
             splitter: Splitter::new(most),
             late: None,
@@ -125,6 +128,7 @@ impl EventStream {
             }
             None => {
                 self.flowing = true;
+                self.marker.see(&data);
                 self.splitter.push(data);
             }
         }
@@ -135,12 +139,12 @@ impl EventStream {
         match ending {
             Ok(()) => {
                 if let Some(late) = self.late.take() {
-                    self.own = Some(late.event());
+                    self.own = Some(late.event(self.client.as_ref()));
                     return;
                 }
                 self.splitter.flush();
                 // A stream that ends without its marker would be read as a success.
-                if !self.splitter.is_done() {
+                if !self.marker.seen() {
                     self.fail(&incomplete());
                 }
             }
@@ -152,7 +156,7 @@ impl EventStream {
     }
 
     fn fail(&mut self, error: &ApiError) {
-        let event = error::event(error);
+        let event = said(self.client.as_ref(), error);
         // An event that was passed in part is ended first, or the error would become part of it.
         self.own = Some(if self.splitter.at_boundary() {
             event
@@ -192,22 +196,34 @@ fn incomplete() -> ApiError {
     )
 }
 
+/// An error in the words of the route.
+fn said(client: Option<&Client>, error: &ApiError) -> Bytes {
+    client.map_or_else(|| error::event(error), |client| client.error_event(error))
+}
+
 impl Late {
-    fn event(self) -> Bytes {
+    fn event(self, client: Option<&Client>) -> Bytes {
         let own = serde_json::from_slice::<serde_json::Value>(&self.body).ok();
-        if let Some(value) = own.filter(|value| value.get("error").is_some_and(|error| error.is_object())) {
-            return format!("data: {value}\n\n").into();
-        }
+        let own = own.filter(|value| value.get("error").is_some_and(|error| error.is_object()));
+        let anthropic = client.is_some_and(|client| client.route().dialect() == Dialect::Anthropic);
         let kind = if (400..500).contains(&self.status) {
             ErrorKind::InvalidRequest
         } else {
             ErrorKind::EngineFailed
         };
-        error::event(&ApiError::new(
-            kind,
-            "engine_error",
-            format!("the engine answered with status {} instead of a stream", self.status),
-        ))
+        if let Some(value) = own {
+            // An engine may serve the route and still have errors of the other dialect.
+            let message = value.get("error").and_then(|error| error.get("message")).and_then(|m| m.as_str());
+            return match (anthropic, message) {
+                (false, _) => format!("data: {value}\n\n").into(),
+                (true, Some(message)) if value.get("type").is_none() => {
+                    said(client, &ApiError::new(kind, "engine_error", message))
+                }
+                (true, _) => format!("event: error\ndata: {value}\n\n").into(),
+            };
+        }
+        let message = format!("the engine answered with status {} instead of a stream", self.status);
+        said(client, &ApiError::new(kind, "engine_error", message))
     }
 }
 

@@ -8,11 +8,12 @@ use async_nats::Subject;
 use berth_bus::{BusError, NatsOutput, OutputSink};
 use berth_telemetry::Chain;
 use berth_wire::{
-    ApiError, Attempt, Begin, BeginReply, Body, End, Ended, ErrorKind, Finish, Frame, Head, Job, Outcome,
-    Reply, TRACEPARENT, Usage,
+    ApiError, Attempt, Begin, BeginReply, Body, End, EndMarker, Ended, ErrorKind, Finish, Frame, Head, Job,
+    Outcome, Reply, TRACEPARENT, Usage,
 };
 use bytes::Bytes;
 use futures::FutureExt;
+use reqwest::Method;
 use reqwest::header::{CONTENT_TYPE, HeaderValue};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -20,7 +21,7 @@ use tracing::{debug, info};
 
 use crate::books::{EngineCell, grant};
 use crate::pump::{Answer, Frames, frame_limit};
-use crate::rewrite::rewrite_model;
+use crate::rewrite::Prepare;
 use crate::shared::Shared;
 use crate::slots::SlotGuard;
 use crate::usage::Ends;
@@ -194,12 +195,15 @@ impl<'a> Course<'a> {
         let mut granted = self.task.credit.subscribe();
         let content_type = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
         let events = content_type.is_some_and(|kind| kind.starts_with("text/event-stream"));
+        let mut marker = EndMarker::of(self.task.job.route);
         // Without a length or chunks an answer ends with its connection, whoever cut it.
         let framed = response.content_length().is_some()
             || response.headers().contains_key(reqwest::header::TRANSFER_ENCODING);
         let status = response.status();
-        self.frames.set_head(Head { status: status.as_u16(), content_type: content_type.map(str::to_owned) });
-        let limit = frame_limit(self.task.shared.bus.client.max_payload(), events);
+        let head = Head { status: status.as_u16(), content_type: content_type.map(str::to_owned) };
+        let flows = head.flows();
+        self.frames.set_head(head);
+        let limit = frame_limit(self.task.shared.bus.client.max_payload(), flows);
         let mut answer = Answer::new(response.bytes_stream());
         loop {
             if *granted.borrow() <= self.frames.sent {
@@ -207,14 +211,17 @@ impl<'a> Course<'a> {
                 answer.peek().await;
             }
             let room = if answer.is_over() { limit } else { self.room(&mut granted, limit).await? };
-            let piece = answer.piece(room, events).await;
+            let piece = answer.piece(room, flows).await;
             if !piece.data.is_empty() {
                 self.first_byte.get_or_insert_with(|| self.began.elapsed());
                 self.ends.push(&piece.data);
+                if events && !framed {
+                    marker.see(&piece.data);
+                }
             }
             let end = match piece.end {
                 None => None,
-                Some(Ok(())) if !framed && events && status.is_success() && !self.ends.said_done() => {
+                Some(Ok(())) if !framed && events && status.is_success() && !marker.seen() => {
                     self.pass(piece.data, None).await?;
                     return Err(self.broke("its connection ended before the answer did"));
                 }
@@ -286,19 +293,32 @@ impl<'a> Course<'a> {
             Body::Inline(bytes) => bytes.clone(),
             Body::Claim { object, len } => self.fetch(object, *len).await?,
         };
-        let served = cell.model().engine.served_name.clone();
+        let prepared = Prepare::of(job, cell.model());
         let body = if body.len() > LARGE {
-            let rewritten = tokio::task::spawn_blocking(move || rewrite_model(body, &served)).await;
+            let rewritten = tokio::task::spawn_blocking(move || prepared.body(body)).await;
             rewritten.map_err(|_| self.broke("its request could not be prepared"))?
         } else {
-            rewrite_model(body, &served)
+            prepared.body(body)
         };
-        let url = format!("http://{}{}", cell.endpoint(), job.route.path());
-        let mut request = shared
-            .http
-            .post(url)
-            .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
-            .body(body);
+        let (method, path) = match &job.target {
+            None => (Method::POST, cell.model().engine.kind.path(job.route)),
+            Some(target) => {
+                let method = Method::from_bytes(target.method.as_bytes());
+                (method.map_err(|_| self.broke("its method is not one of HTTP"))?, target.path.as_str())
+            }
+        };
+        let mut request = shared.http.request(method, format!("http://{}{path}", cell.endpoint()));
+        let kind = match &job.content_type {
+            Some(kind) => HeaderValue::from_str(kind).ok(),
+            None => job.target.is_none().then_some(HeaderValue::from_static("application/json")),
+        };
+        if let Some(kind) = kind {
+            request = request.header(CONTENT_TYPE, kind);
+        }
+        // Servers may refuse a GET that announces a body, be it an empty one.
+        if job.target.is_none() || !body.is_empty() {
+            request = request.body(body);
+        }
         if let Some(traceparent) = &job.traceparent {
             request = request.header(TRACEPARENT, traceparent);
         }

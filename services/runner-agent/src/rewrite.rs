@@ -3,24 +3,109 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
+use berth_wire::{Job, ModelSpec, multipart};
 use bytes::Bytes;
 use serde::Deserializer;
 use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
+/// What is to be done with a request's body before the engine sees it.
+pub(crate) struct Prepare {
+    content_type: Option<String>,
+    served: String,
+    /// Of a request to a path of the engine's own: names by which the model itself may be meant.
+    names: Option<Vec<String>>,
+}
+
+impl Prepare {
+    /// For a job on an engine of `model`.
+    pub(crate) fn of(job: &Job, model: &ModelSpec) -> Self {
+        let names =
+            || std::iter::once(model.id.as_str().to_owned()).chain(model.aliases.iter().cloned()).collect();
+        Self {
+            content_type: job.content_type.clone(),
+            served: model.engine.served_name.clone(),
+            names: job.target.is_some().then(names),
+        }
+    }
+
+    /// The body as the engine gets it.
+    pub(crate) fn body(&self, body: Bytes) -> Bytes {
+        let kind = self.content_type.as_deref();
+        match &self.names {
+            None => rewrite(body, kind, &self.served),
+            Some(names) => {
+                let names: Vec<&str> = names.iter().map(String::as_str).collect();
+                rewrite_own(body, kind, &names, &self.served)
+            }
+        }
+    }
+}
+
+/// The body with its model's name set to `served`, by the kind that `content_type` says it is; `None` is JSON. What is
+/// of another kind stays.
+fn rewrite(body: Bytes, content_type: Option<&str>, served: &str) -> Bytes {
+    match content_type {
+        None => rewrite_model(body, served),
+        Some(kind) if multipart::is_form(kind) => rewrite_field(body, kind, served),
+        Some(kind) if is_json(kind) => rewrite_model(body, served),
+        Some(_) => body,
+    }
+}
+
+fn is_json(content_type: &str) -> bool {
+    let kind = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    kind == "application/json" || kind.ends_with("+json")
+}
+
+/// The same for a body that may name something else by `model` (an adapter, say): only `names` are replaced.
+fn rewrite_own(body: Bytes, content_type: Option<&str>, names: &[&str], served: &str) -> Bytes {
+    let spans = match content_type {
+        Some(kind) if multipart::is_form(kind) => field_spans(&body, kind),
+        Some(kind) if is_json(kind) => model_spans(&body),
+        _ => return body,
+    };
+    let own = |span: &Range<usize>| {
+        let value = body.get(span.clone()).unwrap_or_default();
+        let name = serde_json::from_slice::<String>(value).ok();
+        names.iter().any(|own| name.as_deref() == Some(own) || value == own.as_bytes())
+    };
+    if spans.iter().all(own) { rewrite(body, content_type, served) } else { body }
+}
+
+/// The form with its field `model` set to `served`.
+fn rewrite_field(body: Bytes, content_type: &str, served: &str) -> Bytes {
+    // A name over several lines could end the field.
+    if served.contains(['\r', '\n']) {
+        return body;
+    }
+    let spans = field_spans(&body, content_type);
+    replace(body, spans, served.as_bytes())
+}
+
+fn field_spans(body: &[u8], content_type: &str) -> Vec<Range<usize>> {
+    let parts = multipart::parts(content_type, body).unwrap_or_default();
+    parts.into_iter().filter(|part| part.name == "model").map(|part| part.value).collect()
+}
+
 /// The body with the top-level `model` set to `served`. A body that is no JSON object, or names no model, stays:
 /// the engine says what is wrong with it.
-pub(crate) fn rewrite_model(body: Bytes, served: &str) -> Bytes {
+fn rewrite_model(body: Bytes, served: &str) -> Bytes {
     let Ok(wanted) = serde_json::to_string(served) else { return body };
     let spans = model_spans(&body);
-    if spans.iter().all(|span| body.get(span.clone()) == Some(wanted.as_bytes())) {
+    replace(body, spans, wanted.as_bytes())
+}
+
+/// The body with `wanted` at each of `spans`; not copied where it says so already.
+fn replace(body: Bytes, spans: Vec<Range<usize>>, wanted: &[u8]) -> Bytes {
+    if spans.iter().all(|span| body.get(span.clone()) == Some(wanted)) {
         return body;
     }
     let mut out = Vec::with_capacity(body.len() + wanted.len() * spans.len());
     let mut from = 0;
     for span in spans {
         out.extend_from_slice(body.get(from..span.start).unwrap_or_default());
-        out.extend_from_slice(wanted.as_bytes());
+        out.extend_from_slice(wanted);
         from = span.end;
     }
     out.extend_from_slice(body.get(from..).unwrap_or_default());
@@ -101,6 +186,39 @@ mod tests {
     fn a_right_name_costs_no_copy() {
         let body = Bytes::from_static(br#"{"model":"m"}"#);
         assert_eq!(rewrite_model(body.clone(), "m").as_ptr(), body.as_ptr());
+    }
+
+    const FORM: &str = "multipart/form-data; boundary=xy";
+
+    fn form(model: &str) -> Bytes {
+        let file =
+            "--xy\r\ncontent-disposition: form-data; name=file; filename=model\r\n\r\n\0\r\n--x\r\nmodel\r\n";
+        let model =
+            format!("--xy\r\ncontent-disposition: form-data; name=\"model\"\r\n\r\n{model}\r\n--xy--\r\n");
+        Bytes::from([file, &model].concat())
+    }
+
+    #[test]
+    fn of_a_form_only_the_field_changes() {
+        assert_eq!(rewrite(form("alias"), Some(FORM), "served/m"), form("served/m"));
+        assert_eq!(rewrite(form(""), Some(FORM), "m"), form("m"));
+        let right = form("m");
+        assert_eq!(rewrite(right.clone(), Some(FORM), "m").as_ptr(), right.as_ptr());
+        assert_eq!(rewrite(form("alias"), Some(FORM), "m\r\n--xy--"), form("alias"));
+        assert_eq!(rewrite(form("alias"), Some("audio/wav"), "m"), form("alias"));
+    }
+
+    #[test]
+    fn what_goes_to_the_engine_itself_keeps_names_that_are_not_the_models() {
+        let json = Some("application/json; charset=utf-8");
+        let own =
+            |text: &'static str| rewrite_own(Bytes::from_static(text.as_bytes()), json, &["a", "b"], "m");
+        assert_eq!(own(r#"{"model":"b","x":1}"#), r#"{"model":"m","x":1}"#);
+        for text in [r#"{"model":"lora"}"#, r#"{"model":"a","model":"lora"}"#, "[1]", r#"{"model":1}"#] {
+            assert_eq!(own(text), text);
+        }
+        assert_eq!(rewrite_own(form("a"), Some(FORM), &["a"], "m"), form("m"));
+        assert_eq!(rewrite_own(form("c"), Some(FORM), &["a"], "m"), form("c"));
     }
 
     fn any_json() -> impl Strategy<Value = Value> {

@@ -16,10 +16,34 @@ pub(crate) struct Ends {
     held: usize,
 }
 
-#[derive(Debug, Default, Deserialize, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tokens {
     pub(crate) prompt_tokens: Option<u64>,
     pub(crate) completion_tokens: Option<u64>,
+}
+
+/// A `usage` object in any dialect: chats and completions say prompt and completion, responses and messages say input
+/// and output; messages tell what the cache had apart from the input.
+#[derive(Debug, Default, Deserialize)]
+struct Told {
+    prompt_tokens: Option<u64>,
+    completion_tokens: Option<u64>,
+    input_tokens: Option<u64>,
+    output_tokens: Option<u64>,
+    cache_read_input_tokens: Option<u64>,
+    cache_creation_input_tokens: Option<u64>,
+}
+
+impl From<Told> for Tokens {
+    fn from(told: Told) -> Self {
+        let cached = [told.cache_read_input_tokens, told.cache_creation_input_tokens];
+        let cached = cached.into_iter().flatten().fold(0, u64::saturating_add);
+        let input = told.input_tokens.map(|input| input.saturating_add(cached));
+        Self {
+            prompt_tokens: told.prompt_tokens.or(input),
+            completion_tokens: told.completion_tokens.or(told.output_tokens),
+        }
+    }
 }
 
 impl Ends {
@@ -47,16 +71,17 @@ impl Ends {
         tail
     }
 
-    /// The last `usage` object told.
+    /// The last `usage` object told; a stream of messages tells its input at its beginning.
     pub(crate) fn tokens(&self) -> Tokens {
-        usage_in(&self.tail()).or_else(|| usage_in(self.first.as_deref()?)).unwrap_or_default()
-    }
-
-    /// Whether an event stream said that it is complete.
-    pub(crate) fn said_done(&self) -> bool {
-        let tail = self.tail();
-        let near_end = tail.get(tail.len().saturating_sub(64)..).unwrap_or_default();
-        find_last(near_end, b"[DONE]").is_some()
+        let last = usage_in(&self.tail()).unwrap_or_default();
+        if last.prompt_tokens.is_some() {
+            return last;
+        }
+        let first = self.first.as_deref().and_then(usage_in).unwrap_or_default();
+        Tokens {
+            prompt_tokens: first.prompt_tokens,
+            completion_tokens: last.completion_tokens.or(first.completion_tokens),
+        }
     }
 }
 
@@ -68,9 +93,9 @@ fn usage_in(bytes: &[u8]) -> Option<Tokens> {
         let escaped = at.checked_sub(1).and_then(|before| bytes.get(before)) == Some(&b'\\');
         let value = bytes.get(at + b"\"usage\"".len()..)?.trim_ascii_start().strip_prefix(b":");
         if let (false, Some(value)) = (escaped, value) {
-            let mut values = serde_json::Deserializer::from_slice(value).into_iter::<Option<Tokens>>();
+            let mut values = serde_json::Deserializer::from_slice(value).into_iter::<Option<Told>>();
             if let Some(Ok(Some(tokens))) = values.next() {
-                return Some(tokens);
+                return Some(tokens.into());
             }
         }
         end = at;
@@ -124,11 +149,28 @@ mod tests {
     }
 
     #[test]
-    fn only_a_stream_that_ends_with_done_said_so() {
-        let mut ends = Ends::default();
-        ends.push(&Bytes::from_static(b"data: {}\n\n"));
-        assert!(!ends.said_done());
-        ends.push(&Bytes::from_static(b"data: [DONE]\n\n"));
-        assert!(ends.said_done());
+    fn other_dialects_count_too() {
+        let found = tokens(&[
+            "event: message_start
+data: {\"message\":{\"usage\":{\"input_tokens\":1,\"cache_read_input_tokens\":53,",
+            "\"output_tokens\":0}}}
+
+",
+            "event: message_delta
+data: {\"usage\":{\"output_tokens\":4}}
+
+",
+        ]);
+        assert_eq!(found.completion_tokens, Some(4));
+        let found =
+            tokens(&["{\"usage\":{\"cache_read_input_tokens\":50,\"input_tokens\":4,\"output_tokens\":2}}"]);
+        assert_eq!(found, Tokens { prompt_tokens: Some(54), completion_tokens: Some(2) });
+        let found = tokens(&[
+            "data: {\"type\":\"response.completed\",\"response\":{\"usage\":{\"input_tokens\":5,\"output_tokens\":7,",
+            "\"total_tokens\":12,\"input_tokens_details\":{\"cached_tokens\":3}}}}
+
+",
+        ]);
+        assert_eq!(found, Tokens { prompt_tokens: Some(5), completion_tokens: Some(7) });
     }
 }

@@ -161,6 +161,7 @@ impl Config {
                 port: template.port,
                 health_path: template.health_path.into(),
                 served_name: id.into(),
+                routes: None,
                 start_timeout: template.start_timeout,
                 stop_grace: HostConfig::default().stop_grace,
             },

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::time::Duration;
 
-use berth_wire::{Driver, EngineKind, EngineSpec, ModelId, ModelSpec};
+use berth_wire::{Driver, EngineKind, EngineSpec, ModelId, ModelSpec, Route};
 use toml::Spanned;
 
 use crate::env;
@@ -95,6 +95,7 @@ pub(crate) fn resolve(raw: &RawModel, around: Surroundings<'_>, findings: &mut F
             port: raw.port.as_ref().map_or(template.port, |port| *port.get_ref()),
             health_path: health_path(raw, template.health_path, findings),
             served_name,
+            routes: routes(raw, findings),
             start_timeout: start_timeout(raw, template.start_timeout, findings),
             stop_grace: raw.stop_grace.map_or(around.stop_grace, |span| span.0),
         },
@@ -192,6 +193,34 @@ fn health_path(raw: &RawModel, default: &str, findings: &mut Findings<'_>) -> St
         findings.add(path.span(), "a health path begins with `/`", "as in health_path = \"/health\"");
     }
     path.get_ref().clone()
+}
+
+/// The routes that a model says its engine serves: of a custom one nobody else knows, and others get new ones.
+fn routes(raw: &RawModel, findings: &mut Findings<'_>) -> Option<Vec<Route>> {
+    let words = raw.routes.as_ref()?;
+    if words.get_ref().0.is_empty() {
+        findings.add(
+            words.span(),
+            "an engine serves at least one route",
+            "name its routes, as in routes = [\"/v1/embeddings\"], or leave it out for those of its kind",
+        );
+    }
+    let mut routes = Vec::new();
+    for word in &words.get_ref().0 {
+        match Route::of_path(word.get_ref()) {
+            Some(route) if routes.contains(&route) => {
+                findings.add(word.span(), "this route is named twice", "remove one");
+            }
+            Some(route) => routes.push(route),
+            None => {
+                let known = Route::ALL.map(Route::path);
+                let help =
+                    format!("{}; any other path is reached by /upstream", suggest(word.get_ref(), &known));
+                findings.add(word.span(), format!("unknown route `{}`", word.get_ref()), help);
+            }
+        }
+    }
+    Some(routes)
 }
 
 /// Flags that say what Berth must know or decides itself.

@@ -126,6 +126,7 @@ pub(crate) struct RawModel {
     pub(crate) stop_grace: Option<Span>,
     pub(crate) port: Option<Spanned<u16>>,
     pub(crate) served_name: Option<Spanned<String>>,
+    pub(crate) routes: Option<Spanned<Words>>,
     #[serde(default)]
     pub(crate) labels: Words,
 }

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by it")]
 
 use berth_config::Config;
+use berth_wire::Route;
 
 const SIM: &str = "[[models]]\nid = \"demo\"\nengine = \"sim\"\n";
 
@@ -34,6 +35,23 @@ fn a_typo_is_shown_with_its_line_a_caret_and_a_suggestion() {
     );
     refuses("[gatway]\n", "1:2", &["unknown field `gatway`", "did you mean `gateway`?"]);
     refuses("[[models]]\nid = \"x\"\nengine = \"vlm\"\n", "3:10", &["did you mean `vllm`?"]);
+}
+
+#[test]
+fn routes_are_those_that_there_are() {
+    let custom = "[[models]]\nid = \"x\"\nengine = \"custom\"\nimage = \"x:1\"\n";
+    let config =
+        Config::parse(&format!("{custom}routes = [\"/v1/embeddings\", \"/rerank\"]\n"), "berth.toml")
+            .unwrap();
+    let engine = &config.models[0].engine;
+    assert!(engine.serves(Route::Rerank) && engine.serves(Route::Upstream));
+    assert!(!engine.serves(Route::ChatCompletions));
+    refuses(
+        &format!("{custom}routes = [\"/v1/embedings\"]\n"),
+        "5:11",
+        &["unknown route `/v1/embedings`", "did you mean `/v1/embeddings`?", "/upstream"],
+    );
+    refuses(&format!("{custom}routes = []\n"), "5:10", &["at least one route"]);
 }
 
 #[test]

@@ -205,3 +205,29 @@ async fn a_port_in_use_is_named() {
     let error = Simulator::start(SimOptions { port, ..SimOptions::default() }).err().unwrap();
     assert!(error.to_string().contains(&format!("127.0.0.1:{port}")), "{error}");
 }
+
+#[tokio::test]
+async fn sound_and_pictures_are_simulated_and_say_so() {
+    let sim = simulator(|_| {});
+    let speech =
+        post(&sim, "/v1/audio/speech", &json!({"model": "m", "input": "x", "sim": {"tokens": 3}})).await;
+    assert_eq!(speech.headers()["content-type"], "audio/wav");
+    let sound = speech.bytes().await.unwrap();
+    assert_eq!((&sound[..4], sound.len()), (&b"RIFF"[..], 44 + 3 * 8000));
+    until_stats(&sim, "completed", 1).await;
+    for path in ["/v1/images/generations", "/v1/moderations"] {
+        let answer: Value =
+            post(&sim, path, &json!({"model": "m", "input": "x"})).await.json().await.unwrap();
+        assert_eq!(answer["engine"], "berth-simulator", "{answer}");
+    }
+    for (path, file) in [("/v1/audio/transcriptions", "file"), ("/v1/images/edits", "image")] {
+        let body = format!(
+            "--b\r\ncontent-disposition: form-data; name={file}; filename=x\r\n\r\n12345\r\n\
+             --b\r\ncontent-disposition: form-data; name=model\r\n\r\nm\r\n--b--\r\n"
+        );
+        let request = reqwest::Client::new().post(format!("{}{path}", sim.url()));
+        let request = request.header("content-type", "multipart/form-data; boundary=b").body(body.clone());
+        let answer: Value = request.send().await.unwrap().json().await.unwrap();
+        assert_eq!((answer["bytes"].as_u64(), answer["engine"].as_str()), (Some(5), Some("berth-simulator")));
+    }
+}

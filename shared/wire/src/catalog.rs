@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::codec::Message;
 use crate::id::ModelId;
+use crate::route::Route;
 
 /// Which inference server an engine is; each has a template that configuration starts from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -87,6 +88,9 @@ pub struct EngineSpec {
     pub health_path: String,
     /// The model name that the engine itself answers to.
     pub served_name: String,
+    /// The routes it serves; `None`: those of its kind.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub routes: Option<Vec<Route>>,
     /// How long a start may take before it counts as failed.
     #[serde(rename = "start_timeout_ms", with = "crate::time::millis")]
     pub start_timeout: Duration,

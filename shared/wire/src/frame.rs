@@ -33,6 +33,21 @@ pub struct Head {
     pub content_type: Option<String>,
 }
 
+impl Head {
+    /// Whether the answer is of use in parts (events, sound, lines), so that it is passed on as it comes. Any other is
+    /// JSON or text: collected where it fits, so that one that breaks off can still be told by a status.
+    #[must_use]
+    pub fn flows(&self) -> bool {
+        let kind = self.content_type.as_deref().unwrap_or_default();
+        let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+        let whole = kind.is_empty()
+            || kind.starts_with("text/")
+            || kind.ends_with("/json")
+            || kind.ends_with("+json");
+        kind == "text/event-stream" || !whole
+    }
+}
+
 /// How an attempt's output ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

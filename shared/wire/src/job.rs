@@ -107,7 +107,7 @@ pub struct Job {
     pub class: Class,
     /// The API key it came with.
     pub key: Option<KeyId>,
-    /// The `Content-Type` of its body, where that is not JSON.
+    /// The `Content-Type` of its body, where that is not JSON; on [`Route::Upstream`] whatever the client said.
     pub content_type: Option<String>,
     /// Of a job on [`Route::Upstream`].
     pub target: Option<Target>,

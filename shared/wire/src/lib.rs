@@ -16,9 +16,12 @@ mod id;
 mod job;
 mod key;
 mod lease;
+mod marker;
+pub mod multipart;
 mod profile;
 mod report;
 mod route;
+mod serves;
 pub mod slug;
 mod subject;
 mod time;
@@ -43,6 +46,7 @@ pub use lease::{
     HintShown, LEASE_TTL, Lease, LeaseReply, LeaseRequest, LeaseShown, LeaseState, LeaseStatus, LeasesShown,
     ReleasedShown, SESSION_MAX,
 };
+pub use marker::EndMarker;
 pub use profile::{Profile, Residency};
 pub use report::{
     Ended, EngineFailure, EngineReport, EngineState, Outcome, Report, ReportAck, ReportEntry, RunningAttempt,

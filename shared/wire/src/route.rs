@@ -69,7 +69,7 @@ impl Route {
         Self::CountTokens,
     ];
 
-    /// The path, the same at the gateway and at the engine. `/upstream` stands for all that has none of its own.
+    /// The path at the gateway. `/upstream` stands for all that has none of its own.
     #[must_use]
     pub fn path(self) -> &'static str {
         match self {
@@ -90,6 +90,42 @@ impl Route {
             Self::CountTokens => "/v1/messages/count_tokens",
             Self::Upstream => "/upstream",
         }
+    }
+
+    /// Other paths at which the gateway takes it, for clients of services that name it otherwise.
+    #[must_use]
+    pub fn aliases(self) -> &'static [&'static str] {
+        match self {
+            Self::Rerank => &["/rerank", "/v2/rerank"],
+            _ => &[],
+        }
+    }
+
+    /// The route of a path, as written in a configuration.
+    #[must_use]
+    pub fn of_path(path: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|route| route.path() == path || route.aliases().contains(&path))
+    }
+
+    /// Whether its body is a form with files.
+    #[must_use]
+    pub fn takes_form(self) -> bool {
+        matches!(self, Self::Transcriptions | Self::Translations | Self::ImageEdits)
+    }
+
+    /// Whether `"stream": true` makes its answer a stream of server-sent events.
+    #[must_use]
+    pub fn streams(self) -> bool {
+        matches!(
+            self,
+            Self::ChatCompletions
+                | Self::Completions
+                | Self::Responses
+                | Self::Messages
+                | Self::Transcriptions
+                | Self::ImageGenerations
+                | Self::ImageEdits
+        )
     }
 
     /// Whose conventions it follows.

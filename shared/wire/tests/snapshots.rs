@@ -51,6 +51,7 @@ fn spec() -> ModelSpec {
             port: 8080,
             health_path: "/health".into(),
             served_name: "org/m:1.5".into(),
+            routes: None,
             start_timeout: Duration::from_secs(600),
             stop_grace: Duration::from_secs(10),
         },

@@ -5,6 +5,10 @@ mod answers_come_whole_or_say_why;
 #[cfg(test)]
 mod clients_that_leave_or_dawdle;
 #[cfg(test)]
+mod errors_speak_the_routes_dialect;
+#[cfg(test)]
+mod every_route_goes_through_the_queue;
+#[cfg(test)]
 mod keys_open_the_gateway;
 #[cfg(test)]
 mod leases_are_asked_of_the_leader;
@@ -14,3 +18,5 @@ mod requests_that_are_refused;
 mod support;
 #[cfg(test)]
 mod the_gateway_starts_stops_and_loses_nats;
+#[cfg(test)]
+mod upstream_reaches_what_else_an_engine_has;

@@ -39,6 +39,7 @@ pub fn model() -> ModelSpec {
             port: 8000,
             health_path: "/health".into(),
             served_name: "tiny".into(),
+            routes: None,
             start_timeout: Duration::from_secs(60),
             stop_grace: Duration::from_secs(10),
         },
@@ -277,6 +278,34 @@ pub async fn error_of(response: reqwest::Response) -> serde_json::Value {
 pub fn post(gateway: &Gateway, path: &str, body: String) -> tokio::task::JoinHandle<reqwest::Response> {
     let request = reqwest::Client::new().post(gateway.url(path)).body(body);
     tokio::spawn(async move { request.send().await.unwrap() })
+}
+
+/// One more model, once the gateway knows it.
+pub async fn add_model(played: &Played, gateway: &Gateway, spec: &ModelSpec) {
+    let catalog = played.bus.bucket("catalog").await.unwrap();
+    put_json(&catalog, &slug::encode(spec.id.as_str()), spec).await.unwrap();
+    let path = gateway.url(&format!("/v1/models/{}", spec.id));
+    until("the model is known", PATIENCE, async || reqwest::get(&path).await.unwrap().status() == 200).await;
+}
+
+/// A model whose engine serves every route.
+pub fn all_routes() -> ModelSpec {
+    let mut spec = model();
+    spec.id = "org/all".into();
+    spec.aliases = vec!["all".into()];
+    spec.engine.kind = EngineKind::Custom;
+    spec
+}
+
+/// A form with a file.
+pub fn form(model: &str) -> (String, Vec<u8>) {
+    let mut body =
+        b"--xy\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a.wav\"\r\n\r\n".to_vec();
+    body.extend((0..=255_u8).cycle().take(10_000));
+    body.extend_from_slice(b"\r\n--xy\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\n");
+    body.extend_from_slice(model.as_bytes());
+    body.extend_from_slice(b"\r\n--xy--\r\n");
+    ("multipart/form-data; boundary=xy".into(), body)
 }
 
 /// A gateway with its played fleet.

@@ -2,7 +2,8 @@
 
 engine.py PORT [--load SECONDS] [--die-at-start]
 A request's "do" says: "stream" (n pieces of size bytes, delay seconds apart), "plain", "die" (after n pieces),
-"hang" (until the client leaves).
+"hang" (until the client leaves). A path that begins with /echo is answered with what came; /sound comes in two pieces, the
+second when /sound/on is asked for.
 """
 import json
 import os
@@ -11,6 +12,7 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+GO_ON = threading.Event()
 STATS = {"requests": 0, "aborted": 0, "bodies": []}
 READY_AT = time.time() + (float(sys.argv[sys.argv.index("--load") + 1]) if "--load" in sys.argv else 0)
 
@@ -33,8 +35,31 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
         self.wfile.flush()
 
+    def other(self):
+        raw = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if self.path.startswith("/echo") or self.path.startswith("/v1/audio"):
+            kind = self.headers.get("Content-Type")
+            self.answer(200, {"method": self.command, "path": self.path, "type": kind, "text": raw.decode("latin1"),
+                              "length": self.headers.get("Content-Length")})
+        elif self.path == "/sound":
+            self.send_response(200)
+            self.send_header("Content-Type", "audio/wav")
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            self.chunk(b"first")
+            GO_ON.wait(20)
+            self.chunk(b"second")
+            self.chunk(b"")
+        else:
+            GO_ON.set()
+            self.answer(200, {})
+
+    do_PUT = do_DELETE = other
+
     def do_GET(self):
-        if self.path == "/stats":
+        if self.path.startswith(("/echo", "/sound")):
+            self.other()
+        elif self.path == "/stats":
             self.answer(200, STATS)
         elif self.path == "/health" and time.time() >= READY_AT:
             self.answer(200, {"status": "ok"})
@@ -42,6 +67,8 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(503, {"status": "loading"})
 
     def do_POST(self):
+        if self.path.startswith(("/echo", "/v1/audio")):
+            return self.other()
         raw = self.rfile.read(int(self.headers["Content-Length"]))
         STATS["requests"] += 1
         STATS["bodies"].append({"text": raw[:200].decode(), "traceparent": self.headers.get("traceparent")})

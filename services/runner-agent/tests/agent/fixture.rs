@@ -48,6 +48,7 @@ pub(crate) fn process(command: &[&str]) -> ModelSpec {
             port: 8080,
             health_path: "/health".into(),
             served_name: "served".into(),
+            routes: None,
             start_timeout: Duration::from_secs(20),
             stop_grace: Duration::from_secs(5),
         },
@@ -339,10 +340,15 @@ async fn lead(bus: &Bus) -> Rc<Told> {
 
 /// Asks the small engine itself what became of its requests.
 pub(crate) async fn stats(fleet: &Fleet) -> serde_json::Value {
+    ask(fleet, "/stats").await
+}
+
+/// Asks the one engine that runs.
+pub(crate) async fn ask(fleet: &Fleet, path: &str) -> serde_json::Value {
     let pid = noted_pid(fleet).unwrap();
     let command = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap();
     let port = command.split('\0').nth(3).unwrap().to_owned();
-    reqwest::get(format!("http://127.0.0.1:{port}/stats")).await.unwrap().json().await.unwrap()
+    reqwest::get(format!("http://127.0.0.1:{port}{path}")).await.unwrap().json().await.unwrap()
 }
 
 /// The process of the one engine that runs.

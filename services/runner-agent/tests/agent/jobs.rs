@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use berth_testkit::wait::until;
-use berth_wire::{BeginReply, Body, Finish, Outcome, Reply};
+use berth_wire::{BeginReply, Body, EngineId, Finish, Job, Outcome, Reply, Route, Target};
 
-use crate::fixture::{Fleet, STREAM, WAIT, python, stats};
+use crate::fixture::{Fleet, STREAM, WAIT, ask, python, stats};
 use crate::gateway::text;
 
 #[actix::test]
@@ -28,6 +28,80 @@ async fn a_streamed_answer_arrives_in_numbered_frames_with_usage_and_one_end() {
     let sent = &stats(&fleet).await["bodies"][0];
     assert_eq!(sent["text"], STREAM.replace("alias", "served"), "only the model changes");
     assert!(sent["traceparent"].as_str().unwrap().starts_with("00-0af"));
+    fleet.leave().await;
+}
+
+async fn echoed(fleet: &mut Fleet, engine: EngineId, job: &Job) -> serde_json::Value {
+    assert_eq!(fleet.dispatch(engine, job).await, Reply::Ok);
+    let frames = fleet.gateway.take_all(1 << 20).await;
+    assert_eq!(frames[1].head.as_ref().unwrap().status, 200);
+    serde_json::from_str(&text(&frames)).unwrap()
+}
+
+#[actix::test]
+async fn a_form_goes_to_its_route_with_its_own_type_and_the_engines_name() {
+    let mut fleet = Fleet::start("form").await;
+    let engine = fleet.ready_engine(python(&[])).await;
+    let form = "--b\r\ncontent-disposition: form-data; name=model\r\n\r\nalias\r\n--b--\r\n";
+    let mut job = fleet.job(form);
+    job.route = Route::Transcriptions;
+    job.content_type = Some("multipart/form-data; boundary=b".into());
+    let came = echoed(&mut fleet, engine, &job).await;
+    assert_eq!(came["path"], "/v1/audio/transcriptions");
+    assert_eq!(came["type"], "multipart/form-data; boundary=b");
+    assert_eq!(came["text"], form.replace("alias", "served"));
+    fleet.leave().await;
+}
+
+#[actix::test]
+async fn an_upstream_request_is_asked_of_the_engine_as_it_came() {
+    let mut fleet = Fleet::start("upstream").await;
+    let mut spec = python(&[]);
+    spec.aliases = vec!["alias".into()];
+    let engine = fleet.ready_engine(spec).await;
+    let cases = [
+        ("GET", "", None, ""),
+        ("DELETE", "", None, ""),
+        ("PUT", "\u{1}\n", Some("application/x-own"), "\u{1}\n"),
+        ("POST", r#"{ "model":"alias" }"#, Some("application/json"), r#"{ "model":"served" }"#),
+        ("POST", r#"{"model":"adapter"}"#, Some("application/json"), r#"{"model":"adapter"}"#),
+        ("POST", r#"{"model":"alias"}"#, None, r#"{"model":"alias"}"#),
+    ];
+    for (method, body, kind, at_engine) in cases {
+        let mut job = fleet.job(body);
+        job.route = Route::Upstream;
+        job.content_type = kind.map(str::to_owned);
+        job.target = Some(Target { method: method.into(), path: "/echo/a%2Fb//c?x=%20&y".into() });
+        let came = echoed(&mut fleet, engine, &job).await;
+        assert_eq!((came["method"].as_str(), came["type"].as_str()), (Some(method), kind), "{came}");
+        assert_eq!(came["path"], "/echo/a%2Fb//c?x=%20&y");
+        assert_eq!(came["text"], at_engine);
+    }
+    fleet.leave().await;
+}
+
+#[actix::test]
+async fn sound_leaves_the_agent_piece_by_piece() {
+    let mut fleet = Fleet::start("sound").await;
+    let engine = fleet.ready_engine(python(&[])).await;
+    let mut job = fleet.job("");
+    let target = |path: &str| Some(Target { method: "GET".into(), path: path.into() });
+    (job.route, job.target) = (Route::Upstream, target("/sound"));
+    assert_eq!(fleet.dispatch(engine, &job).await, Reply::Ok);
+    fleet.gateway.answer(&BeginReply::Go { credit: 1 << 20 }).await;
+    // The engine sends the rest only when it is told to: a piece that waited to be full would never come.
+    let first = fleet.gateway.frame().await;
+    assert_eq!(first.data.as_deref(), Some(&b"first"[..]));
+    ask(&fleet, "/sound/on").await;
+    let mut rest = Vec::new();
+    loop {
+        let frame = fleet.gateway.frame().await;
+        rest.extend_from_slice(frame.data.as_deref().unwrap_or_default());
+        if frame.end.is_some() {
+            break;
+        }
+    }
+    assert_eq!(rest, b"second");
     fleet.leave().await;
 }
 

@@ -6,6 +6,7 @@
 
 mod answer;
 mod embed;
+mod media;
 mod request;
 mod routes;
 mod stats;

@@ -8,12 +8,12 @@ use super::answer::{self, Shape};
 use super::request::{Plan, Refusal, Request};
 use super::stats::Ticket;
 use super::stream::{Tokens, crash};
-use super::{Crash, NAME, Sim, embed};
+use super::{Crash, NAME, Sim, embed, media};
 
 /// Bodies as large as any gateway lets through.
 const BODY_LIMIT: usize = 256 * 1024 * 1024;
 
-type App = web::Data<Sim>;
+pub(super) type App = web::Data<Sim>;
 
 pub(super) fn configure(config: &mut web::ServiceConfig) {
     config
@@ -24,6 +24,7 @@ pub(super) fn configure(config: &mut web::ServiceConfig) {
         .route("/v1/chat/completions", web::post().to(chat))
         .route("/v1/completions", web::post().to(completion))
         .route("/v1/embeddings", web::post().to(embeddings))
+        .configure(media::configure)
         .route("/sim/stats", web::get().to(stats));
 }
 
@@ -117,7 +118,7 @@ async fn generate(sim: App, shape: Shape, body: Bytes) -> Result<HttpResponse, R
 }
 
 /// Takes the time that the whole answer takes.
-async fn compute(sim: &App, plan: &Plan, mut ticket: Ticket) -> Result<(), Refusal> {
+pub(super) async fn compute(sim: &App, plan: &Plan, mut ticket: Ticket) -> Result<(), Refusal> {
     let fault = plan.crash_after.or(plan.cut_after).filter(|after| *after < plan.tokens);
     let tokens = fault.unwrap_or(plan.tokens);
     let took = plan.first_token + plan.per_token.saturating_mul(tokens.saturating_sub(1));

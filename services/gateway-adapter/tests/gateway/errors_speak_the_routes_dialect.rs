@@ -1,0 +1,168 @@
+//! On Anthropic's routes every error of ours is in Anthropic's shape, whatever made it and however late.
+
+use std::time::Duration;
+
+use berth_testkit::wait::until;
+use berth_wire::{ApiError, ErrorKind, Finish, Notice};
+use reqwest::{Method, Response};
+
+use crate::support::*;
+
+fn message(stream: bool) -> String {
+    format!(
+        r#"{{"model":"all","stream":{stream},"max_tokens":4,"messages":[],"metadata":{{"user_id":"u_session_1"}}}}"#
+    )
+}
+
+async fn said(response: Response) -> (u16, String, String) {
+    let status = response.status().as_u16();
+    let id = response.headers()["request-id"].to_str().unwrap().to_owned();
+    assert_eq!(response.headers()["x-request-id"], id.as_str());
+    let value: serde_json::Value = response.json().await.unwrap();
+    assert_eq!((value["type"].as_str(), value["request_id"].as_str()), (Some("error"), Some(id.as_str())));
+    assert_eq!(value.as_object().unwrap().len(), 3, "{value}");
+    let text = |key: &str| value["error"][key].as_str().unwrap_or_default().to_owned();
+    (status, text("type"), text("message"))
+}
+
+#[tokio::test]
+async fn whatever_is_refused_before_it_is_a_job_is_refused_in_anthropics_words() {
+    let (_nats, played, gateway) = house(|config| {
+        config.gateway.body_limit = 1000;
+        config.gateway.body_timeout = Duration::from_millis(100);
+    })
+    .await;
+    add_model(&played, &gateway, &all_routes()).await;
+    let client = reqwest::Client::new();
+    let send = async |method: Method, path: &str, body: String| {
+        let request = client.request(method, gateway.url(path)).header("x-request-id", "mine").body(body);
+        said(request.send().await.unwrap()).await
+    };
+    let messages = "/v1/messages";
+    let cases = [
+        (Method::POST, messages, "{".into(), 400, "invalid_request_error"),
+        (Method::POST, messages, "{}".into(), 400, "invalid_request_error"),
+        (Method::POST, messages, message(true).replace("all", "none"), 404, "not_found_error"),
+        (
+            Method::POST,
+            "/v1/messages/count_tokens",
+            message(false).replace("all", "tiny"),
+            501,
+            "invalid_request_error",
+        ),
+        (Method::POST, messages, "x".repeat(1001), 413, "request_too_large"),
+        (Method::GET, messages, String::new(), 405, "invalid_request_error"),
+        (Method::POST, "/v1/messages/batches", String::new(), 404, "not_found_error"),
+    ];
+    for (method, path, body, status, kind) in cases {
+        let (told, told_kind, text) = send(method, path, body).await;
+        assert_eq!((told, told_kind.as_str()), (status, kind), "{path}: {text}");
+        assert!(!text.is_empty());
+    }
+    let endless = futures::stream::pending::<Result<Vec<u8>, std::io::Error>>();
+    let slow = client.post(gateway.url(messages)).body(reqwest::Body::wrap_stream(endless));
+    assert_eq!(said(slow.send().await.unwrap()).await.0, 408);
+}
+
+#[tokio::test]
+async fn overload_is_529_and_other_failures_keep_their_status() {
+    let (_nats, mut played, gateway) = house(|_| {}).await;
+    add_model(&played, &gateway, &all_routes()).await;
+    let cases = [
+        (ErrorKind::Overloaded, "queue_full", 529, "overloaded_error"),
+        (ErrorKind::Overloaded, "requests_per_minute", 429, "rate_limit_error"),
+        (ErrorKind::Unavailable, "engine_failed", 503, "api_error"),
+        (ErrorKind::Expired, "expired", 504, "timeout_error"),
+        (ErrorKind::EngineFailed, "engine_died", 502, "api_error"),
+    ];
+    for (kind, code, status, told) in cases {
+        for stream in [true, false] {
+            let request = post(&gateway, "/v1/messages", message(stream));
+            let job = played.job().await;
+            assert_eq!(job.session.as_deref(), Some("u_session_1"));
+            let error = ApiError::new(kind, code, "why").retry_after(Duration::from_secs(7));
+            played.notify(&job, 1, Notice::Failed(error)).await;
+            let response = request.await.unwrap();
+            assert_eq!(response.headers()["retry-after"], "7");
+            assert_eq!(response.headers()["x-berth-job"], job.id.to_string().as_str());
+            assert_eq!(said(response).await, (status, told.into(), "why".into()), "{code}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_error_within_a_stream_is_an_event_of_its_own_name() {
+    let (_nats, mut played, gateway) = house(|_| {}).await;
+    add_model(&played, &gateway, &all_routes()).await;
+    for died in [true, false] {
+        let request = post(&gateway, "/v1/messages", message(true));
+        let job = played.job().await;
+        played.go(&job, 1).await;
+        played.frame(&job, head(200, EVENTS, 1, b"event: ping\ndata: {}\n\n")).await;
+        let error = ApiError::new(ErrorKind::EngineFailed, "engine_died", "it died");
+        played.frame(&job, end(2, if died { Finish::Error(error) } else { Finish::Stop })).await;
+        let response = request.await.unwrap();
+        let id = response.headers()["request-id"].to_str().unwrap().to_owned();
+        let text = response.text().await.unwrap();
+        let error = text
+            .strip_prefix("event: ping\ndata: {}\n\nevent: error\ndata: ")
+            .unwrap_or_else(|| panic!("{text}"));
+        let value: serde_json::Value = serde_json::from_str(error.trim_end()).unwrap();
+        assert_eq!(
+            (value["type"].as_str(), value["error"]["type"].as_str()),
+            (Some("error"), Some("api_error"))
+        );
+        assert_eq!(value["request_id"], id.as_str());
+        let wanted = if died { "it died" } else { "ended before it was complete" };
+        assert!(value["error"]["message"].as_str().unwrap().contains(wanted), "{value}");
+    }
+}
+
+#[tokio::test]
+async fn an_engines_refusal_after_the_grace_is_said_in_the_routes_words() {
+    let (_nats, mut played, gateway) = house(|config| config.gateway.grace = Duration::from_millis(50)).await;
+    add_model(&played, &gateway, &all_routes()).await;
+    let cases: [(&'static [u8], &str); 2] = [
+        (
+            br#"{"error":{"code":400,"message":"too long"}}"#,
+            r#""error":{"type":"invalid_request_error","message":"too long"}"#,
+        ),
+        (
+            br#"{"type":"error","error":{"type":"own"}}"#,
+            r#"event: error
+data: {"error":{"type":"own"},"type":"error"}"#,
+        ),
+    ];
+    for (body, wanted) in cases {
+        let request = post(&gateway, "/v1/messages", message(true));
+        let job = played.job().await;
+        let response = request.await.unwrap();
+        assert_eq!(response.status(), 200);
+        played.answer(&job, 400, "application/json", body).await;
+        let text = response.text().await.unwrap();
+        assert!(text.contains("event: error\ndata: {") && text.contains(wanted), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn a_gateway_that_ends_says_so_in_anthropics_words() {
+    let (_nats, mut played, gateway) = house(|_| {}).await;
+    add_model(&played, &gateway, &all_routes()).await;
+    // An answer that runs keeps it from ending.
+    let running = post(&gateway, "/v1/messages", message(true));
+    let job = played.job().await;
+    played.go(&job, 1).await;
+    played.frame(&job, head(200, EVENTS, 1, b"event: ping\ndata: {}\n\n")).await;
+    let running = running.await.unwrap();
+    gateway.begin_shutdown();
+    until("it refuses", PATIENCE, async || {
+        let response = post(&gateway, "/v1/messages", message(false).replace("all", "none")).await.unwrap();
+        let (status, kind, _) = said(response).await;
+        (status, kind.as_str()) == (503, "api_error")
+    })
+    .await;
+    played.frame(&job, data(2, "event: message_stop\ndata: {}\n\n")).await;
+    played.frame(&job, end(3, Finish::Stop)).await;
+    assert!(running.text().await.unwrap().ends_with("event: message_stop\ndata: {}\n\n"));
+    gateway.stop().await;
+}

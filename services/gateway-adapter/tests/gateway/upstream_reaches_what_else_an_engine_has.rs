@@ -1,0 +1,89 @@
+//! `/upstream/{model}/{path}`: any method and any bytes, through the same queue.
+
+use berth_wire::{Body, Finish, Route, Target};
+use reqwest::Method;
+
+use crate::support::*;
+
+#[tokio::test]
+async fn any_method_path_and_query_reach_the_engine_as_they_are() {
+    let (_nats, mut played, gateway) = house(|_| {}).await;
+    let cases = [
+        (Method::GET, "/upstream/tiny/props", "/props"),
+        (
+            Method::GET,
+            "/upstream/org/tiny:1.5/slots?fail_on_no_slot=1&x=%20",
+            "/slots?fail_on_no_slot=1&x=%20",
+        ),
+        (Method::DELETE, "/upstream/org%2Ftiny%3a1.5/a%2Fb//c", "/a%2Fb//c"),
+        (Method::OPTIONS, "/upstream/tiny", "/"),
+        (Method::PUT, "/upstream/tiny/", "/"),
+        (Method::HEAD, "/upstream/tiny/x", "/x"),
+    ];
+    for (method, path, at_engine) in cases {
+        let request = reqwest::Client::new().request(method.clone(), gateway.url(path)).send();
+        let request = tokio::spawn(request);
+        let job = played.job().await;
+        assert_eq!((job.route, job.model.as_str()), (Route::Upstream, MODEL), "{path}");
+        let target = Target { method: method.to_string(), path: at_engine.into() };
+        assert_eq!(job.target, Some(target), "{path}");
+        assert_eq!((job.content_type.as_deref(), job.body.len()), (None, 0), "{path}");
+        let body: &[u8] = if method == Method::HEAD { b"" } else { b"it is" };
+        played.answer(&job, 418, "text/x-tea", body).await;
+        let response = request.await.unwrap().unwrap();
+        assert_eq!(response.status(), 418, "{path}");
+        assert_eq!(response.headers()["content-type"], "text/x-tea", "{path}");
+        assert_eq!(response.bytes().await.unwrap(), body, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_body_of_any_type_is_passed_on_and_an_answer_comes_as_the_engine_sends_it() {
+    let (_nats, mut played, gateway) = house(|_| {}).await;
+    let request = reqwest::Client::new()
+        .post(gateway.url("/upstream/tiny/api/chat"))
+        .header("content-type", "application/x-own")
+        .body(&b"\0\xff"[..]);
+    let request = tokio::spawn(request.send());
+    let job = played.job().await;
+    assert_eq!(job.body, Body::Inline((&b"\0\xff"[..]).into()));
+    assert_eq!(job.content_type.as_deref(), Some("application/x-own"));
+    played.go(&job, 1).await;
+    played.frame(&job, head(200, "application/x-ndjson", 1, b"{\"n\":1}\n")).await;
+    let mut response = request.await.unwrap().unwrap();
+    assert_eq!(response.chunk().await.unwrap().unwrap(), "{\"n\":1}\n");
+    played.frame(&job, data(2, "{\"n\":2}\n")).await;
+    assert_eq!(response.chunk().await.unwrap().unwrap(), "{\"n\":2}\n");
+    played.frame(&job, end(3, Finish::Stop)).await;
+    assert_eq!(response.chunk().await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn events_from_upstream_end_as_the_engine_ends_them() {
+    let (_nats, mut played, gateway) = house(|_| {}).await;
+    let request = post(&gateway, "/upstream/tiny/completion", r#"{"prompt":"x","stream":true}"#.into());
+    let job = played.job().await;
+    played.answer(&job, 200, EVENTS, b"data: {\"stop\":true}\n\n").await;
+    let response = request.await.unwrap();
+    assert_eq!(response.headers()["content-type"], EVENTS);
+    assert_eq!(response.text().await.unwrap(), "data: {\"stop\":true}\n\n");
+}
+
+#[tokio::test]
+async fn a_path_without_a_known_model_says_so() {
+    let (_nats, _played, gateway) = house(|_| {}).await;
+    for (path, status, code) in [
+        ("/upstream/tinny/props", 404, "model_not_found"),
+        ("/upstream/org/tiny/props", 404, "model_not_found"),
+        ("/upstream/%ff/props", 400, "invalid_path"),
+        ("/upstream//props", 400, "invalid_path"),
+        ("/upstream/", 400, "invalid_path"),
+        ("/upstream", 404, "unknown_url"),
+    ] {
+        let response = reqwest::get(gateway.url(path)).await.unwrap();
+        assert_eq!(response.status().as_u16(), status, "{path}");
+        assert_eq!(error_of(response).await["code"], code, "{path}");
+    }
+    let trace = reqwest::Client::new().request(Method::TRACE, gateway.url("/upstream/tiny/x"));
+    assert_eq!(error_of(trace.send().await.unwrap()).await["code"], "method_not_allowed");
+}
