@@ -8,14 +8,15 @@ use std::time::{Duration, Instant};
 
 use berth_bus::Bodies;
 use berth_telemetry::metric;
-use berth_wire::{Credit, JobId, Route, Timestamp, Usage, Verb};
+use berth_wire::{Credit, JobId, Route, Stage, Timestamp, Verb};
 use bytes::Bytes;
+use tokio::sync::watch;
 use tracing::debug;
 
 use crate::demux::{Leave, Outlet, Piece, Progress, Register, Serving, outlet};
-use crate::error;
 use crate::relay::Ending;
 use crate::worker::Worker;
+use crate::{error, events};
 
 /// An answer that has begun and says nothing for so long is given up: its end was lost.
 pub(crate) const SILENCE: Duration = Duration::from_secs(300);
@@ -27,6 +28,8 @@ pub(crate) struct Start {
     /// As in the catalog, so that it may label metrics.
     pub(crate) model: Arc<str>,
     pub(crate) at: Instant,
+    /// W3C Trace Context.
+    pub(crate) trace: String,
 }
 
 /// A job and its client. Dropped before the end, it cancels the job: it is held by the handler's future and then
@@ -57,7 +60,7 @@ pub(crate) enum Next {
 impl Client {
     /// Makes the job known to the demux, before it is submitted.
     pub(crate) async fn register(worker: Arc<Worker>, start: Start, window: u64) -> Option<Self> {
-        let (register, outlet): (Register, Outlet) = outlet(start.job, window);
+        let (register, outlet): (Register, Outlet) = outlet(start.job, Arc::clone(&start.model), window);
         worker.fleet().running.fetch_add(1, Ordering::AcqRel);
         let client = Self {
             worker,
@@ -115,6 +118,28 @@ impl Client {
         self.outlet.progress.borrow().clone()
     }
 
+    pub(crate) fn trace(&self) -> &str {
+        &self.start.trace
+    }
+
+    /// The job's progress, to follow.
+    pub(crate) fn follow(&self) -> watch::Receiver<Progress> {
+        self.outlet.progress.clone()
+    }
+
+    /// What is said to a client that waits, between other events.
+    pub(crate) fn heartbeat(&self, chunks: bool) -> Bytes {
+        let progress = self.progress();
+        let loading = progress.stage == Stage::Loading;
+        let detail = if loading { self.worker.fleet().loading_detail(self.model()) } else { None };
+        let comment = events::comment(&progress, detail.as_deref());
+        let job = self.job().to_string();
+        match events::sign(self.route(), &job, self.model(), now().0 / 1000, &progress, chunks) {
+            Some(sign) => [comment, sign].concat().into(),
+            None => comment,
+        }
+    }
+
     /// How long the job waited until an attempt began, once one has.
     pub(crate) fn queued(&self) -> Option<Duration> {
         let begun = self.outlet.progress.borrow().serving.as_ref()?.at;
@@ -141,20 +166,9 @@ impl Client {
                 // Closed without an end: the demux was made anew and has forgotten the job.
                 let told = self.outlet.flow.ending.get().cloned();
                 let ending = told.unwrap_or_else(|| Err(error::lost()));
-                if let Ok(usage) = &ending {
-                    self.count(usage);
-                }
                 self.ending = Some(ending.clone());
                 Poll::Ready(Next::End(ending))
             }
-        }
-    }
-
-    fn count(&self, usage: &Usage) {
-        for (kind, tokens) in [("input", usage.prompt_tokens), ("output", usage.completion_tokens)] {
-            let model = Arc::clone(&self.start.model);
-            metrics::counter!(metric::TOKENS, "model" => model, "type" => kind)
-                .increment(tokens.unwrap_or_default());
         }
     }
 

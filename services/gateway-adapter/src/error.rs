@@ -11,10 +11,11 @@ use actix_web::web::Payload;
 use actix_web::{HttpRequest, HttpResponse};
 use berth_bus::BusError;
 use berth_telemetry::Chain;
-use berth_wire::{ApiError, ErrorKind};
+use berth_wire::{ApiError, Dialect, ErrorKind};
 use bytes::Bytes;
 use futures::StreamExt;
 use serde::Serialize;
+use serde_json::json;
 use tracing::warn;
 
 #[derive(Serialize)]
@@ -45,9 +46,23 @@ pub(crate) fn body(error: &ApiError) -> Vec<u8> {
 }
 
 /// The event that ends a stream whose status line has been sent.
-pub(crate) fn event(error: &ApiError) -> Bytes {
-    let mut out = b"data: ".to_vec();
-    out.extend_from_slice(&body(error));
+pub(crate) fn event(dialect: Dialect, error: &ApiError) -> Bytes {
+    let mut out = Vec::new();
+    match dialect {
+        Dialect::OpenAi => {
+            out.extend_from_slice(b"data: ");
+            out.extend_from_slice(&body(error));
+        }
+        Dialect::Anthropic => {
+            let kind = match error.kind {
+                ErrorKind::Unavailable | ErrorKind::CannotFit | ErrorKind::Overloaded => "overloaded_error",
+                ErrorKind::InvalidRequest => "invalid_request_error",
+                _ => "api_error",
+            };
+            let event = json!({"type": "error", "error": {"type": kind, "message": error.message}});
+            out.extend_from_slice(format!("event: error\ndata: {event}").as_bytes());
+        }
+    }
     out.extend_from_slice(b"\n\n");
     out.into()
 }
@@ -222,6 +237,29 @@ pub(crate) fn waited(limit: Duration) -> ApiError {
         ),
     )
     .retry_after(Duration::from_secs(10))
+}
+
+/// The client's own deadline has passed.
+pub(crate) fn expired(limit: Duration) -> ApiError {
+    ApiError::new(
+        ErrorKind::Expired,
+        "deadline_exceeded",
+        format!("no answer within {} s, the deadline that `x-berth-deadline` set", limit.as_secs_f64()),
+    )
+}
+
+/// Nothing came in time, and the job goes on for a while without its client.
+pub(crate) fn kept(limit: Duration, grace: Duration) -> ApiError {
+    ApiError::new(
+        ErrorKind::Unavailable,
+        "wait_limit",
+        format!(
+            "no answer within {} s; the request keeps its place for {} s: send it again",
+            limit.as_secs(),
+            grace.as_secs()
+        ),
+    )
+    .retry_after(Duration::from_secs(1))
 }
 
 #[cfg(test)]

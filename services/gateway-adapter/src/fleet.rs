@@ -17,6 +17,7 @@ use crate::RenderMetrics;
 use crate::catalog::Catalog;
 use crate::client::now;
 use crate::demux::{Demux, DismissWaiting};
+use crate::shelf::Shelf;
 
 /// Shared by all threads of a gateway.
 pub(crate) struct Fleet {
@@ -33,6 +34,8 @@ pub(crate) struct Fleet {
     pub(crate) running: AtomicUsize,
     /// Nothing new is taken.
     pub(crate) draining: AtomicBool,
+    /// Jobs whose client was told to come again.
+    pub(crate) shelf: Shelf,
     bus: Bus,
     catalog: ArcSwap<Catalog>,
     models: View<ModelSpec>,
@@ -59,8 +62,10 @@ impl Fleet {
         metrics: Option<RenderMetrics>,
         end: CancellationToken,
     ) -> Arc<Self> {
+        let shelf = Shelf::new(config.gateway.retry_grace);
         let fleet = Arc::new(Self {
             config,
+            shelf,
             id,
             started: now().0 / 1000,
             vitals: Vitals::default(),
@@ -154,6 +159,16 @@ impl Fleet {
             part("scheduler", leader.is_some(), leader.unwrap_or_default(), "no scheduler leads"),
             part("hosts", hosts > 0, format!("{hosts} hosts"), "no host takes jobs"),
         ]
+    }
+
+    /// What an engine of the model says of its own start, if it says anything.
+    pub(crate) fn loading_detail(&self, model: &str) -> Option<String> {
+        let engines = self.engines.entries();
+        let starts = |engine: &&Arc<EngineRecord>| {
+            engine.model.as_str() == model
+                && matches!(engine.state, EngineState::Starting | EngineState::Waking)
+        };
+        engines.values().filter(starts).find_map(|engine| engine.detail.clone())
     }
 
     /// The state of a model's best engine, for people.

@@ -10,13 +10,13 @@ use berth_wire::{Body, Class, Job, JobId, Route};
 use bytes::Bytes;
 use tracing::debug;
 
-use crate::client::{Client, Start, now};
+use crate::client::{Start, now};
+use crate::course::{self, Order, Wish};
 use crate::error::{self, Refusal};
-use crate::intake;
-use crate::request;
-use crate::respond::{self, Terms};
-use crate::send;
+use crate::patience::Patience;
+use crate::respond::Terms;
 use crate::worker::Worker;
+use crate::{intake, request, strip};
 
 /// `POST /v1/chat/completions`
 pub(crate) async fn chat(request: HttpRequest, payload: Payload, worker: Data<Arc<Worker>>) -> HttpResponse {
@@ -47,22 +47,23 @@ async fn handle(
     payload: Payload,
     worker: Data<Arc<Worker>>,
 ) -> HttpResponse {
-    match submit(route, &request, payload, worker.get_ref()).await {
-        Ok((client, terms)) if terms.stream => respond::streamed(client, &terms).await,
-        Ok((client, terms)) => respond::plain(client, terms.wait).await,
-        Err(refusal) => {
-            debug!(route = route.path(), code = refusal.error.code, "refused a request");
-            refusal.response()
-        }
-    }
+    let response = match prepare(route, &request, payload, worker.get_ref()).await {
+        Ok(order) => course::run(worker.get_ref(), order).await.map_err(Refusal::from),
+        Err(refusal) => Err(refusal),
+    };
+    response.unwrap_or_else(|refusal| {
+        debug!(route = route.path(), code = refusal.error.code, "refused a request");
+        refusal.response()
+    })
 }
 
-async fn submit(
+/// Makes a job of a request, or says why not.
+async fn prepare(
     route: Route,
     request: &HttpRequest,
     payload: Payload,
     worker: &Arc<Worker>,
-) -> Result<(Client, Terms), Refusal> {
+) -> Result<Order, Refusal> {
     let fleet = worker.fleet();
     let config = fleet.config();
     let (body, at) = intake::read(request, payload, config.into()).await?;
@@ -75,35 +76,39 @@ async fn submit(
     }
     let model = fleet.catalog().resolve(&asked.model)?.id.clone();
     let stream = asked.stream && route != Route::Embeddings;
+    let headers = request.headers();
+    let wish = Wish::of(headers, stream)?;
     let limit = if stream { config.stream_wait_limit } else { config.wait_limit };
-    let wait = request::patience(request.headers(), stream).map_or(limit, |own| own.min(limit));
+    let patience = Patience::of(headers, stream, limit)?;
+    let apart = strip::tells_usage_apart(route);
     let terms = Terms {
         at,
         stream,
-        chunks: asked.include_usage,
-        wait,
+        chunks: apart && asked.include_usage,
+        strip: apart && stream && !asked.include_usage,
+        patience,
         grace: config.grace,
         heartbeat: config.heartbeat,
     };
     let id = JobId(uuid::Uuid::now_v7().as_u128());
+    let trace = request::trace(headers, id);
     let job = Job {
         id,
         model: model.clone(),
         route,
         gateway: worker.id().clone(),
         stream,
-        session: request::session(request.headers(), &asked),
+        session: request::session(headers, &asked),
         submitted_at: now(),
-        deadline: Some(now().plus(wait)),
+        deadline: Some(now().plus(wish.life(patience, config))),
         window: config.window,
-        traceparent: request::traceparent(request.headers()),
+        traceparent: Some(trace.clone()),
         class: Class::default(),
-        key: None,
+        key: request::caller(request),
         content_type: None,
         target: None,
         body: Body::Inline(Bytes::new()),
     };
-    let start = Start { job: id, route, model: Arc::from(model.as_str()), at };
-    let client = send::send(worker, job, body, start).await?;
-    Ok((client, terms))
+    let start = Start { job: id, route, model: Arc::from(model.as_str()), at, trace };
+    Ok(Order { job, body, start, terms, wish })
 }

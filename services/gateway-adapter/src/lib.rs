@@ -7,6 +7,7 @@
 mod answer;
 mod catalog;
 mod client;
+mod course;
 mod demux;
 mod error;
 mod events;
@@ -16,13 +17,16 @@ mod infer;
 mod intake;
 mod leases;
 mod models;
+mod patience;
 mod relay;
 mod request;
 mod respond;
 mod send;
 mod server;
+mod shelf;
 mod status;
 mod stream;
+mod strip;
 mod worker;
 
 pub use server::{GatewayError, RenderMetrics, run};

@@ -7,13 +7,13 @@ use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use actix_web::{HttpResponse, HttpResponseBuilder};
 use berth_telemetry::Chain;
 use berth_wire::{ApiError, Head};
-use bytes::Bytes;
 use tracing::warn;
 
-use crate::answer;
+use crate::answer::Reading;
 use crate::client::{Client, Next, SILENCE};
-use crate::demux::Piece;
 use crate::error;
+use crate::patience::Patience;
+use crate::shelf::{Fingerprint, Shelf};
 use crate::stream::{EventStream, Pace, is_event_stream};
 
 /// What the answer needs to know of the request.
@@ -22,17 +22,21 @@ pub(crate) struct Terms {
     pub(crate) at: Instant,
     pub(crate) stream: bool,
     pub(crate) chunks: bool,
-    pub(crate) wait: Duration,
+    /// Chunks that tell only usage are not for this client.
+    pub(crate) strip: bool,
+    pub(crate) patience: Patience,
     pub(crate) grace: Duration,
     pub(crate) heartbeat: Duration,
 }
 
 /// Waits for the engine's status line.
-async fn first(client: &mut Client) -> Result<(Head, Option<Bytes>), ApiError> {
+async fn first(reading: &mut Reading) -> Result<Head, ApiError> {
     loop {
-        match client.next().await {
-            Next::Piece(Piece { head: Some(head), data }) => return Ok((head, data)),
-            Next::Piece(_) => {}
+        if let Some(head) = &reading.head {
+            return Ok(head.clone());
+        }
+        match reading.client.next().await {
+            Next::Piece(piece) => reading.take(piece),
             Next::End(Err(error)) => return Err(error),
             // The relay does not end well without a status line.
             Next::End(Ok(_)) => return Err(error::lost()),
@@ -40,54 +44,78 @@ async fn first(client: &mut Client) -> Result<(Head, Option<Bytes>), ApiError> {
     }
 }
 
-pub(crate) async fn plain(mut client: Client, wait: Duration) -> HttpResponse {
-    let deadline = tokio::time::Instant::now() + wait;
-    match tokio::time::timeout_at(deadline, first(&mut client)).await {
-        Ok(Ok((head, data))) => whole(client, &head, data, deadline).await,
-        Ok(Err(error)) => refused(client, &error),
-        Err(_) => refused(client, &error::waited(wait)),
-    }
-}
-
-/// An answer that is no stream, relayed with the engine's own status.
-async fn whole(
-    mut client: Client,
-    head: &Head,
-    data: Option<Bytes>,
-    deadline: tokio::time::Instant,
+/// The whole answer. Of a client whose SDK asks again by itself, the job is kept on the `shelf` for that when the wait is
+/// over.
+pub(crate) async fn plain(
+    reading: Reading,
+    patience: Patience,
+    shelf: Option<(&Shelf, Fingerprint)>,
 ) -> HttpResponse {
-    let status = StatusCode::from_u16(head.status).unwrap_or(StatusCode::BAD_GATEWAY);
-    client.answered(status.as_u16());
-    let mut response = HttpResponse::build(status);
-    stamp(&mut response, &client);
-    let kind = head.content_type.as_deref().and_then(|kind| HeaderValue::from_str(kind).ok());
-    response.insert_header((CONTENT_TYPE, kind.unwrap_or(HeaderValue::from_static("application/json"))));
-    match tokio::time::timeout_at(deadline, answer::read(client, data)).await {
-        Ok(Ok(answer)) => response.body(answer),
-        Ok(Err(error)) => error::response(&error),
-        Err(_) => error::response(&error::waited(Duration::ZERO)),
+    match whole(reading, patience.wait).await {
+        Ok(response) => response,
+        Err((mut reading, None)) => match shelf.filter(|_| !patience.is_final()) {
+            None => refused(&mut reading.client, &patience.over()),
+            Some((shelf, fingerprint)) => {
+                let error = error::kept(patience.wait, shelf.grace);
+                let response = refused(&mut reading.client, &error);
+                shelf.keep(fingerprint, reading);
+                response
+            }
+        },
+        Err((mut reading, Some(error))) => refused(&mut reading.client, &error),
     }
 }
 
-pub(crate) async fn streamed(mut client: Client, terms: &Terms) -> HttpResponse {
-    let grace = terms.grace.min(terms.wait).saturating_sub(terms.at.elapsed());
-    let pace = Pace { heartbeat: terms.heartbeat, first: terms.wait, silence: SILENCE, chunks: terms.chunks };
-    match tokio::time::timeout(grace, first(&mut client)).await {
-        Ok(Ok((head, data))) if is_event_stream(&head) => {
-            let mut response = events(&mut client);
-            if let Some(kind) = head.content_type.as_deref().and_then(|kind| HeaderValue::from_str(kind).ok())
-            {
+/// An answer that is no stream, relayed with the engine's own status; else what there is of it, with its error unless
+/// only the time is over.
+async fn whole(mut reading: Reading, wait: Duration) -> Result<HttpResponse, (Reading, Option<ApiError>)> {
+    let read = async {
+        let head = first(&mut reading).await?;
+        reading.read().await.map(|()| head)
+    };
+    let head = match tokio::time::timeout(wait, read).await {
+        Ok(Ok(head)) => head,
+        Ok(Err(error)) => return Err((reading, Some(error))),
+        Err(_) => return Err((reading, None)),
+    };
+    let status = StatusCode::from_u16(head.status).unwrap_or(StatusCode::BAD_GATEWAY);
+    reading.client.answered(status.as_u16());
+    let mut response = HttpResponse::build(status);
+    stamp(&mut response, &reading.client);
+    response
+        .insert_header((CONTENT_TYPE, kind(&head).unwrap_or(HeaderValue::from_static("application/json"))));
+    Ok(response.body(reading.body()))
+}
+
+fn kind(head: &Head) -> Option<HeaderValue> {
+    head.content_type.as_deref().and_then(|kind| HeaderValue::from_str(kind).ok())
+}
+
+pub(crate) async fn streamed(client: Client, terms: &Terms) -> HttpResponse {
+    let wait = terms.patience.wait;
+    let grace = terms.grace.min(wait).saturating_sub(terms.at.elapsed());
+    let pace = Pace {
+        heartbeat: terms.heartbeat,
+        first: terms.patience,
+        silence: SILENCE,
+        chunks: terms.chunks,
+        strip: terms.strip,
+    };
+    let mut reading = Reading::new(client);
+    match tokio::time::timeout(grace, first(&mut reading)).await {
+        Ok(Ok(head)) if is_event_stream(&head) => {
+            let mut response = events(&mut reading.client);
+            if let Some(kind) = kind(&head) {
                 response.insert_header((CONTENT_TYPE, kind));
             }
-            response.body(EventStream::begun(client, pace, data))
+            response.body(EventStream::begun(reading, pace))
         }
-        Ok(Ok((head, data))) => {
-            let deadline = tokio::time::Instant::now() + terms.wait;
-            whole(client, &head, data, deadline).await
-        }
-        Ok(Err(error)) => refused(client, &error),
+        Ok(Ok(_)) => plain(reading, terms.patience, None).await,
+        Ok(Err(error)) => refused(&mut reading.client, &error),
+        // The client's patience was shorter than the grace: it still gets a real status.
+        Err(_) if wait <= terms.grace => refused(&mut reading.client, &terms.patience.over()),
         // The client must hear something now, so the status can no longer be the engine's.
-        Err(_) => events(&mut client).body(EventStream::waiting(client, pace, terms.at.elapsed())),
+        Err(_) => events(&mut reading.client).body(EventStream::waiting(reading, pace, terms.at.elapsed())),
     }
 }
 
@@ -102,13 +130,13 @@ fn events(client: &mut Client) -> HttpResponseBuilder {
 }
 
 /// An error as the whole answer to a job.
-fn refused(mut client: Client, error: &ApiError) -> HttpResponse {
+fn refused(client: &mut Client, error: &ApiError) -> HttpResponse {
     client.answered(error.kind.status());
     if error.kind.status() >= 500 {
         warn!(job = %client.job(), model = client.model(), error = %Chain(error), "a job failed");
     }
     let mut built = HttpResponse::Ok();
-    stamp(&mut built, &client);
+    stamp(&mut built, client);
     let mut response = error::response(error);
     for (name, value) in built.finish().headers() {
         response.headers_mut().insert(name.clone(), value.clone());
@@ -117,18 +145,23 @@ fn refused(mut client: Client, error: &ApiError) -> HttpResponse {
 }
 
 /// What is known of the job so far.
-fn stamp(response: &mut HttpResponseBuilder, client: &Client) {
+pub(crate) fn stamp(response: &mut HttpResponseBuilder, client: &Client) {
     let progress = client.progress();
+    let millis = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
     response.insert_header(("x-berth-job", client.job().to_string()));
     if let Ok(model) = HeaderValue::from_str(client.model()) {
         response.insert_header(("x-berth-model", model));
     }
+    response.insert_header(("x-berth-route", client.route().path()));
     response.insert_header(("x-berth-attempts", progress.attempts));
-    if let Some(serving) = progress.serving {
-        response.insert_header(("x-berth-host", serving.host.as_str()));
+    if let Ok(trace) = HeaderValue::from_str(client.trace()) {
+        response.insert_header(("traceparent", trace));
     }
     if let Some(queued) = client.queued() {
-        let ms = u64::try_from(queued.as_millis()).unwrap_or(u64::MAX);
-        response.insert_header(("x-berth-queue-ms", ms));
+        response.insert_header(("x-berth-queue-ms", millis(queued)));
+    }
+    if let Some(serving) = progress.serving {
+        response.insert_header(("x-berth-load-ms", millis(serving.load)));
+        response.insert_header(("x-berth-host", serving.host.as_str()));
     }
 }

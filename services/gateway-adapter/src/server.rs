@@ -146,6 +146,7 @@ pub async fn run(
             // Connections are still accepted: a listener that nobody accepts from lets clients hang, and resets them
             // at the end.
             fleet.draining.store(true, Ordering::Release);
+            fleet.shelf.close();
             // Who still waits is told to come back at once; who is being answered is answered to the end.
             fleet.dismiss_waiting().await;
             finish(&fleet).await;

@@ -6,14 +6,16 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use actix_web::body::{BodySize, MessageBody};
-use berth_wire::{ApiError, ErrorKind, Head};
+use berth_wire::{ApiError, Dialect, ErrorKind, Head};
 use bytes::Bytes;
 use tokio::time::{Instant, Sleep};
 
-use crate::client::{Client, Next, now};
+use crate::answer::Reading;
+use crate::client::{Client, Next};
 use crate::demux::Piece;
 use crate::error;
-use crate::events::{self, Splitter};
+use crate::events::Splitter;
+use crate::patience::Patience;
 
 /// What a stream does when it has nothing to pass.
 #[derive(Debug, Clone, Copy)]
@@ -21,12 +23,23 @@ pub(crate) struct Pace {
     /// Between signs of life.
     pub(crate) heartbeat: Duration,
     /// Until the first data.
-    pub(crate) first: Duration,
+    pub(crate) first: Patience,
     /// Between data.
     pub(crate) silence: Duration,
     /// The client takes chunks without choices.
     pub(crate) chunks: bool,
+    /// Chunks that tell only usage are not for this client.
+    pub(crate) strip: bool,
 }
+
+/// After an error event the connection is cut, so that no client takes its end for a success. The event must have left
+/// before: what the server has not written by then is lost with the connection.
+const CUT: Duration = Duration::from_millis(100);
+
+/// An answer that broke off after its status line was sent; the client has been told why.
+#[derive(Debug, thiserror::Error)]
+#[error("the answer broke off; its client was told why")]
+pub(crate) struct BrokenOff;
 
 /// An engine's answer that is no stream of events, found out after the status line was sent.
 struct Late {
@@ -41,6 +54,7 @@ pub(crate) struct EventStream {
     /// Dropped with the end of the answer, or with the body when the client leaves.
     client: Option<Client>,
     splitter: Splitter,
+    dialect: Dialect,
     late: Option<Late>,
     /// Something of our own, to be sent after all that is ready.
     own: Option<Bytes>,
@@ -53,14 +67,17 @@ pub(crate) struct EventStream {
     /// Data has come.
     flowing: bool,
     over: bool,
+    /// It broke off: its end cuts the connection.
+    broken: bool,
 }
 
 impl EventStream {
-    /// A stream whose engine has answered with `head` and `data`.
-    pub(crate) fn begun(client: Client, pace: Pace, data: Option<Bytes>) -> Self {
+    /// A stream whose engine has answered.
+    pub(crate) fn begun(reading: Reading, pace: Pace) -> Self {
+        let (client, mut held) = reading.into_parts();
         let mut stream = Self::new(client, pace, Duration::ZERO);
         stream.begun = true;
-        if let Some(data) = data {
+        while let Some(data) = held.pop() {
             stream.flowing = true;
             stream.splitter.push(data);
         }
@@ -68,7 +85,9 @@ impl EventStream {
     }
 
     /// A stream whose client waits since `waited`: it begins with a heartbeat.
-    pub(crate) fn waiting(client: Client, pace: Pace, waited: Duration) -> Self {
+    pub(crate) fn waiting(reading: Reading, pace: Pace, waited: Duration) -> Self {
+        // Nothing has come: there would be a status line before it.
+        let (client, _) = reading.into_parts();
         let mut stream = Self::new(client, pace, waited);
         stream.heartbeat();
         stream
@@ -76,32 +95,28 @@ impl EventStream {
 
     fn new(client: Client, pace: Pace, waited: Duration) -> Self {
         let most = client.window() / 2;
+        let dialect = client.route().dialect();
         let at = Instant::now();
         Self {
             client: Some(client),
-            splitter: Splitter::new(most),
+            splitter: Splitter::new(most, pace.strip),
+            dialect,
             late: None,
             own: None,
             pace,
-            timer: Box::pin(tokio::time::sleep(pace.heartbeat)),
+            timer: Box::pin(tokio::time::sleep(pace.heartbeat.min(pace.first.wait.saturating_sub(waited)))),
             sent: at,
             heard: at.checked_sub(waited).unwrap_or(at),
             begun: false,
             flowing: false,
             over: false,
+            broken: false,
         }
     }
 
     fn heartbeat(&mut self) {
         let Some(client) = &self.client else { return };
-        let progress = client.progress();
-        let mut beat = events::comment(&progress);
-        if self.pace.chunks && !self.flowing {
-            let job = client.job().to_string();
-            let chunk = events::chunk(client.route(), &job, client.model(), now().0 / 1000, &progress);
-            beat = [beat, chunk].concat().into();
-        }
-        self.own = Some(beat);
+        self.own = Some(client.heartbeat(self.pace.chunks && !self.flowing));
     }
 
     fn piece(&mut self, Piece { head, data }: Piece) {
@@ -135,7 +150,8 @@ impl EventStream {
         match ending {
             Ok(()) => {
                 if let Some(late) = self.late.take() {
-                    self.own = Some(late.event());
+                    self.own = Some(late.event(self.dialect));
+                    self.broken = true;
                     return;
                 }
                 self.splitter.flush();
@@ -152,7 +168,8 @@ impl EventStream {
     }
 
     fn fail(&mut self, error: &ApiError) {
-        let event = error::event(error);
+        self.broken = true;
+        let event = error::event(self.dialect, error);
         // An event that was passed in part is ended first, or the error would become part of it.
         self.own = Some(if self.splitter.at_boundary() {
             event
@@ -164,9 +181,10 @@ impl EventStream {
     /// The timer has run out: says that all is well, or gives up.
     fn tick(&mut self) {
         let at = Instant::now();
-        let limit = if self.flowing { self.pace.silence } else { self.pace.first };
+        let limit = if self.flowing { self.pace.silence } else { self.pace.first.wait };
         if at.duration_since(self.heard) >= limit {
-            self.end(Err(error::waited(limit)));
+            let over = if self.flowing { error::waited(limit) } else { self.pace.first.over() };
+            self.end(Err(over));
             return;
         }
         let idle = at.duration_since(self.sent);
@@ -193,26 +211,31 @@ fn incomplete() -> ApiError {
 }
 
 impl Late {
-    fn event(self) -> Bytes {
+    fn event(self, dialect: Dialect) -> Bytes {
         let own = serde_json::from_slice::<serde_json::Value>(&self.body).ok();
         if let Some(value) = own.filter(|value| value.get("error").is_some_and(|error| error.is_object())) {
-            return format!("data: {value}\n\n").into();
+            return match dialect {
+                Dialect::OpenAi => format!("data: {value}\n\n"),
+                Dialect::Anthropic => format!("event: error\ndata: {value}\n\n"),
+            }
+            .into();
         }
         let kind = if (400..500).contains(&self.status) {
             ErrorKind::InvalidRequest
         } else {
             ErrorKind::EngineFailed
         };
-        error::event(&ApiError::new(
+        let error = ApiError::new(
             kind,
             "engine_error",
             format!("the engine answered with status {} instead of a stream", self.status),
-        ))
+        );
+        error::event(dialect, &error)
     }
 }
 
 impl MessageBody for EventStream {
-    type Error = std::convert::Infallible;
+    type Error = BrokenOff;
 
     fn size(&self) -> BodySize {
         BodySize::Stream
@@ -221,6 +244,12 @@ impl MessageBody for EventStream {
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Self::Error>>> {
         let this = &mut *self;
         loop {
+            let stripped = std::mem::take(&mut this.splitter.stripped);
+            if stripped > 0
+                && let Some(client) = &mut this.client
+            {
+                client.took(stripped);
+            }
             if let Some(bytes) = this.splitter.ready.pop() {
                 this.sent = Instant::now();
                 if let Some(client) = &mut this.client {
@@ -234,7 +263,14 @@ impl MessageBody for EventStream {
             }
             if this.over {
                 this.client = None;
-                return Poll::Ready(None);
+                if !this.broken {
+                    return Poll::Ready(None);
+                }
+                if this.sent.elapsed() < CUT {
+                    this.timer.as_mut().reset(this.sent + CUT);
+                    std::task::ready!(this.timer.as_mut().poll(cx));
+                }
+                return Poll::Ready(Some(Err(BrokenOff)));
             }
             let Some(client) = &mut this.client else { return Poll::Ready(None) };
             match client.poll_next(cx) {

@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
+use crate::ask_usage::{ask_for_usage, must_be_asked};
 use crate::books::{EngineCell, grant};
 use crate::pump::{Answer, Frames, frame_limit};
 use crate::rewrite::rewrite_model;
@@ -123,6 +124,9 @@ struct Course<'a> {
     first_byte: Option<Duration>,
     ends: Ends,
     frames: Frames,
+    /// The answer is a stream of events.
+    events: bool,
+    complete: bool,
 }
 
 impl<'a> Course<'a> {
@@ -134,11 +138,14 @@ impl<'a> Course<'a> {
             first_byte: None,
             ends: Ends::default(),
             frames: Frames::new(sink, task.job.gateway.clone(), task.job.id, task.attempt),
+            events: false,
+            complete: false,
         }
     }
 
     fn usage(&self) -> Usage {
-        let tokens = self.ends.tokens();
+        let partial = self.events && !self.complete;
+        let tokens = if partial { self.ends.tokens_so_far() } else { self.ends.tokens() };
         Usage {
             prompt_tokens: tokens.prompt_tokens,
             completion_tokens: tokens.completion_tokens,
@@ -197,6 +204,7 @@ impl<'a> Course<'a> {
         // Without a length or chunks an answer ends with its connection, whoever cut it.
         let framed = response.content_length().is_some()
             || response.headers().contains_key(reqwest::header::TRANSFER_ENCODING);
+        self.events = events;
         let status = response.status();
         self.frames.set_head(Head { status: status.as_u16(), content_type: content_type.map(str::to_owned) });
         let limit = frame_limit(self.task.shared.bus.client.max_payload(), events);
@@ -218,7 +226,10 @@ impl<'a> Course<'a> {
                     self.pass(piece.data, None).await?;
                     return Err(self.broke("its connection ended before the answer did"));
                 }
-                Some(Ok(())) => Some(End { finish: Finish::Stop, usage: self.usage() }),
+                Some(Ok(())) => {
+                    self.complete = true;
+                    Some(End { finish: Finish::Stop, usage: self.usage() })
+                }
                 Some(Err(error)) => {
                     self.pass(piece.data, None).await?;
                     return Err(self.broke(&plain(error)));
@@ -287,11 +298,16 @@ impl<'a> Course<'a> {
             Body::Claim { object, len } => self.fetch(object, *len).await?,
         };
         let served = cell.model().engine.served_name.clone();
+        let ask = must_be_asked(job.route, job.stream);
+        let prepare = move || {
+            let body = rewrite_model(body, &served);
+            if ask { ask_for_usage(body) } else { body }
+        };
         let body = if body.len() > LARGE {
-            let rewritten = tokio::task::spawn_blocking(move || rewrite_model(body, &served)).await;
-            rewritten.map_err(|_| self.broke("its request could not be prepared"))?
+            let prepared = tokio::task::spawn_blocking(prepare).await;
+            prepared.map_err(|_| self.broke("its request could not be prepared"))?
         } else {
-            rewrite_model(body, &served)
+            prepare()
         };
         let url = format!("http://{}{}", cell.endpoint(), job.route.path());
         let mut request = shared

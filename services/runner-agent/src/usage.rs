@@ -14,16 +14,60 @@ pub(crate) struct Ends {
     first: Option<Bytes>,
     last: VecDeque<Bytes>,
     held: usize,
+    events: Events,
 }
 
-#[derive(Debug, Default, Deserialize, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tokens {
     pub(crate) prompt_tokens: Option<u64>,
     pub(crate) completion_tokens: Option<u64>,
 }
 
+/// As engines write it: some routes have other names for the same.
+#[derive(Debug, Default, Deserialize)]
+struct Told {
+    prompt_tokens: Option<u64>,
+    completion_tokens: Option<u64>,
+    input_tokens: Option<u64>,
+    output_tokens: Option<u64>,
+}
+
+impl From<Told> for Tokens {
+    fn from(told: Told) -> Self {
+        Self {
+            prompt_tokens: told.prompt_tokens.or(told.input_tokens),
+            completion_tokens: told.completion_tokens.or(told.output_tokens),
+        }
+    }
+}
+
+/// Counts the events of a stream that have data.
+#[derive(Debug, Default)]
+struct Events {
+    count: u64,
+    /// So much of [`DATA`] is at the beginning of the line that is being read; more: the line is none of those, or counted.
+    matched: usize,
+}
+
+const DATA: &[u8] = b"data:";
+
+impl Events {
+    fn push(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            if matches!(byte, b'\n' | b'\r') {
+                self.matched = 0;
+            } else if self.matched < DATA.len() {
+                self.matched =
+                    if DATA.get(self.matched) == Some(byte) { self.matched + 1 } else { usize::MAX };
+                self.count += u64::from(self.matched == DATA.len());
+            }
+        }
+    }
+}
+
 impl Ends {
     pub(crate) fn push(&mut self, data: &Bytes) {
+        self.events.push(data);
         if self.first.is_none() {
             self.first = Some(data.slice(..data.len().min(KEEP)));
         }
@@ -49,7 +93,26 @@ impl Ends {
 
     /// The last `usage` object told.
     pub(crate) fn tokens(&self) -> Tokens {
-        usage_in(&self.tail()).or_else(|| usage_in(self.first.as_deref()?)).unwrap_or_default()
+        let last = usage_in(&self.tail()).unwrap_or_default();
+        if last.prompt_tokens.is_some() && last.completion_tokens.is_some() {
+            return last;
+        }
+        // Some tell one at the beginning and the other at the end.
+        let first = self.first.as_deref().and_then(usage_in).unwrap_or_default();
+        Tokens {
+            prompt_tokens: last.prompt_tokens.or(first.prompt_tokens),
+            completion_tokens: last.completion_tokens.or(first.completion_tokens),
+        }
+    }
+
+    /// What can be said of a stream that broke off before it told its usage: engines send an event for each token, after
+    /// one that tells the role alone.
+    pub(crate) fn tokens_so_far(&self) -> Tokens {
+        let tokens = self.tokens();
+        let counted = self.events.count.saturating_sub(1);
+        let counted = (self.events.count > 0).then_some(counted);
+        let completion_tokens = tokens.completion_tokens.max(counted);
+        Tokens { completion_tokens, ..tokens }
     }
 
     /// Whether an event stream said that it is complete.
@@ -68,9 +131,9 @@ fn usage_in(bytes: &[u8]) -> Option<Tokens> {
         let escaped = at.checked_sub(1).and_then(|before| bytes.get(before)) == Some(&b'\\');
         let value = bytes.get(at + b"\"usage\"".len()..)?.trim_ascii_start().strip_prefix(b":");
         if let (false, Some(value)) = (escaped, value) {
-            let mut values = serde_json::Deserializer::from_slice(value).into_iter::<Option<Tokens>>();
+            let mut values = serde_json::Deserializer::from_slice(value).into_iter::<Option<Told>>();
             if let Some(Ok(Some(tokens))) = values.next() {
-                return Some(tokens);
+                return Some(tokens.into());
             }
         }
         end = at;
@@ -107,6 +170,29 @@ mod tests {
     fn usage_before_a_long_answer_is_found_too() {
         let long = format!("{{\"usage\": {{\"prompt_tokens\":3}},\"data\":[{}0]}}", "0,".repeat(20_000));
         assert_eq!(tokens(&[&long]).prompt_tokens, Some(3));
+    }
+
+    #[test]
+    fn usage_in_other_words_and_in_two_places_is_found() {
+        let found = tokens(&[
+            "event: message_start\ndata: {\"message\":{\"usage\":{\"input_tokens\":5,\"output_tokens\":1}}}\n\n",
+            &"data: {\"type\":\"ping\"}\n\n".repeat(500),
+            "event: message_delta\ndata: {\"usage\":{\"output_tokens\":7}}\n\n",
+        ]);
+        assert_eq!(found, Tokens { prompt_tokens: Some(5), completion_tokens: Some(7) });
+    }
+
+    #[test]
+    fn a_stream_that_broke_off_has_a_token_for_each_event_after_the_first() {
+        let text = "data: {\"role\":1}\n\n: data: no\n\ndata: {\"data:\":2}\r\n\r\nid: data:\ndata: 3\n\n";
+        for cut in 0..text.len() {
+            let mut ends = Ends::default();
+            for piece in [&text[..cut], &text[cut..]] {
+                ends.push(&Bytes::copy_from_slice(piece.as_bytes()));
+            }
+            assert_eq!(ends.tokens_so_far(), Tokens { prompt_tokens: None, completion_tokens: Some(2) });
+        }
+        assert_eq!(Ends::default().tokens_so_far(), Tokens::default());
     }
 
     #[test]

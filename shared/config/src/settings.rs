@@ -79,6 +79,8 @@ pub struct GatewayConfig {
     pub wait_limit: Duration,
     /// Longest wait of a streaming client for its first token.
     pub stream_wait_limit: Duration,
+    /// How long a job is kept for the retry of a client that was told to come again.
+    pub retry_grace: Duration,
 }
 
 impl Default for GatewayConfig {
@@ -94,6 +96,7 @@ impl Default for GatewayConfig {
             heartbeat: Duration::from_secs(10),
             wait_limit: Duration::from_secs(240),
             stream_wait_limit: Duration::from_secs(15 * 60),
+            retry_grace: Duration::from_secs(21),
         }
     }
 }

@@ -40,6 +40,8 @@ pub const BUS_BAD_MESSAGES: &str = "berth_bus_bad_messages_total";
 pub const ACTOR_RESTARTS: &str = "berth_actor_restarts_total";
 /// Clients that left before their answer was complete, by `stage`.
 pub const CLIENTS_GONE: &str = "berth_clients_gone_total";
+/// Requests that took a waiting or finished job over: retries, and repeats under one `Idempotency-Key`.
+pub const REATTACHED: &str = "berth_requests_reattached_total";
 /// Bytes an accelerator has, by `host` and `accelerator`.
 pub const ACCELERATOR_MEMORY: &str = "berth_accelerator_memory_bytes";
 /// Bytes set aside for engines, by `host` and `accelerator`.
@@ -83,6 +85,7 @@ fn describe() {
     describe_counter!(BUS_BAD_MESSAGES, "payloads that could not be read");
     describe_counter!(ACTOR_RESTARTS, "actors restarted");
     describe_counter!(CLIENTS_GONE, "clients that left early");
+    describe_counter!(REATTACHED, "requests that took a job over");
     describe_gauge!(ACCELERATOR_MEMORY, Unit::Bytes, "memory engines may use");
     describe_gauge!(ACCELERATOR_RESERVED, Unit::Bytes, "memory set aside for engines");
 }

@@ -274,6 +274,29 @@ pub async fn error_of(response: reqwest::Response) -> serde_json::Value {
     error
 }
 
+/// What a stream says until its connection is cut. A clean end would be read as a success.
+pub async fn until_cut(mut response: reqwest::Response) -> String {
+    let mut told = Vec::new();
+    let cut = async {
+        loop {
+            match response.chunk().await {
+                Ok(Some(piece)) => told.extend_from_slice(&piece),
+                Ok(None) => return false,
+                Err(_) => return true,
+            }
+        }
+    };
+    let cut = tokio::time::timeout(PATIENCE, cut).await.expect("it neither ends nor is cut");
+    let told = String::from_utf8(told).unwrap();
+    assert!(cut, "it ends as if it were complete: {told}");
+    told
+}
+
+/// A header of an answer.
+pub fn header(response: &reqwest::Response, name: &str) -> Option<String> {
+    response.headers().get(name).map(|value| value.to_str().unwrap().to_owned())
+}
+
 pub fn post(gateway: &Gateway, path: &str, body: String) -> tokio::task::JoinHandle<reqwest::Response> {
     let request = reqwest::Client::new().post(gateway.url(path)).body(body);
     tokio::spawn(async move { request.send().await.unwrap() })
