@@ -32,17 +32,25 @@ struct Envelope<'a> {
     error: ErrorObject<'a>,
 }
 
-/// The JSON body of an error; all four keys are always there.
-pub(crate) fn body(error: &ApiError) -> Vec<u8> {
-    let envelope = Envelope {
-        error: ErrorObject {
+impl<'a> From<&'a ApiError> for ErrorObject<'a> {
+    fn from(error: &'a ApiError) -> Self {
+        Self {
             message: &error.message,
             kind: error.kind.openai_type(),
             param: error.param.as_deref(),
             code: Some(error.code.as_str()).filter(|code| !code.is_empty()),
-        },
-    };
-    serde_json::to_vec(&envelope).unwrap_or_default()
+        }
+    }
+}
+
+/// The JSON body of an error; all four keys are always there.
+pub(crate) fn body(error: &ApiError) -> Vec<u8> {
+    serde_json::to_vec(&Envelope { error: error.into() }).unwrap_or_default()
+}
+
+/// The error as part of a larger answer.
+pub(crate) fn object(error: &ApiError) -> serde_json::Value {
+    serde_json::to_value(ErrorObject::from(error)).unwrap_or_default()
 }
 
 /// The event that ends a stream whose status line has been sent.
@@ -239,12 +247,20 @@ pub(crate) fn waited(limit: Duration) -> ApiError {
     .retry_after(Duration::from_secs(10))
 }
 
+/// The code of [`cancelled`].
+pub(crate) const CANCELLED: &str = "cancelled";
+
+/// Somebody cancelled the job.
+pub(crate) fn cancelled() -> ApiError {
+    ApiError::new(ErrorKind::Unavailable, CANCELLED, "the job was cancelled")
+}
+
 /// The client's own deadline has passed.
 pub(crate) fn expired(limit: Duration) -> ApiError {
     ApiError::new(
         ErrorKind::Expired,
         "deadline_exceeded",
-        format!("no answer within {} s, the deadline that `x-berth-deadline` set", limit.as_secs_f64()),
+        format!("no answer within {:.1} s, the time that this request had", limit.as_secs_f64()),
     )
 }
 
@@ -273,6 +289,16 @@ mod tests {
             String::from_utf8(body(&error)).unwrap(),
             r#"{"error":{"message":"m","type":"server_error","param":null,"code":null}}"#
         );
+    }
+
+    #[test]
+    fn an_error_event_has_the_form_of_its_route() {
+        let error = ApiError::new(ErrorKind::Unavailable, "wait_limit", "m\n\nx");
+        assert_eq!(
+            event(Dialect::Anthropic, &error),
+            "event: error\ndata: {\"error\":{\"message\":\"m\\n\\nx\",\"type\":\"overloaded_error\"},\"type\":\"error\"}\n\n"
+        );
+        assert!(event(Dialect::OpenAi, &error).starts_with(b"data: {\"error\":{\"message\":\"m\\n\\nx\""));
     }
 
     #[test]

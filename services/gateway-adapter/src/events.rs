@@ -301,6 +301,11 @@ mod tests {
         assert_eq!(comment(&progress, None), ": berth queued position=3 eta_s=41 stage=loading\n\n");
         let told = comment(&progress, Some("layer 3\n\ndata: of \"7\""));
         assert!(told.ends_with(b" stage=loading detail=\"layer 3data: of 7\"\n\n"), "{told:?}");
+        let sign = |route, chunks| sign(route, "j", "m", 1, &progress, chunks);
+        assert_eq!(sign(Route::Messages, false).unwrap(), "event: ping\ndata: {\"type\":\"ping\"}\n\n");
+        assert_eq!(sign(Route::Responses, false), None);
+        assert_eq!(sign(Route::ChatCompletions, false), None);
+        assert!(sign(Route::ChatCompletions, true).is_some());
         let chunk = chunk(Route::ChatCompletions, "j", "m", 1, &progress);
         let text = std::str::from_utf8(&chunk).unwrap();
         let value: serde_json::Value =

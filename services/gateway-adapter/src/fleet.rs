@@ -1,6 +1,6 @@
 //! What all workers of a gateway know together: the catalog, and the fleet as KV tells of it.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -17,6 +17,8 @@ use crate::RenderMetrics;
 use crate::catalog::Catalog;
 use crate::client::now;
 use crate::demux::{Demux, DismissWaiting};
+use crate::later::Later;
+use crate::ledger::Ledger;
 use crate::shelf::Shelf;
 
 /// Shared by all threads of a gateway.
@@ -36,6 +38,10 @@ pub(crate) struct Fleet {
     pub(crate) draining: AtomicBool,
     /// Jobs whose client was told to come again.
     pub(crate) shelf: Shelf,
+    /// What is done once for its key.
+    pub(crate) ledger: Ledger,
+    /// Jobs that their clients come back for.
+    pub(crate) later: Later,
     bus: Bus,
     catalog: ArcSwap<Catalog>,
     models: View<ModelSpec>,
@@ -43,6 +49,15 @@ pub(crate) struct Fleet {
     pub(crate) engines: View<EngineRecord>,
     pub(crate) leader: View<LeaderRecord>,
     staff: Mutex<Vec<(Supervised<Demux>, Bus)>>,
+}
+
+/// Counts among what runs until it is dropped.
+pub(crate) struct Counted(Arc<Fleet>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.running.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 /// One component's part in being ready.
@@ -66,6 +81,8 @@ impl Fleet {
         let fleet = Arc::new(Self {
             config,
             shelf,
+            ledger: Ledger::default(),
+            later: Later::default(),
             id,
             started: now().0 / 1000,
             vitals: Vitals::default(),
@@ -119,6 +136,12 @@ impl Fleet {
 
     fn staff(&self) -> Vec<(Supervised<Demux>, Bus)> {
         self.staff.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Something that the gateway must not end before.
+    pub(crate) fn count(self: &Arc<Self>) -> Counted {
+        self.running.fetch_add(1, Ordering::AcqRel);
+        Counted(Arc::clone(self))
     }
 
     /// Ends the jobs that no engine has begun to serve.

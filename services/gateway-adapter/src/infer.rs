@@ -48,7 +48,7 @@ async fn handle(
     worker: Data<Arc<Worker>>,
 ) -> HttpResponse {
     let response = match prepare(route, &request, payload, worker.get_ref()).await {
-        Ok(order) => course::run(worker.get_ref(), order).await.map_err(Refusal::from),
+        Ok(order) => course::run(worker.get_ref(), order).await,
         Err(refusal) => Err(refusal),
     };
     response.unwrap_or_else(|refusal| {

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use actix_web::http::StatusCode;
-use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
 use actix_web::{HttpResponse, HttpResponseBuilder};
 use berth_telemetry::Chain;
 use berth_wire::{ApiError, Head};
@@ -78,13 +78,19 @@ async fn whole(mut reading: Reading, wait: Duration) -> Result<HttpResponse, (Re
         Ok(Err(error)) => return Err((reading, Some(error))),
         Err(_) => return Err((reading, None)),
     };
-    let status = StatusCode::from_u16(head.status).unwrap_or(StatusCode::BAD_GATEWAY);
-    reading.client.answered(status.as_u16());
-    let mut response = HttpResponse::build(status);
+    let mut response = answer(&head);
+    reading.client.answered(head.status);
     stamp(&mut response, &reading.client);
-    response
-        .insert_header((CONTENT_TYPE, kind(&head).unwrap_or(HeaderValue::from_static("application/json"))));
     Ok(response.body(reading.body()))
+}
+
+/// An answer with the engine's own status and content type.
+pub(crate) fn answer(head: &Head) -> HttpResponseBuilder {
+    let status = StatusCode::from_u16(head.status).unwrap_or(StatusCode::BAD_GATEWAY);
+    let mut response = HttpResponse::build(status);
+    response
+        .insert_header((CONTENT_TYPE, kind(head).unwrap_or(HeaderValue::from_static("application/json"))));
+    response
 }
 
 fn kind(head: &Head) -> Option<HeaderValue> {
@@ -145,23 +151,30 @@ fn refused(client: &mut Client, error: &ApiError) -> HttpResponse {
 }
 
 /// What is known of the job so far.
-pub(crate) fn stamp(response: &mut HttpResponseBuilder, client: &Client) {
+fn stamp(response: &mut HttpResponseBuilder, client: &Client) {
+    for stamp in stamps(client) {
+        response.insert_header(stamp);
+    }
+}
+
+/// The same as headers, to be kept.
+pub(crate) fn stamps(client: &Client) -> Vec<(HeaderName, HeaderValue)> {
     let progress = client.progress();
-    let millis = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
-    response.insert_header(("x-berth-job", client.job().to_string()));
-    if let Ok(model) = HeaderValue::from_str(client.model()) {
-        response.insert_header(("x-berth-model", model));
-    }
-    response.insert_header(("x-berth-route", client.route().path()));
-    response.insert_header(("x-berth-attempts", progress.attempts));
-    if let Ok(trace) = HeaderValue::from_str(client.trace()) {
-        response.insert_header(("traceparent", trace));
-    }
-    if let Some(queued) = client.queued() {
-        response.insert_header(("x-berth-queue-ms", millis(queued)));
-    }
-    if let Some(serving) = progress.serving {
-        response.insert_header(("x-berth-load-ms", millis(serving.load)));
-        response.insert_header(("x-berth-host", serving.host.as_str()));
-    }
+    let millis = |span: Duration| HeaderValue::from(u64::try_from(span.as_millis()).unwrap_or(u64::MAX));
+    let text = |text: &str| HeaderValue::from_str(text).ok();
+    let load = progress.serving.as_ref().map(|serving| millis(serving.load));
+    let host = progress.serving.as_ref().and_then(|serving| text(serving.host.as_str()));
+    [
+        ("x-berth-job", text(&client.job().to_string())),
+        ("x-berth-model", text(client.model())),
+        ("x-berth-route", text(client.route().path())),
+        ("x-berth-attempts", Some(progress.attempts.into())),
+        ("x-berth-host", host),
+        ("x-berth-queue-ms", client.queued().map(millis)),
+        ("x-berth-load-ms", load),
+        ("traceparent", text(client.trace())),
+    ]
+    .into_iter()
+    .filter_map(|(name, value)| Some((HeaderName::from_static(name), value?)))
+    .collect()
 }

@@ -23,7 +23,7 @@ use tracing::{info, warn};
 use crate::fleet::Fleet;
 use crate::intake::Complete;
 use crate::worker::Worker;
-use crate::{error, infer, leases, models, status};
+use crate::{error, infer, jobs, leases, models, status};
 
 /// Renders this process's metrics as Prometheus text.
 pub type RenderMetrics = Arc<dyn Fn() -> String + Send + Sync>;
@@ -213,6 +213,10 @@ fn routes(app: &mut ServiceConfig) {
         .service(resource("/release").route(web::post().to(leases::release)))
         .service(resource("/leases").route(read().to(leases::list)))
         .service(resource("/hint").route(web::post().to(leases::hint)))
+        .service(
+            resource("/api/v1/jobs/{id}").route(read().to(jobs::show)).route(web::delete().to(jobs::cancel)),
+        )
+        .service(resource("/api/v1/jobs/{id}/result").route(read().to(jobs::result)))
         .service(resource("/healthz").route(read().to(status::healthz)))
         .service(resource("/readyz").route(read().to(status::readyz)))
         .service(resource("/metrics").route(read().to(status::metrics)))

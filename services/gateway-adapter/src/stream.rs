@@ -6,16 +6,16 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use actix_web::body::{BodySize, MessageBody};
-use berth_wire::{ApiError, Dialect, ErrorKind, Head};
+use berth_wire::{ApiError, Dialect, ErrorKind, Head, Route};
 use bytes::Bytes;
 use tokio::time::{Instant, Sleep};
 
 use crate::answer::Reading;
 use crate::client::{Client, Next};
 use crate::demux::Piece;
-use crate::error;
 use crate::events::Splitter;
 use crate::patience::Patience;
+use crate::{error, strip};
 
 /// What a stream does when it has nothing to pass.
 #[derive(Debug, Clone, Copy)]
@@ -200,6 +200,13 @@ impl EventStream {
 pub(crate) fn is_event_stream(head: &Head) -> bool {
     head.status == 200
         && head.content_type.as_deref().is_some_and(|kind| kind.trim_start().starts_with("text/event-stream"))
+}
+
+/// Whether a whole stream of events says that it is complete.
+pub(crate) fn check_complete(route: Route, stream: &[u8]) -> Result<(), ApiError> {
+    let mut splitter = Splitter::new(u64::MAX, false);
+    splitter.push(Bytes::copy_from_slice(stream.get(stream.len().saturating_sub(64)..).unwrap_or_default()));
+    if !strip::tells_usage_apart(route) || splitter.is_done() { Ok(()) } else { Err(incomplete()) }
 }
 
 fn incomplete() -> ApiError {

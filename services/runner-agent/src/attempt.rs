@@ -298,12 +298,12 @@ impl<'a> Course<'a> {
             Body::Claim { object, len } => self.fetch(object, *len).await?,
         };
         let served = cell.model().engine.served_name.clone();
-        let ask = must_be_asked(job.route, job.stream);
+        let (ask, large) = (must_be_asked(job.route, job.stream), body.len() > LARGE);
         let prepare = move || {
             let body = rewrite_model(body, &served);
             if ask { ask_for_usage(body) } else { body }
         };
-        let body = if body.len() > LARGE {
+        let body = if large {
             let prepared = tokio::task::spawn_blocking(prepare).await;
             prepared.map_err(|_| self.broke("its request could not be prepared"))?
         } else {

@@ -4,6 +4,7 @@
 //! NATS clients, decisions. Byte snapshots in `tests/` pin every message; fields may be added (readers accept
 //! unknown ones), never renamed or given another meaning under the same schema id.
 
+mod async_job;
 mod catalog;
 mod codec;
 mod control;
@@ -22,6 +23,7 @@ pub mod slug;
 mod subject;
 mod time;
 
+pub use async_job::{AsyncJob, JobStatus, ResultNote};
 pub use catalog::{Driver, EngineKind, EngineSpec, ModelSpec};
 pub use codec::{DecodeError, EncodeError, Message, decode, decode_json, encode, encode_json};
 pub use control::{
