@@ -269,8 +269,10 @@ mod tests {
             for second in first..text.len() {
                 let mut splitter = Splitter::new(1 << 20, true);
                 let mut passed = Vec::new();
-                for piece in [&text[..first], &text[first..second], &text[second..]] {
-                    splitter.push(Bytes::copy_from_slice(piece.as_bytes()));
+                let (head, rest) = text.as_bytes().split_at(first);
+                let (middle, tail) = rest.split_at(second - first);
+                for piece in [head, middle, tail] {
+                    splitter.push(Bytes::copy_from_slice(piece));
                     passed.extend(drain(&mut splitter.ready));
                 }
                 assert_eq!(String::from_utf8(passed).unwrap(), wanted);

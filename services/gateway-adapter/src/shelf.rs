@@ -77,18 +77,20 @@ impl Shelf {
 
     /// Keeps a job for the grace, then cancels it.
     pub(crate) fn keep(&self, fingerprint: Fingerprint, reading: Reading) {
+        // What is not taken is dropped outside the lock: that cancels it.
+        let mut reading = Some(reading);
         let kept = self.with(|jobs| {
             if jobs.closed || jobs.count >= MOST {
-                return Err(reading);
+                return None;
             }
+            let reading = reading.take()?;
             jobs.number += 1;
             jobs.count += 1;
             let number = jobs.number;
             jobs.kept.entry(fingerprint).or_default().push_back(Kept { number, reading });
-            Ok(number)
+            Some(number)
         });
-        // Whatever leaves is dropped outside the lock: that cancels it.
-        let Ok(number) = kept else { return };
+        let Some(number) = kept else { return };
         let shelf = self.clone();
         actix_rt::spawn(async move {
             tokio::time::sleep(shelf.grace).await;

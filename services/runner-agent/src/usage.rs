@@ -187,8 +187,9 @@ mod tests {
         let text = "data: {\"role\":1}\n\n: data: no\n\ndata: {\"data:\":2}\r\n\r\nid: data:\ndata: 3\n\n";
         for cut in 0..text.len() {
             let mut ends = Ends::default();
-            for piece in [&text[..cut], &text[cut..]] {
-                ends.push(&Bytes::copy_from_slice(piece.as_bytes()));
+            let (first, second) = text.as_bytes().split_at(cut);
+            for piece in [first, second] {
+                ends.push(&Bytes::copy_from_slice(piece));
             }
             assert_eq!(ends.tokens_so_far(), Tokens { prompt_tokens: None, completion_tokens: Some(2) });
         }
