@@ -5,60 +5,86 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use actix_web::body::{BodySize, MessageBody};
-use berth_wire::ApiError;
+use berth_wire::{ApiError, Head};
 use bytes::Bytes;
 use futures::FutureExt;
 use tokio::time::{Instant, Sleep};
 
 use crate::client::{Client, Held, Next, SILENCE};
+use crate::demux::Piece;
 use crate::error;
 
-/// An answer as far as it has been read.
+/// A plain answer while it comes. Dropped before its end, it cancels its job; until then it may change hands.
+pub(crate) struct Reading {
+    pub(crate) client: Client,
+    pub(crate) head: Option<Head>,
+    held: Held,
+    ended: bool,
+}
+
+impl Reading {
+    pub(crate) fn new(client: Client) -> Self {
+        Self { client, head: None, held: Held::default(), ended: false }
+    }
+
+    /// Takes in what has come of it already.
+    pub(crate) fn take(&mut self, piece: Piece) {
+        if self.head.is_none() {
+            self.head = piece.head;
+        }
+        self.held.push(piece.data.unwrap_or_default());
+    }
+
+    /// Reads until the end, or until more would need the client to take some of it. An answer that breaks off before is
+    /// an error with a status of its own. What was read is kept when this is dropped.
+    pub(crate) async fn read(&mut self) -> Result<(), ApiError> {
+        while self.held.len <= self.client.window() / 2 {
+            match self.client.next().await {
+                Next::Piece(piece) => self.take(piece),
+                Next::End(Ok(_)) => {
+                    self.ended = true;
+                    return Ok(());
+                }
+                Next::End(Err(error)) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes in what has come already, to pass on the rest as it comes.
+    pub(crate) fn flow(&mut self) -> Result<(), ApiError> {
+        while self.held.len <= self.client.window() / 2 {
+            match self.client.next().now_or_never() {
+                Some(Next::Piece(piece)) => self.take(piece),
+                Some(Next::End(Ok(_))) => {
+                    self.ended = true;
+                    return Ok(());
+                }
+                Some(Next::End(Err(error))) => return Err(error),
+                None => return Ok(()),
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn into_parts(self) -> (Client, Held) {
+        (self.client, self.held)
+    }
+
+    /// What was read, as a body that reads on if there is more.
+    pub(crate) fn body(self) -> Answer {
+        let rest = if self.ended { None } else { Some(self.client) };
+        Answer { held: self.held, rest, silence: Box::pin(tokio::time::sleep(SILENCE)) }
+    }
+}
+
+/// A plain answer as far as it has been read, and what follows.
 pub(crate) struct Answer {
     held: Held,
     /// There is more to come.
     rest: Option<Client>,
     /// Ends an answer whose end was lost.
     silence: Pin<Box<Sleep>>,
-}
-
-/// Reads an answer until its end, or until more would need the client to take some of it. An answer that breaks
-/// off before is an error with a status of its own.
-pub(crate) async fn read(mut client: Client, first: Option<Bytes>) -> Result<Answer, ApiError> {
-    let mut held = Held::default();
-    held.push(first.unwrap_or_default());
-    while held.len <= client.window() / 2 {
-        match client.next().await {
-            Next::Piece(piece) => held.push(piece.data.unwrap_or_default()),
-            Next::End(Ok(_)) => {
-                return Ok(Answer::new(held, None));
-            }
-            Next::End(Err(error)) => return Err(error),
-        }
-    }
-    Ok(Answer::new(held, Some(client)))
-}
-
-/// Reads what of an answer is there already, to pass on the rest as it comes. One that breaks off by then is an error
-/// with a status of its own; later it cuts the client's connection.
-pub(crate) fn flow(mut client: Client, first: Option<Bytes>) -> Result<Answer, ApiError> {
-    let mut held = Held::default();
-    held.push(first.unwrap_or_default());
-    while held.len <= client.window() / 2 {
-        match client.next().now_or_never() {
-            Some(Next::Piece(piece)) => held.push(piece.data.unwrap_or_default()),
-            Some(Next::End(Ok(_))) => return Ok(Answer::new(held, None)),
-            Some(Next::End(Err(error))) => return Err(error),
-            None => break,
-        }
-    }
-    Ok(Answer::new(held, Some(client)))
-}
-
-impl Answer {
-    fn new(held: Held, rest: Option<Client>) -> Self {
-        Self { held, rest, silence: Box::pin(tokio::time::sleep(SILENCE)) }
-    }
 }
 
 impl MessageBody for Answer {

@@ -8,16 +8,17 @@ use std::time::{Duration, Instant};
 
 use berth_bus::Bodies;
 use berth_telemetry::metric;
-use berth_wire::{ApiError, Credit, Dialect, JobId, Route, Timestamp, Usage, Verb};
+use berth_wire::{ApiError, Credit, Dialect, JobId, Route, Stage, Timestamp, Usage, Verb};
 use bytes::Bytes;
+use tokio::sync::watch;
 use tracing::debug;
 
 use crate::allowance::Permit;
 use crate::anthropic::{self, RequestId};
 use crate::demux::{Leave, Outlet, Piece, Progress, Register, Serving, outlet};
-use crate::error;
 use crate::relay::Ending;
 use crate::worker::Worker;
+use crate::{error, events};
 
 /// An answer that has begun and says nothing for so long is given up: its end was lost.
 pub(crate) const SILENCE: Duration = Duration::from_secs(300);
@@ -33,6 +34,8 @@ pub(crate) struct Start {
     pub(crate) permit: Option<Permit>,
     /// The request's id, for errors that tell it.
     pub(crate) request: Option<RequestId>,
+    /// W3C Trace Context.
+    pub(crate) trace: String,
 }
 
 /// A job and its client. Dropped before the end, it cancels the job: it is held by the handler's future and then
@@ -63,7 +66,7 @@ pub(crate) enum Next {
 impl Client {
     /// Makes the job known to the demux, before it is submitted.
     pub(crate) async fn register(worker: Arc<Worker>, start: Start, window: u64) -> Option<Self> {
-        let (register, outlet): (Register, Outlet) = outlet(start.job, window);
+        let (register, outlet): (Register, Outlet) = outlet(start.job, Arc::clone(&start.model), window);
         worker.fleet().running.fetch_add(1, Ordering::AcqRel);
         let client = Self {
             worker,
@@ -129,6 +132,28 @@ impl Client {
         self.outlet.progress.borrow().clone()
     }
 
+    pub(crate) fn trace(&self) -> &str {
+        &self.start.trace
+    }
+
+    /// The job's progress, to follow.
+    pub(crate) fn follow(&self) -> watch::Receiver<Progress> {
+        self.outlet.progress.clone()
+    }
+
+    /// What is said to a client that waits, between other events.
+    pub(crate) fn heartbeat(&self, chunks: bool) -> Bytes {
+        let progress = self.progress();
+        let loading = progress.stage == Stage::Loading;
+        let detail = if loading { self.worker.fleet().loading_detail(self.model()) } else { None };
+        let comment = events::comment(&progress, detail.as_deref());
+        let job = self.job().to_string();
+        match events::sign(self.route(), &job, self.model(), now().0 / 1000, &progress, chunks) {
+            Some(sign) => [comment, sign].concat().into(),
+            None => comment,
+        }
+    }
+
     /// How long the job waited until an attempt began, once one has.
     pub(crate) fn queued(&self) -> Option<Duration> {
         let begun = self.outlet.progress.borrow().serving.as_ref()?.at;
@@ -159,7 +184,7 @@ impl Client {
                 let told = self.outlet.flow.ending.get().cloned();
                 let ending = told.unwrap_or_else(|| Err(error::lost()));
                 if let Ok(usage) = &ending {
-                    self.count(usage);
+                    self.settle(usage);
                 }
                 self.ending = Some(ending.clone());
                 Poll::Ready(Next::End(ending))
@@ -167,14 +192,10 @@ impl Client {
         }
     }
 
-    fn count(&mut self, usage: &Usage) {
+    /// What the key's limits set aside for it and it did not need is given back.
+    fn settle(&mut self, usage: &Usage) {
         if let Some(permit) = &mut self.start.permit {
             permit.settle(usage, Instant::now());
-        }
-        for (kind, tokens) in [("input", usage.prompt_tokens), ("output", usage.completion_tokens)] {
-            let model = Arc::clone(&self.start.model);
-            metrics::counter!(metric::TOKENS, "model" => model, "type" => kind)
-                .increment(tokens.unwrap_or_default());
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! It never waits for a client: what a job's channel has no room for ends that job alone.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -14,9 +14,10 @@ use actix::{
 use async_nats::Subject;
 use berth_actors::{Drain, Life, Vital};
 use berth_bus::{Bus, Delivery, NatsOutput};
+use berth_telemetry::metric;
 use berth_wire::{
-    ApiError, Attempt, BeginReply, CancelJob, ErrorKind, GatewayId, Head, HostId, JobId, Notice, Output,
-    Stage, Verb,
+    ApiError, Attempt, BeginReply, CancelJob, ErrorKind, Frame, GatewayId, Head, HostId, JobId, Notice,
+    Output, Stage, Usage, Verb,
 };
 use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
@@ -27,6 +28,8 @@ use crate::relay::{Ending, Relay, Step};
 
 /// Pieces that may wait for one client. The credit window bounds their bytes; this bounds their number.
 const PIECES: usize = 8192;
+/// Jobs that are remembered for the usage that their end tells.
+const LEFT: usize = 1024;
 
 /// Part of an answer, as one frame brought it.
 #[derive(Debug)]
@@ -44,6 +47,8 @@ pub(crate) struct Progress {
     pub(crate) serving: Option<Serving>,
     /// Attempts begun so far.
     pub(crate) attempts: u32,
+    /// Since when its model loads, of a job that waits for that.
+    pub(crate) loading: Option<Instant>,
 }
 
 /// Who serves a job.
@@ -53,11 +58,13 @@ pub(crate) struct Serving {
     pub(crate) host: HostId,
     /// Since when.
     pub(crate) at: Instant,
+    /// How long the job waited for its model to load before.
+    pub(crate) load: Duration,
 }
 
 impl Default for Progress {
     fn default() -> Self {
-        Self { stage: Stage::Queued, position: 0, eta: None, serving: None, attempts: 0 }
+        Self { stage: Stage::Queued, position: 0, eta: None, serving: None, attempts: 0, loading: None }
     }
 }
 
@@ -88,12 +95,12 @@ pub(crate) struct Outlet {
 }
 
 /// The two ends for a new job.
-pub(crate) fn outlet(job: JobId, window: u64) -> (Register, Outlet) {
+pub(crate) fn outlet(job: JobId, model: Arc<str>, window: u64) -> (Register, Outlet) {
     let (sender, pieces) = mpsc::channel(PIECES);
     let (publish, progress) = watch::channel(Progress::default());
     let flow = Arc::new(Flow::default());
-    let entry =
-        Entry { relay: Relay::new(window), pieces: sender, progress: publish, flow: Arc::clone(&flow) };
+    let relay = Relay::new(window);
+    let entry = Entry { relay, model, pieces: sender, progress: publish, flow: Arc::clone(&flow) };
     (Register { job, entry }, Outlet { pieces, progress, flow })
 }
 
@@ -118,6 +125,7 @@ pub(crate) struct Listening;
 
 struct Entry {
     relay: Relay,
+    model: Arc<str>,
     pieces: mpsc::Sender<Piece>,
     progress: watch::Sender<Progress>,
     flow: Arc<Flow>,
@@ -128,17 +136,22 @@ pub(crate) struct Demux {
     bus: Bus,
     gateway: GatewayId,
     jobs: HashMap<JobId, Entry>,
+    /// Jobs whose client has left and whose end, with its usage, may still come; the oldest first.
+    left: VecDeque<(JobId, Arc<str>)>,
     listening: bool,
     refused: u64,
 }
 
 impl Demux {
     pub(crate) fn new(life: Life, bus: Bus, gateway: GatewayId) -> Self {
-        Self { life, bus, gateway, jobs: HashMap::new(), listening: false, refused: 0 }
+        Self { life, bus, gateway, jobs: HashMap::new(), left: VecDeque::new(), listening: false, refused: 0 }
     }
 
     fn hear(&mut self, delivery: Delivery) {
         let Delivery { job, output, reply } = delivery;
+        if let Output::Frame(Frame { end: Some(end), .. }) = &output {
+            self.count(job, &end.usage);
+        }
         let Some(entry) = self.jobs.get_mut(&job) else {
             self.unknown(job, &output, reply);
             return;
@@ -153,6 +166,24 @@ impl Demux {
         self.carry_out(job, host, step, reply);
     }
 
+    /// Counts the tokens that an end tells of, whoever still waits for it.
+    fn count(&mut self, job: JobId, usage: &Usage) {
+        let model = match self.jobs.get(&job) {
+            Some(entry) => Arc::clone(&entry.model),
+            None => match self.left.iter().position(|(left, _)| *left == job) {
+                Some(at) => match self.left.remove(at) {
+                    Some((_, model)) => model,
+                    None => return,
+                },
+                None => return,
+            },
+        };
+        for (kind, tokens) in [("input", usage.prompt_tokens), ("output", usage.completion_tokens)] {
+            metrics::counter!(metric::TOKENS, "model" => Arc::clone(&model), "type" => kind)
+                .increment(tokens.unwrap_or_default());
+        }
+    }
+
     fn carry_out(&mut self, job: JobId, host: Option<HostId>, step: Step, reply: Option<Subject>) {
         let Some(entry) = self.jobs.get_mut(&job) else { return };
         let Step { reply: answer, begun, head, data, waiting, mut end, mut cancel, obsolete } = step;
@@ -162,7 +193,9 @@ impl Demux {
                 progress.position = 0;
                 progress.eta = None;
                 progress.attempts += 1;
-                progress.serving = Some(Serving { attempt, host: begin.host, at: Instant::now() });
+                let at = Instant::now();
+                let load = progress.loading.take().map_or(Duration::ZERO, |since| at - since);
+                progress.serving = Some(Serving { attempt, host: begin.host, at, load });
             });
         }
         if let Some((stage, position, eta)) = waiting {
@@ -170,6 +203,9 @@ impl Demux {
                 progress.stage = stage;
                 progress.position = position;
                 progress.eta = eta;
+                if stage == Stage::Loading && progress.loading.is_none() {
+                    progress.loading = Some(Instant::now());
+                }
             });
         }
         if head.is_some() || data.is_some() {
@@ -346,7 +382,14 @@ impl Handler<Register> for Demux {
 impl Handler<Leave> for Demux {
     type Result = ();
     fn handle(&mut self, Leave { job, host }: Leave, _: &mut Self::Context) {
-        let known = self.jobs.remove(&job).and_then(|entry| entry.relay.host().cloned());
+        let known = self.jobs.remove(&job).and_then(|entry| {
+            let host = entry.relay.host().cloned()?;
+            if self.left.len() == LEFT {
+                self.left.pop_front();
+            }
+            self.left.push_back((job, entry.model));
+            Some(host)
+        });
         self.cancel(job, known.or(host));
     }
 }

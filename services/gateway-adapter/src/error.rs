@@ -33,17 +33,25 @@ struct Envelope<'a> {
     error: ErrorObject<'a>,
 }
 
-/// The JSON body of an error; all four keys are always there.
-pub(crate) fn body(error: &ApiError) -> Vec<u8> {
-    let envelope = Envelope {
-        error: ErrorObject {
+impl<'a> From<&'a ApiError> for ErrorObject<'a> {
+    fn from(error: &'a ApiError) -> Self {
+        Self {
             message: &error.message,
             kind: error.kind.openai_type(),
             param: error.param.as_deref(),
             code: Some(error.code.as_str()).filter(|code| !code.is_empty()),
-        },
-    };
-    serde_json::to_vec(&envelope).unwrap_or_default()
+        }
+    }
+}
+
+/// The JSON body of an error; all four keys are always there.
+pub(crate) fn body(error: &ApiError) -> Vec<u8> {
+    serde_json::to_vec(&Envelope { error: error.into() }).unwrap_or_default()
+}
+
+/// The error as part of a larger answer.
+pub(crate) fn object(error: &ApiError) -> serde_json::Value {
+    serde_json::to_value(ErrorObject::from(error)).unwrap_or_default()
 }
 
 /// The event that ends a stream whose status line has been sent.
@@ -246,6 +254,37 @@ pub(crate) fn waited(limit: Duration) -> ApiError {
     .retry_after(Duration::from_secs(10))
 }
 
+/// The code of [`cancelled`].
+pub(crate) const CANCELLED: &str = "cancelled";
+
+/// Somebody cancelled the job.
+pub(crate) fn cancelled() -> ApiError {
+    ApiError::new(ErrorKind::Unavailable, CANCELLED, "the job was cancelled")
+}
+
+/// The client's own deadline has passed.
+pub(crate) fn expired(limit: Duration) -> ApiError {
+    ApiError::new(
+        ErrorKind::Expired,
+        "deadline_exceeded",
+        format!("no answer within {:.1} s, the time that this request had", limit.as_secs_f64()),
+    )
+}
+
+/// Nothing came in time, and the job goes on for a while without its client.
+pub(crate) fn kept(limit: Duration, grace: Duration) -> ApiError {
+    ApiError::new(
+        ErrorKind::Unavailable,
+        "wait_limit",
+        format!(
+            "no answer within {} s; the request keeps its place for {} s: send it again",
+            limit.as_secs(),
+            grace.as_secs()
+        ),
+    )
+    .retry_after(Duration::from_secs(1))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -257,6 +296,12 @@ mod tests {
             String::from_utf8(body(&error)).unwrap(),
             r#"{"error":{"message":"m","type":"server_error","param":null,"code":null}}"#
         );
+    }
+
+    #[test]
+    fn an_error_is_one_event_whatever_is_in_it() {
+        let error = ApiError::new(ErrorKind::Unavailable, "x", "m\n\nx");
+        assert!(event(&error).starts_with(b"data: {\"error\":{\"message\":\"m\\n\\nx\""));
     }
 
     #[test]

@@ -1,12 +1,13 @@
 //! Server-sent events on their way through: cut between events, never within, so that heartbeats and errors
 //! may be put in.
 
-use berth_wire::Route;
-use bytes::Bytes;
+use berth_wire::{Dialect, Route};
+use bytes::{Bytes, BytesMut};
 use serde_json::json;
 
 use crate::client::Held;
 use crate::demux::Progress;
+use crate::strip;
 
 /// Passes whole events and holds back the beginning of one that is not whole yet. Copies nothing.
 #[derive(Debug)]
@@ -19,19 +20,37 @@ pub(crate) struct Splitter {
     before: [u8; 2],
     /// Part of an event has been passed without its end.
     cut: bool,
+    /// Chunks that tell only usage are left out.
+    strip: bool,
+    /// Bytes that were left out and not yet counted as taken.
+    pub(crate) stripped: usize,
 }
 
 impl Splitter {
-    pub(crate) fn new(most: u64) -> Self {
-        Self { ready: Held::default(), held: Held::default(), most, before: [0; 2], cut: false }
+    pub(crate) fn new(most: u64, strip: bool) -> Self {
+        Self {
+            ready: Held::default(),
+            held: Held::default(),
+            most,
+            before: [0; 2],
+            cut: false,
+            strip,
+            stripped: 0,
+        }
     }
 
     pub(crate) fn push(&mut self, mut bytes: Bytes) {
         let end = last_boundary(self.before, &bytes);
         self.remember(&bytes);
         if let Some(end) = end {
-            self.release();
-            self.ready.push(bytes.split_to(end));
+            let events = bytes.split_to(end);
+            // What began with an event that was passed in part is no chunk of usage.
+            if self.strip && !self.cut {
+                self.pass(events);
+            } else {
+                self.release();
+                self.ready.push(events);
+            }
             self.cut = false;
         }
         self.held.push(bytes);
@@ -39,6 +58,24 @@ impl Splitter {
             self.release();
             self.cut = true;
         }
+    }
+
+    /// Passes what is held back and `events`, which complete it, without chunks that tell only usage.
+    fn pass(&mut self, events: Bytes) {
+        let whole = if self.held.len == 0 {
+            events
+        } else {
+            let mut whole = BytesMut::with_capacity(events.len());
+            while let Some(bytes) = self.held.pop() {
+                whole.extend_from_slice(&bytes);
+            }
+            whole.extend_from_slice(&events);
+            whole.freeze()
+        };
+        let before = whole.len();
+        let kept = strip::without_usage(whole);
+        self.stripped += before - kept.len();
+        self.ready.push(kept);
     }
 
     /// Passes what is held back: nothing follows that could complete it.
@@ -91,18 +128,46 @@ fn last_boundary(before: [u8; 2], bytes: &[u8]) -> Option<usize> {
 }
 
 /// What keeps a waiting client's connection alive: SDKs skip comments, proxies count them.
-pub(crate) fn comment(progress: &Progress) -> Bytes {
+pub(crate) fn comment(progress: &Progress, detail: Option<&str>) -> Bytes {
     let place = if progress.serving.is_some() { "running" } else { "queued" };
     let mut line = format!(": berth {place} position={}", progress.position);
     if let Some(eta) = progress.eta {
         line.push_str(&format!(" eta_s={}", eta.as_secs()));
     }
-    line.push_str(&format!(" stage={}\n\n", progress.stage.as_str()));
+    line.push_str(&format!(" stage={}", progress.stage.as_str()));
+    if let Some(detail) = detail {
+        // Nothing of it may end the line.
+        let shown: String = detail.chars().filter(|c| !c.is_control() && *c != '"').take(DETAIL).collect();
+        line.push_str(&format!(" detail=\"{shown}\""));
+    }
+    line.push_str("\n\n");
     line.into()
 }
 
+/// Characters of an engine's own progress that are told.
+const DETAIL: usize = 120;
+
+/// What Anthropic's clients skip and watchdogs count. It has data: an event without breaks their SDKs.
+const PING: &[u8] = b"event: ping\ndata: {\"type\":\"ping\"}\n\n";
+
+/// A sign of life beside the comment, where the route has one. Clients of OpenAI's routes must have asked for `chunks`
+/// without choices, and get none once data flows.
+pub(crate) fn sign(
+    route: Route,
+    job: &str,
+    model: &str,
+    created: u64,
+    progress: &Progress,
+    chunks: bool,
+) -> Option<Bytes> {
+    match route.dialect() {
+        Dialect::Anthropic => Some(Bytes::from_static(PING)),
+        Dialect::OpenAi => chunks.then(|| chunk(route, job, model, created, progress)),
+    }
+}
+
 /// The same for clients whose watchdog counts only data, and which have asked for chunks without choices.
-pub(crate) fn chunk(route: Route, job: &str, model: &str, created: u64, progress: &Progress) -> Bytes {
+fn chunk(route: Route, job: &str, model: &str, created: u64, progress: &Progress) -> Bytes {
     let (id, object) = match route {
         Route::ChatCompletions => (format!("chatcmpl-{job}"), "chat.completion.chunk"),
         _ => (format!("cmpl-{job}"), "text_completion"),
@@ -157,7 +222,7 @@ mod tests {
             cuts.push(0);
             cuts.push(text.len());
             cuts.sort_unstable();
-            let mut splitter = Splitter::new(1 << 20);
+            let mut splitter = Splitter::new(1 << 20, false);
             let mut passed = Vec::new();
             for pair in cuts.windows(2) {
                 splitter.push(Bytes::copy_from_slice(&text.as_bytes()[pair[0]..pair[1]]));
@@ -173,12 +238,32 @@ mod tests {
 
     #[test]
     fn an_event_that_is_too_large_to_hold_is_passed_in_parts() {
-        let mut splitter = Splitter::new(4);
+        let mut splitter = Splitter::new(4, false);
         splitter.push(Bytes::from_static(b"data: x"));
         assert_eq!(drain(&mut splitter.ready), b"data: x");
         assert!(!splitter.at_boundary());
         splitter.push(Bytes::from_static(b"\n\n"));
         assert!(splitter.at_boundary());
+    }
+
+    #[test]
+    fn a_chunk_of_usage_is_left_out_wherever_frames_cut_it() {
+        let text = "data: {\"choices\":[{\"a\":1}]}\n\ndata: {\"choices\":[],\"usage\":{\"n\":1}}\n\ndata: [DONE]\n\n";
+        let wanted = "data: {\"choices\":[{\"a\":1}]}\n\ndata: [DONE]\n\n";
+        for first in 0..text.len() {
+            for second in first..text.len() {
+                let mut splitter = Splitter::new(1 << 20, true);
+                let mut passed = Vec::new();
+                let (head, rest) = text.as_bytes().split_at(first);
+                let (middle, tail) = rest.split_at(second - first);
+                for piece in [head, middle, tail] {
+                    splitter.push(Bytes::copy_from_slice(piece));
+                    passed.extend(drain(&mut splitter.ready));
+                }
+                assert_eq!(String::from_utf8(passed).unwrap(), wanted);
+                assert_eq!(splitter.stripped, text.len() - wanted.len());
+            }
+        }
     }
 
     #[test]
@@ -189,7 +274,14 @@ mod tests {
             stage: berth_wire::Stage::Loading,
             ..Progress::default()
         };
-        assert_eq!(comment(&progress), ": berth queued position=3 eta_s=41 stage=loading\n\n");
+        assert_eq!(comment(&progress, None), ": berth queued position=3 eta_s=41 stage=loading\n\n");
+        let told = comment(&progress, Some("layer 3\n\ndata: of \"7\""));
+        assert!(told.ends_with(b" stage=loading detail=\"layer 3data: of 7\"\n\n"), "{told:?}");
+        let sign = |route, chunks| sign(route, "j", "m", 1, &progress, chunks);
+        assert_eq!(sign(Route::Messages, false).unwrap(), "event: ping\ndata: {\"type\":\"ping\"}\n\n");
+        assert_eq!(sign(Route::Responses, false), None);
+        assert_eq!(sign(Route::ChatCompletions, false), None);
+        assert!(sign(Route::ChatCompletions, true).is_some());
         let chunk = chunk(Route::ChatCompletions, "j", "m", 1, &progress);
         let text = std::str::from_utf8(&chunk).unwrap();
         let value: serde_json::Value =

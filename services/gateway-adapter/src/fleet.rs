@@ -1,6 +1,6 @@
 //! What all workers of a gateway know together: the catalog, and the fleet as KV tells of it.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -18,6 +18,9 @@ use crate::catalog::Catalog;
 use crate::client::now;
 use crate::demux::{Demux, DismissWaiting};
 use crate::keys::Keys;
+use crate::later::Later;
+use crate::ledger::Ledger;
+use crate::shelf::Shelf;
 
 /// Shared by all threads of a gateway.
 pub(crate) struct Fleet {
@@ -35,6 +38,12 @@ pub(crate) struct Fleet {
     /// Nothing new is taken.
     pub(crate) draining: AtomicBool,
     pub(crate) keys: Arc<Keys>,
+    /// Jobs whose client was told to come again.
+    pub(crate) shelf: Shelf,
+    /// What is done once for its key.
+    pub(crate) ledger: Ledger,
+    /// Jobs that their clients come back for.
+    pub(crate) later: Later,
     bus: Bus,
     catalog: ArcSwap<Catalog>,
     models: View<ModelSpec>,
@@ -42,6 +51,15 @@ pub(crate) struct Fleet {
     pub(crate) engines: View<EngineRecord>,
     pub(crate) leader: View<LeaderRecord>,
     staff: Mutex<Vec<(Supervised<Demux>, Bus)>>,
+}
+
+/// Counts among what runs until it is dropped.
+pub(crate) struct Counted(Arc<Fleet>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.running.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 /// One component's part in being ready.
@@ -62,8 +80,12 @@ impl Fleet {
         end: CancellationToken,
     ) -> Arc<Self> {
         let keys = Keys::follow(&config.gateway, bus, end.clone());
+        let shelf = Shelf::new(config.gateway.retry_grace);
         let fleet = Arc::new(Self {
             config,
+            shelf,
+            ledger: Ledger::default(),
+            later: Later::default(),
             id,
             started: now().0 / 1000,
             vitals: Vitals::default(),
@@ -120,6 +142,12 @@ impl Fleet {
         self.staff.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Something that the gateway must not end before.
+    pub(crate) fn count(self: &Arc<Self>) -> Counted {
+        self.running.fetch_add(1, Ordering::AcqRel);
+        Counted(Arc::clone(self))
+    }
+
     /// Ends the jobs that no engine has begun to serve.
     pub(crate) async fn dismiss_waiting(&self) {
         let staff = self.staff();
@@ -159,6 +187,16 @@ impl Fleet {
             part("scheduler", leader.is_some(), leader.unwrap_or_default(), "no scheduler leads"),
             part("hosts", hosts > 0, format!("{hosts} hosts"), "no host takes jobs"),
         ]
+    }
+
+    /// What an engine of the model says of its own start, if it says anything.
+    pub(crate) fn loading_detail(&self, model: &str) -> Option<String> {
+        let engines = self.engines.entries();
+        let starts = |engine: &&Arc<EngineRecord>| {
+            engine.model.as_str() == model
+                && matches!(engine.state, EngineState::Starting | EngineState::Waking)
+        };
+        engines.values().filter(starts).find_map(|engine| engine.detail.clone())
     }
 
     /// The state of a model's best engine, for people.

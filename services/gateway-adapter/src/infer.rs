@@ -14,12 +14,14 @@ use tracing::debug;
 use crate::anthropic::RequestId;
 use crate::caller::Caller;
 use crate::catalog::Catalog;
-use crate::client::{Client, Start, now};
+use crate::client::{Start, now};
+use crate::course::{self, Order, Wish};
 use crate::error::{self, Refusal};
+use crate::patience::Patience;
 use crate::request::{self, Asked};
-use crate::respond::{self, Terms};
+use crate::respond::Terms;
 use crate::worker::Worker;
-use crate::{form, intake, send, upstream};
+use crate::{form, intake, strip, upstream};
 
 /// About so many bytes of a request make a token of prompt, until the engine has counted them.
 const BYTES_PER_TOKEN: u64 = 4;
@@ -32,14 +34,14 @@ pub(crate) async fn handle(
     caller: Caller,
     worker: Data<Arc<Worker>>,
 ) -> HttpResponse {
-    match submit(route, &request, payload, &caller, worker.get_ref()).await {
-        Ok((client, terms)) if terms.stream => respond::streamed(client, &terms).await,
-        Ok((client, terms)) => respond::plain(client, terms.wait).await,
-        Err(refusal) => {
-            debug!(route = route.path(), code = refusal.error.code, "refused a request");
-            refusal.response()
-        }
-    }
+    let response = match prepare(route, &request, payload, &caller, worker.get_ref()).await {
+        Ok(order) => course::run(worker.get_ref(), order).await,
+        Err(refusal) => Err(refusal),
+    };
+    response.unwrap_or_else(|refusal| {
+        debug!(route = route.path(), code = refusal.error.code, "refused a request");
+        refusal.response()
+    })
 }
 
 /// What a request says, the `Content-Type` that its body keeps, and what an upstream request is for.
@@ -66,13 +68,14 @@ fn look<'a>(
     }
 }
 
-async fn submit(
+/// Makes a job of a request, or says why not.
+async fn prepare(
     route: Route,
     request: &HttpRequest,
     payload: Payload,
     caller: &Caller,
     worker: &Arc<Worker>,
-) -> Result<(Client, Terms), Refusal> {
+) -> Result<Order, Refusal> {
     let fleet = worker.fleet();
     let config = fleet.config();
     let admitted = caller.class(request.headers()).and_then(|class| Ok((class, caller.begin()?)));
@@ -97,28 +100,33 @@ async fn submit(
     }
     let model = spec.id.clone();
     let stream = asked.stream && route.streams();
+    let headers = request.headers();
+    let wish = Wish::of(headers, stream)?;
     let limit = if stream { config.stream_wait_limit } else { config.wait_limit };
-    let wait = request::patience(request.headers(), stream).map_or(limit, |own| own.min(limit));
+    let patience = Patience::of(headers, stream, limit)?;
+    let apart = strip::tells_usage_apart(route);
     let terms = Terms {
         at,
         stream,
-        chunks: asked.include_usage && matches!(route, Route::ChatCompletions | Route::Completions),
-        wait,
+        chunks: apart && asked.include_usage,
+        strip: apart && stream && !asked.include_usage,
+        patience,
         grace: config.grace,
         heartbeat: config.heartbeat,
     };
     let id = JobId(uuid::Uuid::now_v7().as_u128());
+    let trace = request::trace(headers, id);
     let job = Job {
         id,
         model: model.clone(),
         route,
         gateway: worker.id().clone(),
         stream,
-        session: request::session(request.headers(), &asked),
+        session: request::session(headers, &asked),
         submitted_at: now(),
-        deadline: Some(now().plus(wait)),
+        deadline: Some(now().plus(wish.life(patience, config))),
         window: config.window,
-        traceparent: request::traceparent(request.headers()),
+        traceparent: Some(trace.clone()),
         class,
         key: caller.key(),
         content_type,
@@ -132,7 +140,7 @@ async fn submit(
         at,
         permit,
         request: request.extensions().get::<RequestId>().cloned(),
+        trace,
     };
-    let client = send::send(worker, job, body, start).await?;
-    Ok((client, terms))
+    Ok(Order { job, body, start, terms, wish })
 }

@@ -2,10 +2,9 @@
 //! is looked at, never changed.
 
 use std::borrow::Cow;
-use std::time::Duration;
 
 use actix_web::http::header::HeaderMap;
-use berth_wire::{ApiError, Dialect, ErrorKind, Route, SESSION_MAX};
+use berth_wire::{ApiError, Dialect, ErrorKind, JobId, Route, SESSION_MAX};
 use serde::Deserialize;
 use serde_json::error::Category;
 use serde_json::value::RawValue;
@@ -149,32 +148,16 @@ pub(crate) fn session(headers: &HeaderMap, asked: &Asked<'_>) -> Option<String> 
     asked.session.clone()
 }
 
-/// How long the client itself will wait, if it says so. A client that streams is kept by heartbeats, so there
-/// only the header that asks for it counts.
-pub(crate) fn patience(headers: &HeaderMap, stream: bool) -> Option<Duration> {
-    let seconds = |name| {
-        header(headers, name)?
-            .parse::<f64>()
-            .ok()
-            .filter(|s| *s > 0.0 && *s < 86_400.0)
-            .map(Duration::from_secs_f64)
-    };
-    if let Some(deadline) = seconds("x-berth-deadline") {
-        return Some(deadline);
-    }
-    if stream {
-        return None;
-    }
-    let own = seconds("x-stainless-read-timeout").or_else(|| seconds("x-stainless-timeout"))?;
-    // Our answer must be there before the client gives up.
-    Some(own.saturating_sub((own / 10).min(Duration::from_secs(2))))
-}
-
 /// A W3C trace context that looks like one.
-pub(crate) fn traceparent(headers: &HeaderMap) -> Option<String> {
+fn traceparent(headers: &HeaderMap) -> Option<String> {
     header(headers, "traceparent")
         .filter(|text| text.len() == 55 && text.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-'))
         .map(str::to_owned)
+}
+
+/// The trace context of a job: its request's, or else one of its own, so that engines and answers can name it.
+pub(crate) fn trace(headers: &HeaderMap, job: JobId) -> String {
+    traceparent(headers).unwrap_or_else(|| format!("00-{job}-{:016x}-00", job.0 as u64))
 }
 
 #[cfg(test)]
@@ -245,14 +228,5 @@ mod tests {
             session(&headers(&[]), &look(Route::ChatCompletions, body).unwrap()).as_deref(),
             Some("u")
         );
-    }
-
-    #[test]
-    fn a_clients_own_time_out_bounds_only_answers_that_do_not_stream() {
-        let sdk = headers(&[("x-stainless-read-timeout", "600"), ("x-stainless-timeout", "5")]);
-        assert_eq!(patience(&sdk, false), Some(Duration::from_secs(598)));
-        assert_eq!(patience(&sdk, true), None);
-        assert_eq!(patience(&headers(&[("x-berth-deadline", "30")]), true), Some(Duration::from_secs(30)));
-        assert_eq!(patience(&headers(&[("x-stainless-timeout", "NaN")]), false), None);
     }
 }

@@ -3,17 +3,17 @@
 use std::time::{Duration, Instant};
 
 use actix_web::http::StatusCode;
-use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
 use actix_web::{HttpResponse, HttpResponseBuilder};
 use berth_telemetry::Chain;
 use berth_wire::{ApiError, Head};
-use bytes::Bytes;
 use tracing::warn;
 
-use crate::answer;
+use crate::answer::Reading;
 use crate::client::{Client, Next, SILENCE};
-use crate::demux::Piece;
 use crate::error;
+use crate::patience::Patience;
+use crate::shelf::{Fingerprint, Shelf};
 use crate::stream::{EventStream, Pace, is_event_stream};
 
 /// What the answer needs to know of the request.
@@ -22,17 +22,21 @@ pub(crate) struct Terms {
     pub(crate) at: Instant,
     pub(crate) stream: bool,
     pub(crate) chunks: bool,
-    pub(crate) wait: Duration,
+    /// Chunks that tell only usage are not for this client.
+    pub(crate) strip: bool,
+    pub(crate) patience: Patience,
     pub(crate) grace: Duration,
     pub(crate) heartbeat: Duration,
 }
 
 /// Waits for the engine's status line.
-async fn first(client: &mut Client) -> Result<(Head, Option<Bytes>), ApiError> {
+async fn first(reading: &mut Reading) -> Result<Head, ApiError> {
     loop {
-        match client.next().await {
-            Next::Piece(Piece { head: Some(head), data }) => return Ok((head, data)),
-            Next::Piece(_) => {}
+        if let Some(head) = &reading.head {
+            return Ok(head.clone());
+        }
+        match reading.client.next().await {
+            Next::Piece(piece) => reading.take(piece),
             Next::End(Err(error)) => return Err(error),
             // The relay does not end well without a status line.
             Next::End(Ok(_)) => return Err(error::lost()),
@@ -40,56 +44,89 @@ async fn first(client: &mut Client) -> Result<(Head, Option<Bytes>), ApiError> {
     }
 }
 
-pub(crate) async fn plain(mut client: Client, wait: Duration) -> HttpResponse {
-    let deadline = tokio::time::Instant::now() + wait;
-    match tokio::time::timeout_at(deadline, first(&mut client)).await {
-        Ok(Ok((head, data))) => whole(client, &head, data, deadline).await,
-        Ok(Err(error)) => refused(client, &error),
-        Err(_) => refused(client, &error::waited(wait)),
-    }
-}
-
-/// An answer that is no stream, relayed with the engine's own status.
-async fn whole(
-    mut client: Client,
-    head: &Head,
-    data: Option<Bytes>,
-    deadline: tokio::time::Instant,
+/// The whole answer. Of a client whose SDK asks again by itself, the job is kept on the `shelf` for that when the wait is
+/// over.
+pub(crate) async fn plain(
+    reading: Reading,
+    patience: Patience,
+    shelf: Option<(&Shelf, Fingerprint)>,
 ) -> HttpResponse {
-    let status = StatusCode::from_u16(head.status).unwrap_or(StatusCode::BAD_GATEWAY);
-    client.answered(status.as_u16());
-    let mut response = HttpResponse::build(status);
-    stamp(&mut response, &client);
-    let kind = head.content_type.as_deref().and_then(|kind| HeaderValue::from_str(kind).ok());
-    response.insert_header((CONTENT_TYPE, kind.unwrap_or(HeaderValue::from_static("application/json"))));
-    let read =
-        async { if head.flows() { answer::flow(client, data) } else { answer::read(client, data).await } };
-    match tokio::time::timeout_at(deadline, read).await {
-        Ok(Ok(answer)) => response.body(answer),
-        Ok(Err(error)) => error::response(&error),
-        Err(_) => error::response(&error::waited(Duration::ZERO)),
+    match whole(reading, patience.wait).await {
+        Ok(response) => response,
+        Err((mut reading, None)) => match shelf.filter(|_| !patience.is_final()) {
+            None => refused(&mut reading.client, &patience.over()),
+            Some((shelf, fingerprint)) => {
+                let error = error::kept(patience.wait, shelf.grace);
+                let response = refused(&mut reading.client, &error);
+                shelf.keep(fingerprint, reading);
+                response
+            }
+        },
+        Err((mut reading, Some(error))) => refused(&mut reading.client, &error),
     }
 }
 
-pub(crate) async fn streamed(mut client: Client, terms: &Terms) -> HttpResponse {
-    let grace = terms.grace.min(terms.wait).saturating_sub(terms.at.elapsed());
-    let pace = Pace { heartbeat: terms.heartbeat, first: terms.wait, silence: SILENCE, chunks: terms.chunks };
-    match tokio::time::timeout(grace, first(&mut client)).await {
-        Ok(Ok((head, data))) if is_event_stream(&head) => {
-            let mut response = events(&mut client);
-            if let Some(kind) = head.content_type.as_deref().and_then(|kind| HeaderValue::from_str(kind).ok())
-            {
+/// An answer that is no stream, relayed with the engine's own status; else what there is of it, with its error unless
+/// only the time is over.
+async fn whole(mut reading: Reading, wait: Duration) -> Result<HttpResponse, (Reading, Option<ApiError>)> {
+    let read = async {
+        let head = first(&mut reading).await?;
+        if head.flows() {
+            reading.flow()?;
+        } else {
+            reading.read().await?;
+        }
+        Ok(head)
+    };
+    let head = match tokio::time::timeout(wait, read).await {
+        Ok(Ok(head)) => head,
+        Ok(Err(error)) => return Err((reading, Some(error))),
+        Err(_) => return Err((reading, None)),
+    };
+    let mut response = answer(&head);
+    reading.client.answered(head.status);
+    stamp(&mut response, &reading.client);
+    Ok(response.body(reading.body()))
+}
+
+/// An answer with the engine's own status and content type.
+pub(crate) fn answer(head: &Head) -> HttpResponseBuilder {
+    let status = StatusCode::from_u16(head.status).unwrap_or(StatusCode::BAD_GATEWAY);
+    let mut response = HttpResponse::build(status);
+    response
+        .insert_header((CONTENT_TYPE, kind(head).unwrap_or(HeaderValue::from_static("application/json"))));
+    response
+}
+
+fn kind(head: &Head) -> Option<HeaderValue> {
+    head.content_type.as_deref().and_then(|kind| HeaderValue::from_str(kind).ok())
+}
+
+pub(crate) async fn streamed(client: Client, terms: &Terms) -> HttpResponse {
+    let wait = terms.patience.wait;
+    let grace = terms.grace.min(wait).saturating_sub(terms.at.elapsed());
+    let pace = Pace {
+        heartbeat: terms.heartbeat,
+        first: terms.patience,
+        silence: SILENCE,
+        chunks: terms.chunks,
+        strip: terms.strip,
+    };
+    let mut reading = Reading::new(client);
+    match tokio::time::timeout(grace, first(&mut reading)).await {
+        Ok(Ok(head)) if is_event_stream(&head) => {
+            let mut response = events(&mut reading.client);
+            if let Some(kind) = kind(&head) {
                 response.insert_header((CONTENT_TYPE, kind));
             }
-            response.body(EventStream::begun(client, pace, data))
+            response.body(EventStream::begun(reading, pace))
         }
-        Ok(Ok((head, data))) => {
-            let deadline = tokio::time::Instant::now() + terms.wait;
-            whole(client, &head, data, deadline).await
-        }
-        Ok(Err(error)) => refused(client, &error),
+        Ok(Ok(_)) => plain(reading, terms.patience, None).await,
+        Ok(Err(error)) => refused(&mut reading.client, &error),
+        // The client's patience was shorter than the grace: it still gets a real status.
+        Err(_) if wait <= terms.grace => refused(&mut reading.client, &terms.patience.over()),
         // The client must hear something now, so the status can no longer be the engine's.
-        Err(_) => events(&mut client).body(EventStream::waiting(client, pace, terms.at.elapsed())),
+        Err(_) => events(&mut reading.client).body(EventStream::waiting(reading, pace, terms.at.elapsed())),
     }
 }
 
@@ -104,13 +141,13 @@ fn events(client: &mut Client) -> HttpResponseBuilder {
 }
 
 /// An error as the whole answer to a job.
-fn refused(mut client: Client, error: &ApiError) -> HttpResponse {
+fn refused(client: &mut Client, error: &ApiError) -> HttpResponse {
     client.answered(error.kind.status());
     if error.kind.status() >= 500 {
         warn!(job = %client.job(), model = client.model(), error = %Chain(error), "a job failed");
     }
     let mut built = HttpResponse::Ok();
-    stamp(&mut built, &client);
+    stamp(&mut built, client);
     let mut response = error::response(error);
     for (name, value) in built.finish().headers() {
         response.headers_mut().insert(name.clone(), value.clone());
@@ -120,17 +157,29 @@ fn refused(mut client: Client, error: &ApiError) -> HttpResponse {
 
 /// What is known of the job so far.
 fn stamp(response: &mut HttpResponseBuilder, client: &Client) {
+    for stamp in stamps(client) {
+        response.insert_header(stamp);
+    }
+}
+
+/// The same as headers, to be kept.
+pub(crate) fn stamps(client: &Client) -> Vec<(HeaderName, HeaderValue)> {
     let progress = client.progress();
-    response.insert_header(("x-berth-job", client.job().to_string()));
-    if let Ok(model) = HeaderValue::from_str(client.model()) {
-        response.insert_header(("x-berth-model", model));
-    }
-    response.insert_header(("x-berth-attempts", progress.attempts));
-    if let Some(serving) = progress.serving {
-        response.insert_header(("x-berth-host", serving.host.as_str()));
-    }
-    if let Some(queued) = client.queued() {
-        let ms = u64::try_from(queued.as_millis()).unwrap_or(u64::MAX);
-        response.insert_header(("x-berth-queue-ms", ms));
-    }
+    let millis = |span: Duration| HeaderValue::from(u64::try_from(span.as_millis()).unwrap_or(u64::MAX));
+    let text = |text: &str| HeaderValue::from_str(text).ok();
+    let load = progress.serving.as_ref().map(|serving| millis(serving.load));
+    let host = progress.serving.as_ref().and_then(|serving| text(serving.host.as_str()));
+    [
+        ("x-berth-job", text(&client.job().to_string())),
+        ("x-berth-model", text(client.model())),
+        ("x-berth-route", text(client.route().path())),
+        ("x-berth-attempts", Some(progress.attempts.into())),
+        ("x-berth-host", host),
+        ("x-berth-queue-ms", client.queued().map(millis)),
+        ("x-berth-load-ms", load),
+        ("traceparent", text(client.trace())),
+    ]
+    .into_iter()
+    .filter_map(|(name, value)| Some((HeaderName::from_static(name), value?)))
+    .collect()
 }

@@ -27,7 +27,7 @@ use crate::fleet::Fleet;
 use crate::intake::Complete;
 use crate::upstream::PREFIX;
 use crate::worker::Worker;
-use crate::{error, infer, leases, models, status};
+use crate::{error, infer, jobs, leases, models, status};
 
 /// Renders this process's metrics as Prometheus text.
 pub type RenderMetrics = Arc<dyn Fn() -> String + Send + Sync>;
@@ -171,6 +171,7 @@ pub async fn run(
             // Connections are still accepted: a listener that nobody accepts from lets clients hang, and resets them
             // at the end.
             fleet.draining.store(true, Ordering::Release);
+            fleet.shelf.close();
             // Who still waits is told to come back at once; who is being answered is answered to the end.
             fleet.dismiss_waiting().await;
             finish(&fleet).await;
@@ -265,6 +266,10 @@ fn routes(app: &mut ServiceConfig) {
         .service(resource("/release").route(web::post().to(leases::release)))
         .service(resource("/leases").route(read().to(leases::list)))
         .service(resource("/hint").route(web::post().to(leases::hint)))
+        .service(
+            resource("/api/v1/jobs/{id}").route(read().to(jobs::show)).route(web::delete().to(jobs::cancel)),
+        )
+        .service(resource("/api/v1/jobs/{id}/result").route(read().to(jobs::result)))
         .service(resource("/healthz").route(read().to(status::healthz)))
         .service(resource("/readyz").route(read().to(status::readyz)))
         .service(resource("/metrics").route(read().to(status::metrics)))

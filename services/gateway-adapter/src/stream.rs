@@ -6,14 +6,16 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use actix_web::body::{BodySize, MessageBody};
-use berth_wire::{ApiError, Dialect, EndMarker, ErrorKind, Head};
+use berth_wire::{ApiError, Dialect, EndMarker, ErrorKind, Head, Route};
 use bytes::Bytes;
 use tokio::time::{Instant, Sleep};
 
-use crate::client::{Client, Next, now};
+use crate::answer::Reading;
+use crate::client::{Client, Next};
 use crate::demux::Piece;
 use crate::error;
-use crate::events::{self, Splitter};
+use crate::events::Splitter;
+use crate::patience::Patience;
 
 /// What a stream does when it has nothing to pass.
 #[derive(Debug, Clone, Copy)]
@@ -21,12 +23,23 @@ pub(crate) struct Pace {
     /// Between signs of life.
     pub(crate) heartbeat: Duration,
     /// Until the first data.
-    pub(crate) first: Duration,
+    pub(crate) first: Patience,
     /// Between data.
     pub(crate) silence: Duration,
     /// The client takes chunks without choices.
     pub(crate) chunks: bool,
+    /// Chunks that tell only usage are not for this client.
+    pub(crate) strip: bool,
 }
+
+/// After an error event the connection is cut, so that no client takes its end for a success. The event must have left
+/// before: what the server has not written by then is lost with the connection.
+const CUT: Duration = Duration::from_millis(100);
+
+/// An answer that broke off after its status line was sent; the client has been told why.
+#[derive(Debug, thiserror::Error)]
+#[error("the answer broke off; its client was told why")]
+pub(crate) struct BrokenOff;
 
 /// An engine's answer that is no stream of events, found out after the status line was sent.
 struct Late {
@@ -54,14 +67,17 @@ pub(crate) struct EventStream {
     /// Data has come.
     flowing: bool,
     over: bool,
+    /// It broke off: its end cuts the connection.
+    broken: bool,
 }
 
 impl EventStream {
-    /// A stream whose engine has answered with `head` and `data`.
-    pub(crate) fn begun(client: Client, pace: Pace, data: Option<Bytes>) -> Self {
+    /// A stream whose engine has answered.
+    pub(crate) fn begun(reading: Reading, pace: Pace) -> Self {
+        let (client, mut held) = reading.into_parts();
         let mut stream = Self::new(client, pace, Duration::ZERO);
         stream.begun = true;
-        if let Some(data) = data {
+        while let Some(data) = held.pop() {
             stream.flowing = true;
             stream.marker.see(&data);
             stream.splitter.push(data);
@@ -70,7 +86,9 @@ impl EventStream {
     }
 
     /// A stream whose client waits since `waited`: it begins with a heartbeat.
-    pub(crate) fn waiting(client: Client, pace: Pace, waited: Duration) -> Self {
+    pub(crate) fn waiting(reading: Reading, pace: Pace, waited: Duration) -> Self {
+        // Nothing has come: there would be a status line before it.
+        let (client, _) = reading.into_parts();
         let mut stream = Self::new(client, pace, waited);
         stream.heartbeat();
         stream
@@ -82,29 +100,23 @@ impl EventStream {
         Self {
             marker: EndMarker::of(client.route()),
             client: Some(client),
-            splitter: Splitter::new(most),
+            splitter: Splitter::new(most, pace.strip),
             late: None,
             own: None,
             pace,
-            timer: Box::pin(tokio::time::sleep(pace.heartbeat)),
+            timer: Box::pin(tokio::time::sleep(pace.heartbeat.min(pace.first.wait.saturating_sub(waited)))),
             sent: at,
             heard: at.checked_sub(waited).unwrap_or(at),
             begun: false,
             flowing: false,
             over: false,
+            broken: false,
         }
     }
 
     fn heartbeat(&mut self) {
         let Some(client) = &self.client else { return };
-        let progress = client.progress();
-        let mut beat = events::comment(&progress);
-        if self.pace.chunks && !self.flowing {
-            let job = client.job().to_string();
-            let chunk = events::chunk(client.route(), &job, client.model(), now().0 / 1000, &progress);
-            beat = [beat, chunk].concat().into();
-        }
-        self.own = Some(beat);
+        self.own = Some(client.heartbeat(self.pace.chunks && !self.flowing));
     }
 
     fn piece(&mut self, Piece { head, data }: Piece) {
@@ -140,6 +152,7 @@ impl EventStream {
             Ok(()) => {
                 if let Some(late) = self.late.take() {
                     self.own = Some(late.event(self.client.as_ref()));
+                    self.broken = true;
                     return;
                 }
                 self.splitter.flush();
@@ -156,6 +169,7 @@ impl EventStream {
     }
 
     fn fail(&mut self, error: &ApiError) {
+        self.broken = true;
         let event = said(self.client.as_ref(), error);
         // An event that was passed in part is ended first, or the error would become part of it.
         self.own = Some(if self.splitter.at_boundary() {
@@ -168,9 +182,10 @@ impl EventStream {
     /// The timer has run out: says that all is well, or gives up.
     fn tick(&mut self) {
         let at = Instant::now();
-        let limit = if self.flowing { self.pace.silence } else { self.pace.first };
+        let limit = if self.flowing { self.pace.silence } else { self.pace.first.wait };
         if at.duration_since(self.heard) >= limit {
-            self.end(Err(error::waited(limit)));
+            let over = if self.flowing { error::waited(limit) } else { self.pace.first.over() };
+            self.end(Err(over));
             return;
         }
         let idle = at.duration_since(self.sent);
@@ -186,6 +201,13 @@ impl EventStream {
 pub(crate) fn is_event_stream(head: &Head) -> bool {
     head.status == 200
         && head.content_type.as_deref().is_some_and(|kind| kind.trim_start().starts_with("text/event-stream"))
+}
+
+/// Whether a whole stream of events says that it is complete.
+pub(crate) fn check_complete(route: Route, stream: &[u8]) -> Result<(), ApiError> {
+    let mut marker = EndMarker::of(route);
+    marker.see(stream);
+    if marker.seen() { Ok(()) } else { Err(incomplete()) }
 }
 
 fn incomplete() -> ApiError {
@@ -228,7 +250,7 @@ impl Late {
 }
 
 impl MessageBody for EventStream {
-    type Error = std::convert::Infallible;
+    type Error = BrokenOff;
 
     fn size(&self) -> BodySize {
         BodySize::Stream
@@ -237,6 +259,12 @@ impl MessageBody for EventStream {
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Self::Error>>> {
         let this = &mut *self;
         loop {
+            let stripped = std::mem::take(&mut this.splitter.stripped);
+            if stripped > 0
+                && let Some(client) = &mut this.client
+            {
+                client.took(stripped);
+            }
             if let Some(bytes) = this.splitter.ready.pop() {
                 this.sent = Instant::now();
                 if let Some(client) = &mut this.client {
@@ -250,7 +278,14 @@ impl MessageBody for EventStream {
             }
             if this.over {
                 this.client = None;
-                return Poll::Ready(None);
+                if !this.broken {
+                    return Poll::Ready(None);
+                }
+                if this.sent.elapsed() < CUT {
+                    this.timer.as_mut().reset(this.sent + CUT);
+                    std::task::ready!(this.timer.as_mut().poll(cx));
+                }
+                return Poll::Ready(Some(Err(BrokenOff)));
             }
             let Some(client) = &mut this.client else { return Poll::Ready(None) };
             match client.poll_next(cx) {

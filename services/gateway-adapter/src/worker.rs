@@ -10,6 +10,7 @@ use berth_wire::GatewayId;
 
 use crate::demux::{Demux, Listening};
 use crate::fleet::Fleet;
+use crate::later::Store;
 
 /// Messages that may wait for a worker's demux, beside its output.
 const MAILBOX: usize = 1024;
@@ -21,6 +22,7 @@ pub(crate) struct Worker {
     id: GatewayId,
     demux: Supervised<Demux>,
     bodies: tokio::sync::OnceCell<Bodies>,
+    later: tokio::sync::OnceCell<Store>,
 }
 
 thread_local! {
@@ -51,7 +53,8 @@ impl Worker {
         });
         demux.send(Listening).await.map_err(|_| BusError::TimedOut { subject: bus.subjects.out_all(&id) })?;
         fleet.hired(demux.clone(), bus.clone());
-        Ok(Self { fleet, bus, id, demux, bodies: tokio::sync::OnceCell::new() })
+        let (bodies, later) = (tokio::sync::OnceCell::new(), tokio::sync::OnceCell::new());
+        Ok(Self { fleet, bus, id, demux, bodies, later })
     }
 
     pub(crate) fn fleet(&self) -> &Arc<Fleet> {
@@ -68,6 +71,11 @@ impl Worker {
 
     pub(crate) fn demux(&self) -> &Supervised<Demux> {
         &self.demux
+    }
+
+    /// Where asynchronous jobs are recorded.
+    pub(crate) async fn later(&self) -> Result<&Store, BusError> {
+        self.later.get_or_try_init(|| Store::open(&self.bus)).await
     }
 
     /// Where large bodies wait.

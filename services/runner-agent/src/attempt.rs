@@ -19,6 +19,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
+use crate::ask_usage::{ask_for_usage, must_be_asked};
 use crate::books::{EngineCell, grant};
 use crate::pump::{Answer, Frames, frame_limit};
 use crate::rewrite::Prepare;
@@ -124,6 +125,9 @@ struct Course<'a> {
     first_byte: Option<Duration>,
     ends: Ends,
     frames: Frames,
+    /// The answer is a stream of events.
+    events: bool,
+    complete: bool,
 }
 
 impl<'a> Course<'a> {
@@ -135,11 +139,14 @@ impl<'a> Course<'a> {
             first_byte: None,
             ends: Ends::default(),
             frames: Frames::new(sink, task.job.gateway.clone(), task.job.id, task.attempt),
+            events: false,
+            complete: false,
         }
     }
 
     fn usage(&self) -> Usage {
-        let tokens = self.ends.tokens();
+        let partial = self.events && !self.complete;
+        let tokens = if partial { self.ends.tokens_so_far() } else { self.ends.tokens() };
         Usage {
             prompt_tokens: tokens.prompt_tokens,
             completion_tokens: tokens.completion_tokens,
@@ -199,6 +206,7 @@ impl<'a> Course<'a> {
         // Without a length or chunks an answer ends with its connection, whoever cut it.
         let framed = response.content_length().is_some()
             || response.headers().contains_key(reqwest::header::TRANSFER_ENCODING);
+        self.events = events;
         let status = response.status();
         let head = Head { status: status.as_u16(), content_type: content_type.map(str::to_owned) };
         let flows = head.flows();
@@ -225,7 +233,10 @@ impl<'a> Course<'a> {
                     self.pass(piece.data, None).await?;
                     return Err(self.broke("its connection ended before the answer did"));
                 }
-                Some(Ok(())) => Some(End { finish: Finish::Stop, usage: self.usage() }),
+                Some(Ok(())) => {
+                    self.complete = true;
+                    Some(End { finish: Finish::Stop, usage: self.usage() })
+                }
                 Some(Err(error)) => {
                     self.pass(piece.data, None).await?;
                     return Err(self.broke(&plain(error)));
@@ -293,12 +304,17 @@ impl<'a> Course<'a> {
             Body::Inline(bytes) => bytes.clone(),
             Body::Claim { object, len } => self.fetch(object, *len).await?,
         };
-        let prepared = Prepare::of(job, cell.model());
-        let body = if body.len() > LARGE {
-            let rewritten = tokio::task::spawn_blocking(move || prepared.body(body)).await;
-            rewritten.map_err(|_| self.broke("its request could not be prepared"))?
+        let (prepared, ask) = (Prepare::of(job, cell.model()), must_be_asked(job.route, job.stream));
+        let large = body.len() > LARGE;
+        let prepare = move || {
+            let body = prepared.body(body);
+            if ask { ask_for_usage(body) } else { body }
+        };
+        let body = if large {
+            let prepared = tokio::task::spawn_blocking(prepare).await;
+            prepared.map_err(|_| self.broke("its request could not be prepared"))?
         } else {
-            prepared.body(body)
+            prepare()
         };
         let (method, path) = match &job.target {
             None => (Method::POST, cell.model().engine.kind.path(job.route)),

@@ -6,6 +6,7 @@
 
 mod accelerators;
 mod actor;
+mod ask_usage;
 mod attempt;
 mod beat;
 mod books;

@@ -14,6 +14,7 @@ pub(crate) struct Ends {
     first: Option<Bytes>,
     last: VecDeque<Bytes>,
     held: usize,
+    events: Events,
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -46,8 +47,33 @@ impl From<Told> for Tokens {
     }
 }
 
+/// Counts the events of a stream that have data.
+#[derive(Debug, Default)]
+struct Events {
+    count: u64,
+    /// So much of [`DATA`] is at the beginning of the line that is being read; more: the line is none of those, or counted.
+    matched: usize,
+}
+
+const DATA: &[u8] = b"data:";
+
+impl Events {
+    fn push(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            if matches!(byte, b'\n' | b'\r') {
+                self.matched = 0;
+            } else if self.matched < DATA.len() {
+                self.matched =
+                    if DATA.get(self.matched) == Some(byte) { self.matched + 1 } else { usize::MAX };
+                self.count += u64::from(self.matched == DATA.len());
+            }
+        }
+    }
+}
+
 impl Ends {
     pub(crate) fn push(&mut self, data: &Bytes) {
+        self.events.push(data);
         if self.first.is_none() {
             self.first = Some(data.slice(..data.len().min(KEEP)));
         }
@@ -74,14 +100,25 @@ impl Ends {
     /// The last `usage` object told; a stream of messages tells its input at its beginning.
     pub(crate) fn tokens(&self) -> Tokens {
         let last = usage_in(&self.tail()).unwrap_or_default();
-        if last.prompt_tokens.is_some() {
+        if last.prompt_tokens.is_some() && last.completion_tokens.is_some() {
             return last;
         }
+        // Some tell one at the beginning and the other at the end.
         let first = self.first.as_deref().and_then(usage_in).unwrap_or_default();
         Tokens {
-            prompt_tokens: first.prompt_tokens,
+            prompt_tokens: last.prompt_tokens.or(first.prompt_tokens),
             completion_tokens: last.completion_tokens.or(first.completion_tokens),
         }
+    }
+
+    /// What can be said of a stream that broke off before it told its usage: engines send an event for each token, after
+    /// one that tells the role alone.
+    pub(crate) fn tokens_so_far(&self) -> Tokens {
+        let tokens = self.tokens();
+        let counted = self.events.count.saturating_sub(1);
+        let counted = (self.events.count > 0).then_some(counted);
+        let completion_tokens = tokens.completion_tokens.max(counted);
+        Tokens { completion_tokens, ..tokens }
     }
 }
 
@@ -132,6 +169,30 @@ mod tests {
     fn usage_before_a_long_answer_is_found_too() {
         let long = format!("{{\"usage\": {{\"prompt_tokens\":3}},\"data\":[{}0]}}", "0,".repeat(20_000));
         assert_eq!(tokens(&[&long]).prompt_tokens, Some(3));
+    }
+
+    #[test]
+    fn usage_in_other_words_and_in_two_places_is_found() {
+        let found = tokens(&[
+            "event: message_start\ndata: {\"message\":{\"usage\":{\"input_tokens\":5,\"output_tokens\":1}}}\n\n",
+            &"data: {\"type\":\"ping\"}\n\n".repeat(500),
+            "event: message_delta\ndata: {\"usage\":{\"output_tokens\":7}}\n\n",
+        ]);
+        assert_eq!(found, Tokens { prompt_tokens: Some(5), completion_tokens: Some(7) });
+    }
+
+    #[test]
+    fn a_stream_that_broke_off_has_a_token_for_each_event_after_the_first() {
+        let text = "data: {\"role\":1}\n\n: data: no\n\ndata: {\"data:\":2}\r\n\r\nid: data:\ndata: 3\n\n";
+        for cut in 0..text.len() {
+            let mut ends = Ends::default();
+            let (first, second) = text.as_bytes().split_at(cut);
+            for piece in [first, second] {
+                ends.push(&Bytes::copy_from_slice(piece));
+            }
+            assert_eq!(ends.tokens_so_far(), Tokens { prompt_tokens: None, completion_tokens: Some(2) });
+        }
+        assert_eq!(Ends::default().tokens_so_far(), Tokens::default());
     }
 
     #[test]

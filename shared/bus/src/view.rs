@@ -44,6 +44,30 @@ pub async fn delete_key(store: &Store, key: &str) -> Result<(), BusError> {
     store.delete(key).await.map_err(|e| BusError::nats(format!("delete the key {key}"), e))
 }
 
+/// Writes one key as JSON, unless it has been written since `revision`. Whether it was written.
+///
+/// # Errors
+/// When the value cannot be written as JSON.
+pub async fn amend_json<M: Message>(
+    store: &Store,
+    key: &str,
+    message: &M,
+    revision: u64,
+) -> Result<bool, BusError> {
+    let value = encode_json(message)?;
+    Ok(store.update(key, value.into(), revision).await.is_ok())
+}
+
+/// Reads one key, with its revision; `None`: there is nothing.
+///
+/// # Errors
+/// When the bucket does not answer, or what is there cannot be read.
+pub async fn get_json<M: Message>(store: &Store, key: &str) -> Result<Option<(M, u64)>, BusError> {
+    let entry = store.entry(key).await.map_err(|e| BusError::nats(format!("read the key {key}"), e))?;
+    let Some(entry) = entry.filter(|entry| entry.operation == Operation::Put) else { return Ok(None) };
+    Ok(Some((decode_json(&entry.value)?, entry.revision)))
+}
+
 impl Bus {
     /// Opens a bucket by its short name (`hosts` for `berth_hosts`).
     ///

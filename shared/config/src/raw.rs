@@ -46,6 +46,7 @@ pub(crate) struct RawGateway {
     pub(crate) heartbeat: Option<Spanned<Span>>,
     pub(crate) wait_limit: Option<Span>,
     pub(crate) stream_wait_limit: Option<Span>,
+    pub(crate) retry_grace: Option<Span>,
     pub(crate) open: Option<Spanned<bool>>,
     pub(crate) keys: Vec<RawKey>,
 }

@@ -244,6 +244,7 @@ fn gateway(raw: &RawGateway, models: &[RawModel], findings: &mut Findings<'_>) -
         heartbeat: raw.heartbeat.as_ref().map_or(default.heartbeat, |span| span.get_ref().0),
         wait_limit: raw.wait_limit.map_or(default.wait_limit, |span| span.0),
         stream_wait_limit: raw.stream_wait_limit.map_or(default.stream_wait_limit, |span| span.0),
+        retry_grace: raw.retry_grace.map_or(default.retry_grace, |span| span.0),
         open: raw.open.as_ref().is_some_and(|open| *open.get_ref()),
         keys: keys::resolve(&raw.keys, models, findings),
     };

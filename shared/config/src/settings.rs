@@ -82,6 +82,8 @@ pub struct GatewayConfig {
     pub wait_limit: Duration,
     /// Longest wait of a streaming client for its first token.
     pub stream_wait_limit: Duration,
+    /// How long a job is kept for the retry of a client that was told to come again.
+    pub retry_grace: Duration,
     /// Nobody is asked for an API key, wherever it listens.
     pub open: bool,
     /// API keys, by their hashes; more may be in the bucket `berth_keys`.
@@ -115,6 +117,7 @@ impl Default for GatewayConfig {
             heartbeat: Duration::from_secs(10),
             wait_limit: Duration::from_secs(240),
             stream_wait_limit: Duration::from_secs(15 * 60),
+            retry_grace: Duration::from_secs(21),
             open: false,
             keys: Vec::new(),
         }

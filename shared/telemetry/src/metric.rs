@@ -49,6 +49,8 @@ pub const KEY_TOKENS: &str = "berth_key_tokens_total";
 pub const KEY_REFUSED: &str = "berth_key_refused_total";
 /// Requests without a valid key where one is asked for, by `reason` (missing, invalid, expired).
 pub const AUTH_FAILURES: &str = "berth_auth_failures_total";
+/// Requests that took a waiting or finished job over: retries, and repeats under one `Idempotency-Key`.
+pub const REATTACHED: &str = "berth_requests_reattached_total";
 /// Bytes an accelerator has, by `host` and `accelerator`.
 pub const ACCELERATOR_MEMORY: &str = "berth_accelerator_memory_bytes";
 /// Bytes set aside for engines, by `host` and `accelerator`.
@@ -96,6 +98,7 @@ fn describe() {
     describe_counter!(KEY_TOKENS, "tokens by API key and type");
     describe_counter!(KEY_REFUSED, "requests that an API key did not allow");
     describe_counter!(AUTH_FAILURES, "requests without a valid API key");
+    describe_counter!(REATTACHED, "requests that took a job over");
     describe_gauge!(ACCELERATOR_MEMORY, Unit::Bytes, "memory engines may use");
     describe_gauge!(ACCELERATOR_RESERVED, Unit::Bytes, "memory set aside for engines");
 }

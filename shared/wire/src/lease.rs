@@ -265,7 +265,9 @@ fn seconds(span: Duration) -> f64 {
     (span.as_secs_f64() * 1000.0).round() / 1000.0
 }
 
-fn rfc3339(at: Timestamp) -> String {
+/// A time as people and programs outside read it (RFC 3339), to the millisecond.
+#[must_use]
+pub fn rfc3339(at: Timestamp) -> String {
     // The end of the year 9999: beyond it there is no such form.
     let most = Duration::from_secs(253_402_300_799);
     humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(at.0).min(most)).to_string()

@@ -4,6 +4,7 @@
 //! NATS clients, decisions. Byte snapshots in `tests/` pin every message; fields may be added (readers accept
 //! unknown ones), never renamed or given another meaning under the same schema id.
 
+mod async_job;
 mod catalog;
 mod codec;
 mod control;
@@ -26,6 +27,7 @@ pub mod slug;
 mod subject;
 mod time;
 
+pub use async_job::{AsyncJob, JobStatus, ResultNote};
 pub use catalog::{Driver, EngineKind, EngineSpec, ModelSpec};
 pub use codec::{DecodeError, EncodeError, Message, decode, decode_json, encode, encode_json};
 pub use control::{
@@ -44,7 +46,7 @@ pub use job::{Body, Class, Job};
 pub use key::{KEY_NAME_MAX, KEY_PREFIX, KeyHash, KeyLimits, KeyRecord, Scope, is_key_name};
 pub use lease::{
     HintShown, LEASE_TTL, Lease, LeaseReply, LeaseRequest, LeaseShown, LeaseState, LeaseStatus, LeasesShown,
-    ReleasedShown, SESSION_MAX,
+    ReleasedShown, SESSION_MAX, rfc3339,
 };
 pub use marker::EndMarker;
 pub use profile::{Profile, Residency};

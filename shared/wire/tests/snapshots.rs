@@ -223,6 +223,29 @@ fn leases_and_profiles_keep_their_bytes_and_their_keys() {
 }
 
 #[test]
+fn an_asynchronous_jobs_record_keeps_its_bytes() {
+    let record = AsyncJob {
+        id: JobId(7),
+        model: "org/m:1.5".into(),
+        route: Route::ChatCompletions,
+        gateway: "gw-1-0".into(),
+        key: Some("team".into()),
+        status: JobStatus::Loading,
+        position: 3,
+        eta: Some(Duration::from_secs(41)),
+        submitted_at: Timestamp(1_795_238_762_250),
+        began_at: Some(Timestamp(1_795_238_763_250)),
+        ended_at: Some(Timestamp(1_795_238_764_250)),
+        attempts: 1,
+        host: Some("h1".into()),
+        result: Some(ResultNote { status: 200, content_type: Some("application/json".into()), len: 23 }),
+        usage: Usage { prompt_tokens: Some(5), ..Usage::default() },
+        error: Some(error()),
+    };
+    pin("async_job", &record);
+}
+
+#[test]
 fn what_is_asked_of_leases_keeps_its_bytes() {
     let (session, model) = (lease().session, lease().model);
     let ttl = Duration::from_secs(120);

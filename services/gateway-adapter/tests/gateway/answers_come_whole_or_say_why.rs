@@ -104,7 +104,7 @@ async fn an_engines_refusal_after_the_grace_becomes_an_error_event() {
     let response = request.await.unwrap();
     assert_eq!(response.status(), 200);
     played.answer(&job, 400, "application/json", br#"{"error":{"message":"too long"}}"#).await;
-    let text = response.text().await.unwrap();
+    let text = until_cut(response).await;
     assert!(text.ends_with("data: {\"error\":{\"message\":\"too long\"}}\n\n"), "{text}");
     assert!(!text.contains("[DONE]"));
 }
@@ -117,7 +117,7 @@ async fn a_gap_in_the_frames_is_told_and_the_attempt_is_cancelled() {
     played.go(&job, 1).await;
     played.frame(&job, head(200, EVENTS, 1, b"data: {\"a\":1}\n\n")).await;
     played.frame(&job, data(3, "data: [DONE]\n\n")).await;
-    let text = request.await.unwrap().text().await.unwrap();
+    let text = until_cut(request.await.unwrap()).await;
     let (first, error) = text.split_once("\n\n").unwrap();
     assert_eq!(first, "data: {\"a\":1}");
     assert!(error.contains("\"code\":\"stream_gap\"") && !text.contains("[DONE]"), "{text}");
@@ -131,7 +131,7 @@ async fn a_stream_that_ends_without_its_marker_is_told_as_broken() {
     let request = post(&gateway, "/v1/chat/completions", chat(true));
     let job = played.job().await;
     played.answer(&job, 200, EVENTS, b"data: {\"a\":1}\n\n").await;
-    let text = request.await.unwrap().text().await.unwrap();
+    let text = until_cut(request.await.unwrap()).await;
     assert!(text.contains("\"code\":\"incomplete_answer\""), "{text}");
 }
 
@@ -148,7 +148,7 @@ async fn an_engine_that_dies_mid_answer_is_an_error_event_or_a_status_of_its_own
         played.frame(&job, end(2, Finish::Error(died))).await;
         let response = request.await.unwrap();
         assert_eq!(response.status().as_u16(), if stream { 200 } else { 502 });
-        let text = response.text().await.unwrap();
+        let text = if stream { until_cut(response).await } else { response.text().await.unwrap() };
         assert!(text.contains("\"code\":\"engine_died\"") && !text.contains("half"), "{text}");
     }
 }
@@ -171,7 +171,7 @@ async fn an_attempt_lost_before_output_is_followed_by_another_and_after_output_b
     let response = request.await.unwrap();
     assert_eq!(response.headers()["x-berth-attempts"], "2");
     played.notify(&job, 1, lost(2)).await;
-    let text = response.text().await.unwrap();
+    let text = until_cut(response).await;
     assert!(text.contains("\"code\":\"host_lost\""), "{text}");
     assert_eq!(played.cancelled().await.job, job.id);
     assert!(matches!(played.begin(&job, 3).await, Ok(BeginReply::Refuse { .. })));

@@ -103,7 +103,7 @@ async fn an_error_within_a_stream_is_an_event_of_its_own_name() {
         played.frame(&job, end(2, if died { Finish::Error(error) } else { Finish::Stop })).await;
         let response = request.await.unwrap();
         let id = response.headers()["request-id"].to_str().unwrap().to_owned();
-        let text = response.text().await.unwrap();
+        let text = until_cut(response).await;
         let error = text
             .strip_prefix("event: ping\ndata: {}\n\nevent: error\ndata: ")
             .unwrap_or_else(|| panic!("{text}"));
@@ -139,7 +139,7 @@ data: {"error":{"type":"own"},"type":"error"}"#,
         let response = request.await.unwrap();
         assert_eq!(response.status(), 200);
         played.answer(&job, 400, "application/json", body).await;
-        let text = response.text().await.unwrap();
+        let text = until_cut(response).await;
         assert!(text.contains("event: error\ndata: {") && text.contains(wanted), "{text}");
     }
 }

@@ -3,7 +3,11 @@
 #[cfg(test)]
 mod answers_come_whole_or_say_why;
 #[cfg(test)]
+mod answers_that_are_fetched_later;
+#[cfg(test)]
 mod clients_that_leave_or_dawdle;
+#[cfg(test)]
+mod clients_that_wait_are_told_and_kept;
 #[cfg(test)]
 mod errors_speak_the_routes_dialect;
 #[cfg(test)]
@@ -12,6 +16,8 @@ mod every_route_goes_through_the_queue;
 mod keys_open_the_gateway;
 #[cfg(test)]
 mod leases_are_asked_of_the_leader;
+#[cfg(test)]
+mod requests_that_are_done_once;
 #[cfg(test)]
 mod requests_that_are_refused;
 #[cfg(test)]

@@ -275,6 +275,29 @@ pub async fn error_of(response: reqwest::Response) -> serde_json::Value {
     error
 }
 
+/// What a stream says until its connection is cut. A clean end would be read as a success.
+pub async fn until_cut(mut response: reqwest::Response) -> String {
+    let mut told = Vec::new();
+    let cut = async {
+        loop {
+            match response.chunk().await {
+                Ok(Some(piece)) => told.extend_from_slice(&piece),
+                Ok(None) => return false,
+                Err(_) => return true,
+            }
+        }
+    };
+    let cut = tokio::time::timeout(PATIENCE, cut).await.expect("it neither ends nor is cut");
+    let told = String::from_utf8(told).unwrap();
+    assert!(cut, "it ends as if it were complete: {told}");
+    told
+}
+
+/// A header of an answer.
+pub fn header(response: &reqwest::Response, name: &str) -> Option<String> {
+    response.headers().get(name).map(|value| value.to_str().unwrap().to_owned())
+}
+
 pub fn post(gateway: &Gateway, path: &str, body: String) -> tokio::task::JoinHandle<reqwest::Response> {
     let request = reqwest::Client::new().post(gateway.url(path)).body(body);
     tokio::spawn(async move { request.send().await.unwrap() })
@@ -312,7 +335,13 @@ pub fn form(model: &str) -> (String, Vec<u8>) {
 pub async fn house(change: impl FnOnce(&mut Config)) -> (TestNats, Played, Gateway) {
     let nats = TestNats::start().unwrap();
     let played = Played::new(&nats).await;
-    let gateway = Gateway::start(&nats, change).await;
+    let gateway = another(&nats, change).await;
+    (nats, played, gateway)
+}
+
+/// A gateway of a fleet that is there, once it knows the catalog.
+pub async fn another(nats: &TestNats, change: impl FnOnce(&mut Config)) -> Gateway {
+    let gateway = Gateway::start(nats, change).await;
     let client = reqwest::Client::new();
     until("the catalog is known", PATIENCE, async || {
         let list: serde_json::Value =
@@ -320,5 +349,5 @@ pub async fn house(change: impl FnOnce(&mut Config)) -> (TestNats, Played, Gatew
         list["data"].as_array().is_some_and(|models| !models.is_empty())
     })
     .await;
-    (nats, played, gateway)
+    gateway
 }

@@ -8,6 +8,9 @@ use berth_wire::{BeginReply, Body, EngineId, Finish, Job, Outcome, Reply, Route,
 use crate::fixture::{Fleet, STREAM, WAIT, ask, python, stats};
 use crate::gateway::text;
 
+/// What the agent adds to a stream's request.
+const ASKED: &str = r#","stream_options":{"include_usage":true}"#;
+
 #[actix::test]
 async fn a_streamed_answer_arrives_in_numbered_frames_with_usage_and_one_end() {
     let mut fleet = Fleet::start("stream").await;
@@ -26,7 +29,8 @@ async fn a_streamed_answer_arrives_in_numbered_frames_with_usage_and_one_end() {
     assert_eq!(ended.outcome, Outcome::Completed);
     assert!(ended.usage.first_byte.is_some());
     let sent = &stats(&fleet).await["bodies"][0];
-    assert_eq!(sent["text"], STREAM.replace("alias", "served"), "only the model changes");
+    let wanted = STREAM.replace("alias", "served").replace('}', &format!("{ASKED}}}"));
+    assert_eq!(sent["text"], wanted, "only the model changes, and usage is asked for");
     assert!(sent["traceparent"].as_str().unwrap().starts_with("00-0af"));
     fleet.leave().await;
 }
@@ -156,7 +160,8 @@ async fn a_large_body_comes_by_claim_check_and_is_removed_at_the_end() {
     assert_eq!(fleet.dispatch(engine, &job).await, Reply::Ok);
     let frames = fleet.gateway.take_all(1 << 20).await;
     let usage = frames.last().unwrap().end.as_ref().unwrap().usage;
-    assert_eq!(usage.prompt_tokens, Some(len + 1), "`served` is one longer than `alias`");
+    let longer = 1 + ASKED.len() as u64;
+    assert_eq!(usage.prompt_tokens, Some(len + longer), "`served` is one longer than `alias`");
     until("the body was removed", WAIT, async || {
         // One that is removed while it is read never comes.
         let get = tokio::time::timeout(Duration::from_secs(1), bodies.get("b1", len));
@@ -211,9 +216,23 @@ async fn a_cancelled_job_frees_its_slot_and_its_engines_request() {
     let other = fleet.job(r#"{"model":"m"}"#);
     assert_eq!(fleet.dispatch(engine, &other).await, Reply::Busy { retry_after: None });
     assert_eq!(fleet.status().await.running.len(), 1);
+    let mut events = 1;
+    while events < 4 {
+        let data = fleet.gateway.frame().await.data.unwrap();
+        events += std::str::from_utf8(&data).unwrap().matches("data:").count() as u64;
+    }
     assert_eq!(fleet.cancel(&job).await, Reply::Ok);
-    assert_eq!(fleet.ended(attempt).await.outcome, Outcome::Cancelled);
-    while fleet.gateway.frame().await.end.is_none_or(|end| end.finish != Finish::Cancelled) {}
+    let ended = fleet.ended(attempt).await;
+    assert_eq!(ended.outcome, Outcome::Cancelled);
+    // The engine told no usage yet: every event after the first counts as a token.
+    assert!(ended.usage.completion_tokens >= Some(events - 1), "{:?} of {events}", ended.usage);
+    let told = loop {
+        if let Some(end) = fleet.gateway.frame().await.end {
+            assert_eq!(end.finish, Finish::Cancelled);
+            break end.usage.completion_tokens;
+        }
+    };
+    assert!(told >= Some(events - 1), "{told:?} of {events}");
     assert_eq!(fleet.dispatch(engine, &other).await, Reply::Ok);
     fleet.gateway.take_all(1 << 20).await;
     until("the engine saw its client leave", WAIT, async || stats(&fleet).await["aborted"] == 1).await;

@@ -1,0 +1,196 @@
+//! `/api/v1/jobs/{id}`: how far an asynchronous job is, its result, and its cancel. Any gateway answers.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_web::HttpResponse;
+use actix_web::http::StatusCode;
+use actix_web::http::header::RETRY_AFTER;
+use actix_web::web::{Data, Path};
+use berth_bus::NatsOutput;
+use berth_wire::{ApiError, AsyncJob, CancelJob, ErrorKind, JobId, JobStatus, rfc3339};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::caller::Caller;
+use crate::error::{self, Refusal};
+use crate::later::{self, Store};
+use crate::respond;
+use crate::worker::Worker;
+
+/// How long a cancel may take to be recorded by another gateway.
+const PATIENCE: Duration = Duration::from_secs(5);
+const AGAIN: Duration = Duration::from_millis(50);
+
+/// A job as clients see it.
+#[derive(Serialize)]
+pub(crate) struct Shown {
+    id: String,
+    object: &'static str,
+    status: &'static str,
+    model: String,
+    route: &'static str,
+    position: u32,
+    eta_s: Option<u64>,
+    submitted_at: String,
+    began_at: Option<String>,
+    ended_at: Option<String>,
+    attempts: u32,
+    host: Option<String>,
+    result: Option<Value>,
+    usage: Value,
+    error: Option<Value>,
+}
+
+impl Shown {
+    pub(crate) fn of(record: &AsyncJob) -> Self {
+        let result = record.result.as_ref().map(|note| {
+            json!({
+                "url": format!("/api/v1/jobs/{}/result", record.id),
+                "status": note.status,
+                "content_type": note.content_type,
+                "bytes": note.len,
+            })
+        });
+        Self {
+            id: record.id.to_string(),
+            object: "berth.job",
+            status: record.status.as_str(),
+            model: record.model.to_string(),
+            route: record.route.path(),
+            position: record.position,
+            eta_s: record.eta.map(|eta| eta.as_secs()),
+            submitted_at: rfc3339(record.submitted_at),
+            began_at: record.began_at.map(rfc3339),
+            ended_at: record.ended_at.map(rfc3339),
+            attempts: record.attempts,
+            host: record.host.as_ref().map(ToString::to_string),
+            result,
+            usage: json!({
+                "prompt_tokens": record.usage.prompt_tokens,
+                "completion_tokens": record.usage.completion_tokens,
+            }),
+            error: record.error.as_ref().map(error::object),
+        }
+    }
+}
+
+fn answer(result: Result<HttpResponse, Refusal>) -> HttpResponse {
+    result.unwrap_or_else(Refusal::response)
+}
+
+/// `GET /api/v1/jobs/{id}`
+pub(crate) async fn show(caller: Caller, id: Path<String>, worker: Data<Arc<Worker>>) -> HttpResponse {
+    answer(find(&caller, &id, &worker).await.map(|record| told(StatusCode::OK, &record)))
+}
+
+fn told(status: StatusCode, record: &AsyncJob) -> HttpResponse {
+    let mut response = HttpResponse::build(status);
+    if !record.status.is_final() {
+        response.insert_header((RETRY_AFTER, later::wait_of(record)));
+    }
+    response.insert_header(("x-berth-job", record.id.to_string()));
+    response.json(Shown::of(record))
+}
+
+/// `GET /api/v1/jobs/{id}/result`
+pub(crate) async fn result(caller: Caller, id: Path<String>, worker: Data<Arc<Worker>>) -> HttpResponse {
+    answer(fetch(&caller, &id, &worker).await)
+}
+
+async fn fetch(caller: &Caller, id: &str, worker: &Worker) -> Result<HttpResponse, Refusal> {
+    let record = find(caller, id, worker).await?;
+    if !record.status.is_final() {
+        return Ok(told(StatusCode::ACCEPTED, &record));
+    }
+    if let Some(note) = &record.result {
+        let store = open(worker).await?;
+        let body = store.results.get(&record.id.to_string(), note.len).await.map_err(|_| gone())?;
+        let head = berth_wire::Head { status: note.status, content_type: note.content_type.clone() };
+        let mut response = respond::answer(&head);
+        response.insert_header(("x-berth-job", record.id.to_string()));
+        response.insert_header(("x-berth-model", record.model.to_string()));
+        return Ok(response.body(body));
+    }
+    let error = record.error.clone().unwrap_or_else(error::lost);
+    if record.status == JobStatus::Cancelled {
+        return Err(Refusal { status: StatusCode::CONFLICT, ..error.into() });
+    }
+    Err(error.into())
+}
+
+/// `DELETE /api/v1/jobs/{id}`
+pub(crate) async fn cancel(caller: Caller, id: Path<String>, worker: Data<Arc<Worker>>) -> HttpResponse {
+    answer(end(&caller, &id, &worker).await)
+}
+
+async fn end(caller: &Caller, id: &str, worker: &Worker) -> Result<HttpResponse, Refusal> {
+    let mut record = find(caller, id, worker).await?;
+    if record.status.is_final() {
+        return Ok(told(StatusCode::OK, &record));
+    }
+    let ended = async {
+        if let Some(live) = worker.fleet().later.get(record.id) {
+            live.cancel().await;
+            return live.record();
+        }
+        let bus = worker.bus();
+        loop {
+            let message = CancelJob { job: record.id, attempt: None };
+            let _ = bus.publish(bus.subjects.cancel(record.id), &message).await;
+            tokio::time::sleep(AGAIN).await;
+            if let Ok(now) = find(caller, id, worker).await
+                && now.status.is_final()
+            {
+                return now;
+            }
+        }
+    };
+    match tokio::time::timeout(PATIENCE, ended).await {
+        Ok(ended) => {
+            record = ended;
+            Ok(told(StatusCode::OK, &record))
+        }
+        Err(_) => Ok(told(StatusCode::ACCEPTED, &record)),
+    }
+}
+
+async fn open(worker: &Worker) -> Result<&Store, ApiError> {
+    worker.later().await.map_err(|e| error::not_submitted(&e))
+}
+
+/// The record of a job that the caller may see. One whose gateway is gone is told as lost, and recorded so.
+async fn find(caller: &Caller, id: &str, worker: &Worker) -> Result<AsyncJob, Refusal> {
+    let id: JobId = id.parse().map_err(|_| unknown())?;
+    let sees = caller.sees();
+    let mine = |record: &AsyncJob| sees.is_none() || record.key == sees;
+    if let Some(live) = worker.fleet().later.get(id) {
+        return Some(live.record()).filter(mine).ok_or_else(unknown);
+    }
+    let store = open(worker).await?;
+    let read = store.read(id).await.map_err(|e| error::not_submitted(&e))?;
+    let Some((mut record, revision)) = read.filter(|(record, _)| mine(record)) else {
+        return Err(unknown());
+    };
+    if !record.status.is_final() && !NatsOutput::new(worker.bus().clone()).is_heard(&record.gateway).await {
+        later::orphaned(&mut record);
+        if !store.amend(&record, revision).await.map_err(|e| error::not_submitted(&e))? {
+            // It ended meanwhile.
+            let read = store.read(id).await.map_err(|e| error::not_submitted(&e))?;
+            return read.map(|(record, _)| record).ok_or_else(unknown);
+        }
+    }
+    Ok(record)
+}
+
+fn unknown() -> Refusal {
+    let message = "there is no such job; jobs are known for two hours, to the key that they came with";
+    let error = ApiError::new(ErrorKind::InvalidRequest, "job_not_found", message);
+    Refusal { status: StatusCode::NOT_FOUND, ..error.into() }
+}
+
+fn gone() -> Refusal {
+    let message = "the result of this job is no longer kept; results are kept for an hour";
+    let error = ApiError::new(ErrorKind::InvalidRequest, "result_expired", message);
+    Refusal { status: StatusCode::GONE, ..error.into() }
+}
