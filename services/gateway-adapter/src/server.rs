@@ -27,7 +27,7 @@ use crate::fleet::Fleet;
 use crate::intake::Complete;
 use crate::upstream::PREFIX;
 use crate::worker::Worker;
-use crate::{error, infer, jobs, leases, models, status};
+use crate::{error, infer, jobs, leases, models, openapi, status};
 
 /// Renders this process's metrics as Prometheus text.
 pub type RenderMetrics = Arc<dyn Fn() -> String + Send + Sync>;
@@ -270,6 +270,7 @@ fn routes(app: &mut ServiceConfig) {
             resource("/api/v1/jobs/{id}").route(read().to(jobs::show)).route(web::delete().to(jobs::cancel)),
         )
         .service(resource("/api/v1/jobs/{id}/result").route(read().to(jobs::result)))
+        .service(resource("/openapi.json").route(read().to(openapi::openapi)))
         .service(resource("/healthz").route(read().to(status::healthz)))
         .service(resource("/readyz").route(read().to(status::readyz)))
         .service(resource("/metrics").route(read().to(status::metrics)))

@@ -23,6 +23,8 @@ mod requests_that_are_refused;
 #[cfg(test)]
 mod support;
 #[cfg(test)]
+mod the_endpoint_is_described;
+#[cfg(test)]
 mod the_gateway_starts_stops_and_loses_nats;
 #[cfg(test)]
 mod upstream_reaches_what_else_an_engine_has;

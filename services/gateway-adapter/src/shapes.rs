@@ -1,0 +1,262 @@
+//! The JSON that Berth itself takes and gives, by name, for its OpenAPI document. Tests hold it against real answers.
+
+use utoipa::openapi::schema::{
+    ArrayBuilder, KnownFormat, ObjectBuilder, Schema, SchemaFormat, SchemaType, Type,
+};
+use utoipa::openapi::{Ref, RefOr};
+
+/// One shape of JSON.
+#[derive(Clone, Copy)]
+pub(crate) struct Shape {
+    pub(crate) name: &'static str,
+    fields: &'static [Field],
+    /// Other fields may stand beside these.
+    open: bool,
+}
+
+/// A field: its name, its kind, whether it is always there, what it is.
+type Field = (&'static str, Kind, bool, &'static str);
+
+/// What a field holds.
+#[derive(Clone, Copy)]
+enum Kind {
+    Text,
+    Texts,
+    Whole,
+    Number,
+    Truth,
+    /// Another shape.
+    Is(&'static str),
+    /// Several of another shape.
+    Are(&'static str),
+    /// An object of no certain shape.
+    Object,
+    Objects,
+}
+
+use Kind::{Are, Is, Number, Object, Objects, Text, Texts, Truth, Whole};
+
+pub(crate) const ANYTHING: Shape = Shape { name: "Anything", fields: &[], open: true };
+pub(crate) const ASKED: Shape = Shape {
+    name: "Asked",
+    fields: &[
+        ("model", Text, true, "A model's name or alias"),
+        ("stream", Truth, false, "Whether the answer is to come as events"),
+    ],
+    open: true,
+};
+pub(crate) const MODEL: Shape = Shape {
+    name: "Model",
+    fields: &[
+        ("id", Text, true, "Its name"),
+        ("object", Text, true, "`model`"),
+        ("created", Whole, true, "Unix seconds since which this gateway serves it"),
+        ("owned_by", Text, true, "`berth`"),
+        ("aliases", Texts, true, "Other names that it goes by"),
+        ("engine", Text, true, "The kind of its engine"),
+        ("state", Text, true, "The state of its best engine: ready, sleeping, starting, stopped, ..."),
+        ("context_length", Whole, false, "Tokens that it can look at"),
+        ("concurrency", Whole, true, "Requests that one engine of it runs at a time"),
+    ],
+    open: false,
+};
+pub(crate) const MODELS: Shape = Shape {
+    name: "Models",
+    fields: &[("object", Text, true, "`list`"), ("data", Are("Model"), true, "By name")],
+    open: false,
+};
+pub(crate) const LEASE_ASKED: Shape = Shape {
+    name: "LeaseAsked",
+    fields: &[
+        ("sessionKey", Text, true, "The session, 1 to 256 bytes"),
+        ("model", Text, true, "A model's name or alias"),
+        ("ttlSeconds", Whole, false, "How long it is to last; 120 if not said"),
+    ],
+    open: false,
+};
+pub(crate) const LEASE: Shape = Shape {
+    name: "Lease",
+    fields: &[
+        ("sessionKey", Text, true, "The session"),
+        ("model", Text, true, "The model"),
+        ("state", Text, true, "ready, loading or queued"),
+        ("position", Whole, true, "Requests for the model that wait now"),
+        ("etaSeconds", Number, true, "Until the model is ready; null where nobody knows"),
+        ("expiresAt", Text, true, "RFC 3339, by the scheduler's clock"),
+        ("expiresInSeconds", Number, true, "Until it ends"),
+    ],
+    open: false,
+};
+pub(crate) const LEASES: Shape = Shape {
+    name: "Leases",
+    fields: &[
+        ("leases", Are("Lease"), true, "By session"),
+        ("total", Whole, true, "Also those that did not fit into the answer"),
+    ],
+    open: false,
+};
+pub(crate) const RELEASE_ASKED: Shape = Shape {
+    name: "ReleaseAsked",
+    fields: &[
+        ("sessionKey", Text, true, "The session"),
+        ("model", Text, false, "Only the lease on this model; all of the session's if not said"),
+    ],
+    open: false,
+};
+pub(crate) const RELEASED: Shape = Shape {
+    name: "Released",
+    fields: &[
+        ("sessionKey", Text, true, "The session"),
+        ("released", Texts, true, "Models it held a lease on"),
+    ],
+    open: false,
+};
+pub(crate) const HINT: Shape = Shape {
+    name: "Hint",
+    fields: &[
+        ("sessionKey", Text, true, "The session"),
+        ("model", Text, true, "The model that it will ask for"),
+        ("inSeconds", Number, true, "When, from now"),
+    ],
+    open: false,
+};
+pub(crate) const JOB: Shape = Shape {
+    name: "Job",
+    fields: &[
+        ("id", Text, true, "Its id"),
+        ("object", Text, true, "`berth.job`"),
+        ("status", Text, true, "queued, loading, running, completed, failed, cancelled or expired"),
+        ("model", Text, true, "Its model"),
+        ("route", Text, true, "Its route"),
+        ("position", Whole, true, "Its place in the queue"),
+        ("eta_s", Whole, true, "Seconds until it is expected to run; null where nobody knows"),
+        ("submitted_at", Text, true, "RFC 3339"),
+        ("began_at", Text, true, "RFC 3339, or null"),
+        ("ended_at", Text, true, "RFC 3339, or null"),
+        ("attempts", Whole, true, "How often an engine was given it"),
+        ("host", Text, true, "Where it ran last, or null"),
+        ("result", Object, true, "Where its answer is, with its status, type and size, or null"),
+        ("usage", Object, true, "Tokens, as far as they are known"),
+        ("error", Object, true, "Why it failed, or null"),
+    ],
+    open: false,
+};
+pub(crate) const FLEET: Shape = Shape {
+    name: "Fleet",
+    fields: &[
+        ("leader", Object, true, "The scheduler that leads, or null"),
+        ("hosts", Objects, true, "Each host's last heartbeat"),
+        ("engines", Objects, true, "Each engine"),
+    ],
+    open: true,
+};
+pub(crate) const HEALTH: Shape = Shape {
+    name: "Health",
+    fields: &[("status", Text, true, "ok or stuck"), ("actors", Objects, true, "Each actor's signs of life")],
+    open: false,
+};
+pub(crate) const READY: Shape = Shape {
+    name: "Ready",
+    fields: &[
+        ("ready", Truth, true, "Whether a request will be taken"),
+        ("draining", Truth, true, "Whether this gateway ends"),
+        ("components", Objects, true, "What it needs, part by part"),
+    ],
+    open: false,
+};
+pub(crate) const ERROR: Shape =
+    Shape { name: "Error", fields: &[("error", Is("ErrorObject"), true, "What is wrong")], open: false };
+const ERROR_OBJECT: Shape = Shape {
+    name: "ErrorObject",
+    fields: &[
+        ("message", Text, true, "What happened and what to do"),
+        ("type", Text, true, "OpenAI's type of error"),
+        ("param", Text, true, "The field at fault, or null"),
+        ("code", Text, true, "What it is for programs, as in model_not_found; or null"),
+    ],
+    open: false,
+};
+pub(crate) const ANTHROPIC_ERROR: Shape = Shape {
+    name: "AnthropicError",
+    fields: &[
+        ("type", Text, true, "`error`"),
+        ("error", Object, true, "`type` and `message`"),
+        ("request_id", Text, false, "The request's id"),
+    ],
+    open: false,
+};
+
+/// Every shape.
+pub(crate) const ALL: [Shape; 17] = [
+    ANYTHING,
+    ASKED,
+    MODEL,
+    MODELS,
+    LEASE_ASKED,
+    LEASE,
+    LEASES,
+    RELEASE_ASKED,
+    RELEASED,
+    HINT,
+    JOB,
+    FLEET,
+    HEALTH,
+    READY,
+    ERROR,
+    ERROR_OBJECT,
+    ANTHROPIC_ERROR,
+];
+
+/// The schema of a text.
+pub(crate) fn text() -> Schema {
+    of(Type::String).into()
+}
+
+fn of(kind: Type) -> ObjectBuilder {
+    ObjectBuilder::new().schema_type(kind)
+}
+
+impl Kind {
+    fn schema(self, about: &str, required: bool) -> RefOr<Schema> {
+        // What is always there may be null where nothing is known.
+        let nullable = required && about.contains("null");
+        let plain = |kind: Type| {
+            let object = match nullable {
+                true => ObjectBuilder::new().schema_type(SchemaType::from_iter([kind, Type::Null])),
+                false => of(kind),
+            };
+            object.description(Some(about))
+        };
+        match self {
+            Text => plain(Type::String).into(),
+            Whole => plain(Type::Integer).format(Some(SchemaFormat::KnownFormat(KnownFormat::Int64))).into(),
+            Number => plain(Type::Number).into(),
+            Truth => plain(Type::Boolean).into(),
+            Object => plain(Type::Object).into(),
+            Texts => ArrayBuilder::new().items(of(Type::String)).description(Some(about)).into(),
+            Objects => ArrayBuilder::new().items(of(Type::Object)).description(Some(about)).into(),
+            Is(name) => Ref::from_schema_name(name).into(),
+            Are(name) => {
+                ArrayBuilder::new().items(Ref::from_schema_name(name)).description(Some(about)).into()
+            }
+        }
+    }
+}
+
+impl Shape {
+    pub(crate) fn schema(self) -> RefOr<Schema> {
+        let mut object = of(Type::Object);
+        for (name, kind, required, about) in self.fields {
+            object = object.property(*name, kind.schema(about, *required));
+            if *required {
+                object = object.required(*name);
+            }
+        }
+        if !self.open {
+            object = object.additional_properties(Some(utoipa::openapi::schema::AdditionalProperties::<
+                Schema,
+            >::FreeForm(false)));
+        }
+        object.into()
+    }
+}

@@ -1,0 +1,108 @@
+//! The OpenAPI document is true: what it names is served, and what is answered has the shape that it tells.
+
+use berth_wire::Route;
+use reqwest::Method;
+use serde_json::Value;
+
+use crate::support::*;
+
+async fn document(gateway: &Gateway) -> Value {
+    let response = reqwest::get(gateway.url("/openapi.json")).await.unwrap();
+    assert_eq!(response.status(), 200);
+    response.json().await.unwrap()
+}
+
+/// Fails unless `value` has the fields of a schema of the document, and no others.
+fn fits(document: &Value, schema: &Value, value: &Value, at: &str) {
+    if let Some(name) = schema["$ref"].as_str() {
+        let name = name.rsplit('/').next().unwrap();
+        let named = &document["components"]["schemas"][name];
+        assert!(named.is_object(), "{name} is not there");
+        return fits(document, named, value, at);
+    }
+    let kinds: Vec<&str> = match &schema["type"] {
+        Value::String(kind) => vec![kind],
+        Value::Array(kinds) => kinds.iter().map(|kind| kind.as_str().unwrap()).collect(),
+        other => panic!("{at}: type {other}"),
+    };
+    let kind = match value {
+        Value::Null => "null",
+        Value::Bool(_) => "boolean",
+        Value::Number(n) if n.is_f64() => "number",
+        Value::Number(_) => "integer",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    };
+    let whole = kind == "integer" && kinds.contains(&"number");
+    assert!(kinds.contains(&kind) || whole, "{at}: {kind}, and told was {kinds:?}");
+    if let Value::Array(items) = value {
+        for (n, item) in items.iter().enumerate() {
+            fits(document, &schema["items"], item, &format!("{at}[{n}]"));
+        }
+    }
+    let (Value::Object(fields), Some(known)) = (value, schema["properties"].as_object()) else { return };
+    for name in schema["required"].as_array().into_iter().flatten() {
+        assert!(fields.contains_key(name.as_str().unwrap()), "{at} lacks {name}");
+    }
+    for (name, field) in fields {
+        match known.get(name) {
+            Some(schema) => fits(document, schema, field, &format!("{at}.{name}")),
+            None => assert_ne!(schema["additionalProperties"], false, "{at}.{name} is not told of"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_the_document_names_is_served_and_every_route_is_named() {
+    let (_nats, _played, gateway) = house(|_| {}).await;
+    let document = document(&gateway).await;
+    let paths = document["paths"].as_object().unwrap();
+    for route in Route::ALL {
+        assert!(paths.contains_key(route.path()), "{}", route.path());
+        for other in route.aliases() {
+            assert!(paths.contains_key(*other), "{other}");
+        }
+    }
+    let client = reqwest::Client::new();
+    for (path, item) in paths {
+        for method in ["get", "post", "put", "patch", "delete"] {
+            let told = item.get(method).is_some();
+            let path = path.replace("{id}", "x").replace("{model}", "none").replace("{path}", "x");
+            let method = Method::from_bytes(method.to_uppercase().as_bytes()).unwrap();
+            let response = client.request(method.clone(), gateway.url(&path)).send().await.unwrap();
+            let status = response.status();
+            let text = response.text().await.unwrap();
+            let served = status != 405 && !text.contains("unknown_url");
+            assert_eq!(served, told, "{method} {path}: {status} {text}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn answers_have_the_shape_that_is_told() {
+    let (_nats, played, gateway) = house(|_| {}).await;
+    played.appear().await;
+    let document = document(&gateway).await;
+    for (path, asked) in [
+        ("/v1/models", "/v1/models"),
+        ("/v1/models/{id}", "/v1/models/tiny"),
+        ("/api/v1/fleet", "/api/v1/fleet"),
+        ("/healthz", "/healthz"),
+        ("/readyz", "/readyz"),
+    ] {
+        let told =
+            &document["paths"][path]["get"]["responses"]["200"]["content"]["application/json"]["schema"];
+        let answer: Value = reqwest::get(gateway.url(asked)).await.unwrap().json().await.unwrap();
+        fits(&document, told, &answer, path);
+    }
+    let wrong = |path: &'static str| {
+        let request = reqwest::Client::new().post(gateway.url(path)).body("{}").send();
+        async move { request.await.unwrap().json::<Value>().await.unwrap() }
+    };
+    for (path, name) in
+        [("/v1/chat/completions", "Error"), ("/v1/messages", "AnthropicError"), ("/lease", "Error")]
+    {
+        fits(&document, &document["components"]["schemas"][name], &wrong(path).await, path);
+    }
+}
