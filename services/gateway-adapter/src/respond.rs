@@ -124,6 +124,7 @@ fn stamp(response: &mut HttpResponseBuilder, client: &Client) {
         response.insert_header(("x-berth-model", model));
     }
     response.insert_header(("x-berth-attempts", progress.attempts));
+    response.insert_header(("x-berth-lane", progress.lane.as_str()));
     if let Some(serving) = progress.serving {
         response.insert_header(("x-berth-host", serving.host.as_str()));
     }

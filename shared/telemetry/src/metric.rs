@@ -40,6 +40,9 @@ pub const BUS_BAD_MESSAGES: &str = "berth_bus_bad_messages_total";
 pub const ACTOR_RESTARTS: &str = "berth_actor_restarts_total";
 /// Clients that left before their answer was complete, by `stage`.
 pub const CLIENTS_GONE: &str = "berth_clients_gone_total";
+/// Offers of the express lane, by `outcome`: every one counts as `offered`, and then as `taken`, `busy` (no slot, or
+/// somebody waits), `refused` (the engine or its host is going or gone), `lost` or `failed` before it began.
+pub const LANE_OFFERS: &str = "berth_lane_offers_total";
 /// Bytes an accelerator has, by `host` and `accelerator`.
 pub const ACCELERATOR_MEMORY: &str = "berth_accelerator_memory_bytes";
 /// Bytes set aside for engines, by `host` and `accelerator`.
@@ -83,6 +86,7 @@ fn describe() {
     describe_counter!(BUS_BAD_MESSAGES, "payloads that could not be read");
     describe_counter!(ACTOR_RESTARTS, "actors restarted");
     describe_counter!(CLIENTS_GONE, "clients that left early");
+    describe_counter!(LANE_OFFERS, "offers of the express lane, by outcome");
     describe_gauge!(ACCELERATOR_MEMORY, Unit::Bytes, "memory engines may use");
     describe_gauge!(ACCELERATOR_RESERVED, Unit::Bytes, "memory set aside for engines");
 }
