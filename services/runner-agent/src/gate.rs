@@ -102,6 +102,10 @@ impl Gate {
 }
 
 #[cfg(test)]
+#[path = "gate_races.rs"]
+mod races;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -121,7 +121,13 @@ impl State {
         self.jobs.len()
     }
 
-    /// Jobs that run.
+    /// Jobs that wait.
+    #[must_use]
+    pub fn queued(&self) -> usize {
+        self.models.values().map(|model| model.queue.len()).sum()
+    }
+
+    /// Jobs that run, those of the express lane included.
     #[must_use]
     pub fn running(&self) -> usize {
         self.engines.values().map(|engine| engine.taken()).sum()

@@ -402,9 +402,8 @@ impl Actor for Leader {
         self.set_timer(ctx);
         self.call_gateways(ctx);
         ctx.run_interval(Duration::from_secs(1), |leader, _| {
-            let running = leader.state.running();
-            metrics::gauge!(metric::RUNNING).set(running as f64);
-            metrics::gauge!(metric::QUEUED).set(leader.state.outstanding().saturating_sub(running) as f64);
+            metrics::gauge!(metric::RUNNING).set(leader.state.running() as f64);
+            metrics::gauge!(metric::QUEUED).set(leader.state.queued() as f64);
         });
     }
 }
