@@ -160,7 +160,8 @@ async fn a_client_that_leaves_frees_its_slot_within_a_moment() {
         until("it has the slot", SOON, async || running(&berth.gateway).await == 1).await;
         client.abort();
         // The only slot: whoever has it next tells that it was given back.
-        let next = at_most(Duration::from_secs(5), "the slot", berth.gateway.chat("sim", &tokens(1, 1))).await;
+        let next =
+            at_most(Duration::from_secs(5), "the slot", berth.gateway.chat("sim", &tokens(1, 1))).await;
         next.content();
         until_warm(&berth.gateway).await;
     }

@@ -124,7 +124,12 @@ pub(crate) struct Express {
 }
 
 /// The two ends for a new job; one that is not `express` waits for its model from here on.
-pub(crate) fn outlet(job: JobId, window: u64, express: Option<Express>, waits: Option<Waits>) -> (Register, Outlet) {
+pub(crate) fn outlet(
+    job: JobId,
+    window: u64,
+    express: Option<Express>,
+    waits: Option<Waits>,
+) -> (Register, Outlet) {
     let (sender, pieces) = mpsc::channel(PIECES);
     let mut first = Progress::default();
     let relay = match &express {

@@ -121,8 +121,11 @@ impl Lanes {
     /// Hosts with engines that may run jobs of this gateway.
     pub(crate) fn hosts(&self) -> Vec<HostId> {
         let models = self.models();
-        let mut hosts: Vec<HostId> =
-            models.values().flat_map(|model| model.engines.values()).map(|known| known.host.clone()).collect();
+        let mut hosts: Vec<HostId> = models
+            .values()
+            .flat_map(|model| model.engines.values())
+            .map(|known| known.host.clone())
+            .collect();
         hosts.sort();
         hosts.dedup();
         hosts

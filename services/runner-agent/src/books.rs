@@ -8,8 +8,7 @@ use std::time::{Duration, Instant};
 use berth_actors::Supervised;
 use berth_wire::{
     Attempt, EngineFailure, EngineId, EngineRecord, EngineReport, EngineState, Epoch, GatewayId, HostId,
-    JobId,
-    ModelSpec, Reservation, RunningAttempt, StartEngine, Timestamp,
+    JobId, ModelSpec, Reservation, RunningAttempt, StartEngine, Timestamp,
 };
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;

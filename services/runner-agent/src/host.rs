@@ -4,8 +4,8 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, StreamHandler, WrapFuture};
-use berth_actors::{Backoff, Drain, Life, Supervised, Vital, supervise};
 use async_nats::Subject;
+use berth_actors::{Backoff, Drain, Life, Supervised, Vital, supervise};
 use berth_bus::{
     Inbound, NatsOutput, OutputSink, Subscriber, read, read_dispatch_headers, read_offer_headers,
 };

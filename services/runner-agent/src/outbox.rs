@@ -194,7 +194,8 @@ impl Outbox {
 
     /// Counts the entries that [`PASSED`] limits.
     fn recount(&mut self) {
-        let passed = |entry: &&ReportEntry| matches!(entry, ReportEntry::Ended(ended) if ended.started.is_some());
+        let passed =
+            |entry: &&ReportEntry| matches!(entry, ReportEntry::Ended(ended) if ended.started.is_some());
         self.passed = self.queued.iter().filter(passed).count();
     }
 

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use berth_actors::Vitals;
 use berth_bus::{Bodies, Bus};
 use berth_config::Config;
-use berth_wire::{Accelerator, Driver as DriverKind, Ended, EngineId, HostBeat, HostId, ModelSpec, Snapshot, Started};
+use berth_wire::{
+    Accelerator, Driver as DriverKind, Ended, EngineId, HostBeat, HostId, ModelSpec, Snapshot, Started,
+};
 use tokio::sync::Notify;
 
 use crate::accelerators::Devices;

@@ -8,8 +8,8 @@ use berth_bus::{Bus, BusError, Jobs, NatsOutput, OutputSink, dispatch_headers};
 use berth_placement::Refusal;
 use berth_wire::{
     Attempt, CancelJob, DispatchHeaders, EngineFailure, EngineId, Epoch, Event as Fact, EventBody, GatewayId,
-    HostId, JobId, ModelSpec, Notice, Reply, Reservation, SetLane, SleepEngine, Snapshot, StartEngine, StatusRequest,
-    StopEngine, Timestamp, Verb, WakeEngine,
+    HostId, JobId, ModelSpec, Notice, Reply, Reservation, SetLane, SleepEngine, Snapshot, StartEngine,
+    StatusRequest, StopEngine, Timestamp, Verb, WakeEngine,
 };
 use tokio::sync::OnceCell;
 use tracing::{debug, warn};

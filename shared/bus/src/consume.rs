@@ -52,11 +52,8 @@ impl Bus {
             _ if is_full(&e) => BusError::Full("too many jobs are outstanding".into()),
             _ => BusError::nats("submit a job", e),
         };
-        let ack = self
-            .jetstream
-            .publish_with_headers(subject.clone(), headers, payload)
-            .await
-            .map_err(failed)?;
+        let ack =
+            self.jetstream.publish_with_headers(subject.clone(), headers, payload).await.map_err(failed)?;
         // The first await only sends; this one is the PubAck.
         Ok(ack.await.map_err(failed)?.sequence)
     }

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use async_nats::{HeaderMap, StatusCode, Subscriber};
 use berth_wire::{
-    ATTEMPT, BeginReply, CONTENT_TYPE, Epoch, FINAL, Frame, GatewayId, JobId, MSGPACK, Notice, Output,
-    Reply, SCHEMA, SEQ, Subjects,
+    ATTEMPT, BeginReply, CONTENT_TYPE, Epoch, FINAL, Frame, GatewayId, JobId, MSGPACK, Notice, Output, Reply,
+    SCHEMA, SEQ, Subjects,
 };
 use futures::StreamExt;
 
@@ -33,11 +33,7 @@ pub trait OutputSink: Clone + 'static {
     ) -> impl Future<Output = Result<(), BusError>>;
 
     /// Says on an offer's output subject that it is not taken.
-    fn decline(
-        &self,
-        to: async_nats::Subject,
-        reply: Reply,
-    ) -> impl Future<Output = Result<(), BusError>>;
+    fn decline(&self, to: async_nats::Subject, reply: Reply) -> impl Future<Output = Result<(), BusError>>;
 
     /// Tells a gateway what the scheduler knows of a job.
     fn notify(

@@ -117,7 +117,10 @@ impl State {
                 return Err(Violation(format!("{id} has a job that waits and an open lane")));
             }
             if let Some(engine) = engines().filter(open).find(|engine| engine.draining_for.is_some()) {
-                return Err(Violation(format!("an engine of {id} is drained on {} and its lane open", engine.host)));
+                return Err(Violation(format!(
+                    "an engine of {id} is drained on {} and its lane open",
+                    engine.host
+                )));
             }
             if idle && !model.queue.is_empty() {
                 return Err(Violation(format!("{id} has a free slot and a job that waits")));

@@ -59,14 +59,7 @@ impl Leader {
         }
     }
 
-    fn say_lane(
-        &mut self,
-        engine: EngineId,
-        host: HostId,
-        number: u64,
-        open: bool,
-        ctx: &mut Context<Self>,
-    ) {
+    fn say_lane(&mut self, engine: EngineId, host: HostId, number: u64, open: bool, ctx: &mut Context<Self>) {
         let (carrier, to) = (self.carrier.clone(), host.clone());
         let said = async move { carrier.lane(&to, engine, number, open).await };
         ctx.spawn(said.into_actor(self).map(move |answer, leader, ctx| match answer {
