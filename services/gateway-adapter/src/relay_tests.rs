@@ -88,7 +88,7 @@ fn check(messages: Vec<Output>) -> Result<(), TestCaseError> {
     for message in messages {
         let asked = match &message {
             Output::Frame(frame) => (frame.seq == 0).then_some(frame.attempt),
-            Output::Notice { .. } => None,
+            Output::Notice { .. } | Output::Declined(_) => None,
         };
         let step = relay.step(message, out.len() as u64);
         prop_assert_eq!(asked.is_some(), step.reply.is_some(), "frame 0 alone is answered, and always");

@@ -354,7 +354,7 @@ async fn first_word(task: &Task, begun: Rc<Cell<bool>>) {
             }
         }
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 fn engine_failed(job: &Job, what: &str) -> ApiError {

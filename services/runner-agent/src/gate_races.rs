@@ -563,13 +563,15 @@ impl World {
     }
 
     /// Nobody was there to take a command.
-    fn unanswered(&mut self, command: Command) {
+    fn unanswered(&mut self, command: &Command) {
         match command {
             Command::Start(engine, ..) => {
+                let engine = *engine;
                 let failure = EngineFailure { message: "gone".into(), permanent: false, was_ready: false };
                 self.tell(Event::StartRefused { engine, failure }, None);
             }
             Command::Dispatch(job, attempt, _) => {
+                let (job, attempt) = (*job, *attempt);
                 let why = Refusal::Failed("gone".into());
                 self.tell(Event::DispatchRefused { job, attempt, why }, None);
             }
@@ -588,7 +590,7 @@ impl World {
         let (host, epoch, command) = self.commands.remove(first);
         let Some(agent) = self.agents.get_mut(&host).unwrap() else {
             if epoch.0 == self.epoch {
-                self.unanswered(command);
+                self.unanswered(&command);
             }
             return;
         };
@@ -796,7 +798,7 @@ impl World {
         });
         for (epoch, command) in lost {
             if epoch.0 == self.epoch {
-                self.unanswered(command);
+                self.unanswered(&command);
             }
         }
         for (to, engine, job) in std::mem::take(&mut self.offers) {

@@ -76,7 +76,7 @@ impl Outbox {
 
     /// Whether what there is may wait a moment for more to go with it.
     pub(crate) fn may_wait(&self) -> bool {
-        !self.urgent && !self.want_snapshot && self.sent.is_empty()
+        !self.is_empty() && !self.urgent && !self.want_snapshot && self.sent.is_empty()
     }
 
     /// A job was taken by the express lane.

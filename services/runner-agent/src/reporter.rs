@@ -83,11 +83,9 @@ async fn gather(shared: &Shared) {
     let until = tokio::time::Instant::now() + GATHER;
     loop {
         let changed = shared.outbox_changed.notified();
-        let outbox = shared.outbox.borrow();
-        if outbox.is_empty() || !outbox.may_wait() {
+        if !shared.outbox.borrow().may_wait() {
             return;
         }
-        drop(outbox);
         if tokio::time::timeout_at(until, changed).await.is_err() {
             return;
         }
