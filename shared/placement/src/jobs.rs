@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use berth_wire::{ApiError, Attempt, Class, EngineId, ErrorKind, EventBody, JobId, ModelId, Stage, Usage};
 
-use crate::books::{EnginePhase, Job, JobPhase};
+use crate::books::{Engine, EnginePhase, Job, JobPhase};
 use crate::effect::{Effect, Verdict};
 use crate::engines::doubled;
 use crate::event::{AttemptEnd, JobFacts, Refusal};
@@ -319,11 +319,17 @@ impl Step<'_> {
     }
 
     pub(crate) fn dispatch_refused(&mut self, id: JobId, attempt: Attempt, why: &Refusal) {
-        let Some(job) = self.state.jobs.get_mut(&id) else { return };
-        let JobPhase::Running { engine, attempt: current } = job.phase else { return };
+        let phase = self.state.jobs.get(&id).map(|job| job.phase);
+        let Some(JobPhase::Running { engine, attempt: current }) = phase.filter(|phase| phase.is_running())
+        else {
+            self.forget_dispatch(id, attempt);
+            return;
+        };
         if current != attempt {
+            self.forget_dispatch(id, attempt);
             return;
         }
+        let Some(job) = self.state.jobs.get_mut(&id) else { return };
         let cancelled = job.cancelled;
         if *why == Refusal::Busy {
             // The host's slots are taken by express jobs that it has yet to tell of: not the job's fault.
@@ -354,6 +360,15 @@ impl Step<'_> {
         let error = ApiError::new(ErrorKind::Unavailable, "dispatch_failed", message)
             .retry_after(Duration::from_secs(5));
         self.retry(id, error);
+    }
+
+    /// A dispatch was not taken whose job an earlier attempt has ended meanwhile: its slot is free again.
+    fn forget_dispatch(&mut self, id: JobId, attempt: Attempt) {
+        let has = |engine: &Engine| engine.running.get(&id) == Some(&attempt);
+        let engine = self.state.engines.iter().find(|(_, engine)| has(engine)).map(|(id, _)| *id);
+        if let Some(engine) = engine {
+            self.free_slot(id, attempt, engine);
+        }
     }
 
     /// Sends nothing to an engine for a moment: its books at the host differ from ours, or it does not answer.
