@@ -128,7 +128,10 @@ async fn a_nats_that_dies_under_an_answer_leaves_no_client_hanging() {
     stream.token().await;
     let (gateway, body) = (berth.gateway.clone(), fields.clone());
     let plain = tokio::spawn(async move { gateway.chat("sim", &body).await });
-    bus.until_outstanding(2).await;
+    until("both are at the engine", SOON, async || {
+        berth.gateway.get("/api/v1/fleet").await.json["engines"][0]["running"] == 2
+    })
+    .await;
     berth.nats().kill9();
     tokio::time::sleep(AWAY).await;
     berth.nats().restart().unwrap();

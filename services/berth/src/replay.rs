@@ -65,7 +65,7 @@ impl Known {
             }
             // A host took it by itself.
             Event::JobStarted { job, .. } => {
-                self.jobs.insert(*job);
+                self.jobs.insert(job.id);
             }
             Event::HostSnapshot { running, .. } => self.jobs.extend(running.iter().map(|(job, ..)| *job)),
             _ => {}

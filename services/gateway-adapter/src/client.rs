@@ -15,7 +15,7 @@ use tracing::debug;
 
 use crate::allowance::Permit;
 use crate::anthropic::{self, RequestId};
-use crate::demux::{Leave, Outlet, Piece, Progress, Register, Serving, outlet};
+use crate::demux::{Express, Leave, Outlet, Piece, Progress, Register, Serving, outlet};
 use crate::relay::Ending;
 use crate::worker::Worker;
 use crate::{error, events};
@@ -65,8 +65,15 @@ pub(crate) enum Next {
 
 impl Client {
     /// Makes the job known to the demux, before it is submitted.
-    pub(crate) async fn register(worker: Arc<Worker>, start: Start, window: u64) -> Option<Self> {
-        let (register, outlet): (Register, Outlet) = outlet(start.job, Arc::clone(&start.model), window);
+    pub(crate) async fn register(
+        worker: Arc<Worker>,
+        start: Start,
+        window: u64,
+        express: Option<Express>,
+    ) -> Option<Self> {
+        let waits = express.is_none().then(|| worker.fleet().lanes.wait(&start.model.as_ref().into()));
+        let (register, outlet): (Register, Outlet) =
+            outlet(start.job, Arc::clone(&start.model), window, express, waits);
         worker.fleet().running.fetch_add(1, Ordering::AcqRel);
         let client = Self {
             worker,

@@ -69,19 +69,19 @@ impl Wish {
     }
 }
 
-/// Answers a request.
+/// Answers a request. What is done before the wait, or instead of it, takes no memory while a client waits.
 pub(crate) async fn run(worker: &Arc<Worker>, order: Order) -> Result<HttpResponse, Refusal> {
     if let Wish::Once(key) = &order.wish {
         let key = key.clone();
-        return ledger::answer(worker, order, key).await;
+        return Box::pin(ledger::answer(worker, order, key)).await;
     }
     if order.wish == Wish::Later {
-        return later::accept(worker, order).await;
+        return Box::pin(later::accept(worker, order)).await;
     }
     let Order { job, body, start, terms, wish } = order;
     match wish {
         Wish::Answer | Wish::Once(_) | Wish::Later => {
-            let client = send::send(worker, job, body, start).await?;
+            let client = Box::pin(send::send(worker, job, body, start)).await?;
             if terms.stream {
                 return Ok(respond::streamed(client, &terms).await);
             }
@@ -93,7 +93,7 @@ pub(crate) async fn run(worker: &Arc<Worker>, order: Order) -> Result<HttpRespon
             let kept = if retries > 0 { shelf.take(&fingerprint) } else { None };
             let reading = match kept {
                 Some(reading) => reading,
-                None => Reading::new(send::send(worker, job, body, start).await?),
+                None => Reading::new(Box::pin(send::send(worker, job, body, start)).await?),
             };
             Ok(respond::plain(reading, terms.patience, Some((shelf, fingerprint))).await)
         }

@@ -2,13 +2,13 @@
 //!
 //! It never waits for a client: what a job's channel has no room for ends that job alone.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use actix::{
-    Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Message, ResponseFuture,
+    Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context, Handler, Message, ResponseFuture,
     StreamHandler, WrapFuture,
 };
 use async_nats::Subject;
@@ -24,6 +24,8 @@ use tokio::sync::{mpsc, watch};
 use tracing::{debug, info, warn};
 
 use crate::error;
+use crate::lanes::{Lanes, Pick, Waits};
+use crate::offers::Offer;
 use crate::relay::{Ending, Relay, Step};
 
 /// Pieces that may wait for one client. The credit window bounds their bytes; this bounds their number.
@@ -45,10 +47,30 @@ pub(crate) struct Progress {
     pub(crate) position: u32,
     pub(crate) eta: Option<Duration>,
     pub(crate) serving: Option<Serving>,
+    pub(crate) lane: Lane,
     /// Attempts begun so far.
     pub(crate) attempts: u32,
     /// Since when its model loads, of a job that waits for that.
     pub(crate) loading: Option<Instant>,
+}
+
+/// The way that a job takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Lane {
+    /// Straight to a host.
+    Express,
+    /// Through the stream and the scheduler.
+    #[default]
+    Queue,
+}
+
+impl Lane {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Express => "express",
+            Self::Queue => "queue",
+        }
+    }
 }
 
 /// Who serves a job.
@@ -64,7 +86,15 @@ pub(crate) struct Serving {
 
 impl Default for Progress {
     fn default() -> Self {
-        Self { stage: Stage::Queued, position: 0, eta: None, serving: None, attempts: 0, loading: None }
+        Self {
+            stage: Stage::Queued,
+            position: 0,
+            eta: None,
+            serving: None,
+            lane: Lane::default(),
+            attempts: 0,
+            loading: None,
+        }
     }
 }
 
@@ -94,13 +124,41 @@ pub(crate) struct Outlet {
     pub(crate) flow: Arc<Flow>,
 }
 
-/// The two ends for a new job.
-pub(crate) fn outlet(job: JobId, model: Arc<str>, window: u64) -> (Register, Outlet) {
+/// What a job of the express lane has with it.
+pub(crate) struct Express {
+    pub(crate) pick: Pick,
+    /// The job as it is submitted if nothing comes of the offer.
+    pub(crate) payload: Bytes,
+}
+
+/// The two ends for a new job; one that is not `express` waits for its model from here on.
+pub(crate) fn outlet(
+    job: JobId,
+    model: Arc<str>,
+    window: u64,
+    express: Option<Express>,
+    waits: Option<Waits>,
+) -> (Register, Outlet) {
     let (sender, pieces) = mpsc::channel(PIECES);
-    let (publish, progress) = watch::channel(Progress::default());
+    let mut first = Progress::default();
+    let relay = match &express {
+        Some(express) => {
+            first.lane = Lane::Express;
+            Relay::express(window, express.pick.host.clone())
+        }
+        None => Relay::new(window),
+    };
+    let (publish, progress) = watch::channel(first);
     let flow = Arc::new(Flow::default());
-    let relay = Relay::new(window);
-    let entry = Entry { relay, model, pieces: sender, progress: publish, flow: Arc::clone(&flow) };
+    let entry = Entry {
+        relay,
+        model,
+        pieces: sender,
+        progress: publish,
+        flow: Arc::clone(&flow),
+        offer: express.map(Offer::new),
+        waits,
+    };
     (Register { job, entry }, Outlet { pieces, progress, flow })
 }
 
@@ -123,19 +181,31 @@ pub(crate) struct DismissWaiting;
 #[rtype(result = "()")]
 pub(crate) struct Listening;
 
-struct Entry {
-    relay: Relay,
+pub(crate) struct Entry {
+    pub(crate) relay: Relay,
     model: Arc<str>,
     pieces: mpsc::Sender<Piece>,
-    progress: watch::Sender<Progress>,
-    flow: Arc<Flow>,
+    pub(crate) progress: watch::Sender<Progress>,
+    pub(crate) flow: Arc<Flow>,
+    /// While it is on the express lane.
+    pub(crate) offer: Option<Offer>,
+    /// While it waits for its model.
+    pub(crate) waits: Option<Waits>,
 }
 
 pub(crate) struct Demux {
     life: Life,
-    bus: Bus,
+    pub(crate) bus: Bus,
     gateway: GatewayId,
-    jobs: HashMap<JobId, Entry>,
+    pub(crate) jobs: HashMap<JobId, Entry>,
+    pub(crate) lanes: Arc<Lanes>,
+    /// Offers in the order in which they were made, to find those that nobody answers.
+    pub(crate) offers: VecDeque<(Instant, JobId)>,
+    /// Hosts that are being asked what they run.
+    pub(crate) asked: BTreeSet<HostId>,
+    /// Nothing is submitted any more.
+    pub(crate) closing: bool,
+    pub(crate) me: Option<Addr<Self>>,
     /// Jobs whose client has left and whose end, with its usage, may still come; the oldest first.
     left: VecDeque<(JobId, Arc<str>)>,
     listening: bool,
@@ -143,8 +213,21 @@ pub(crate) struct Demux {
 }
 
 impl Demux {
-    pub(crate) fn new(life: Life, bus: Bus, gateway: GatewayId) -> Self {
-        Self { life, bus, gateway, jobs: HashMap::new(), left: VecDeque::new(), listening: false, refused: 0 }
+    pub(crate) fn new(life: Life, bus: Bus, gateway: GatewayId, lanes: Arc<Lanes>) -> Self {
+        Self {
+            life,
+            bus,
+            gateway,
+            jobs: HashMap::new(),
+            lanes,
+            left: VecDeque::new(),
+            offers: VecDeque::new(),
+            asked: BTreeSet::new(),
+            closing: false,
+            me: None,
+            listening: false,
+            refused: 0,
+        }
     }
 
     fn hear(&mut self, delivery: Delivery) {
@@ -162,7 +245,14 @@ impl Demux {
             return;
         }
         let host = entry.relay.host().cloned();
+        let declined = match &output {
+            Output::Declined(reply) => entry.declined(reply),
+            _ => "failed",
+        };
         let step = entry.relay.step(output, entry.flow.consumed.load(Ordering::Acquire));
+        if step.fall_back {
+            self.fall_back(job, declined);
+        }
         self.carry_out(job, host, step, reply);
     }
 
@@ -184,10 +274,14 @@ impl Demux {
         }
     }
 
-    fn carry_out(&mut self, job: JobId, host: Option<HostId>, step: Step, reply: Option<Subject>) {
+    pub(crate) fn carry_out(&mut self, job: JobId, host: Option<HostId>, step: Step, reply: Option<Subject>) {
         let Some(entry) = self.jobs.get_mut(&job) else { return };
-        let Step { reply: answer, begun, head, data, waiting, mut end, mut cancel, obsolete } = step;
+        let Step { reply: answer, begun, head, data, waiting, mut end, mut cancel, obsolete, .. } = step;
+        if step.taken {
+            entry.taken();
+        }
         if let Some((attempt, begin)) = begun {
+            entry.waits = None;
             entry.progress.send_modify(|progress| {
                 progress.stage = Stage::Running;
                 progress.position = 0;
@@ -231,9 +325,12 @@ impl Demux {
         {
             // Before the sender is dropped: the client looks for it when the channel is closed.
             let _ = entry.flow.ending.set(ending);
-        }
-        if cancel {
-            self.cancel(job, host);
+            if let Some(offer) = &entry.offer {
+                offer.pick.ended();
+            }
+            if cancel {
+                self.cancel(job, host, &entry.relay);
+            }
         }
         if let Some((attempt, host)) = obsolete {
             self.stop_attempt(job, attempt, host);
@@ -247,13 +344,13 @@ impl Demux {
             .extract_if(|_, entry| which(entry))
             .map(|(job, entry)| {
                 let _ = entry.flow.ending.set(Err(error::shutting_down()));
-                (job, entry.relay.host().cloned())
+                (job, entry.relay.host().cloned(), entry.relay.is_express())
             })
             .collect();
         let bus = self.bus.clone();
         Box::pin(async move {
-            for (job, host) in left {
-                publish_cancel(&bus, job, host).await;
+            for (job, host, express) in left {
+                publish_cancel(&bus, job, host, express).await;
             }
             let _ = bus.client.flush().await;
         })
@@ -267,12 +364,19 @@ impl Demux {
         }
         let still_wanted = match output {
             Output::Notice { notice: Notice::Waiting { .. }, .. } => true,
+            Output::Frame(frame) if frame.attempt.is_express() => {
+                if frame.end.is_none() {
+                    self.stop_express(job);
+                }
+                false
+            }
             Output::Frame(frame) => frame.end.is_none(),
-            Output::Notice { .. } => false,
+            Output::Notice { .. } | Output::Declined(_) => false,
         };
         if still_wanted {
             // It is still queued or run: the cancel was not heard, which core NATS may lose.
-            self.cancel(job, None);
+            let bus = self.bus.clone();
+            actix_rt::spawn(async move { publish_cancel(&bus, job, None, false).await });
         }
     }
 
@@ -301,15 +405,19 @@ impl Demux {
         });
     }
 
-    fn cancel(&self, job: JobId, host: Option<HostId>) {
-        let bus = self.bus.clone();
-        actix_rt::spawn(async move { publish_cancel(&bus, job, host).await });
+    pub(crate) fn cancel(&self, job: JobId, host: Option<HostId>, relay: &Relay) {
+        let (bus, express) = (self.bus.clone(), relay.is_express());
+        actix_rt::spawn(async move { publish_cancel(&bus, job, host, express).await });
     }
 }
 
-async fn publish_cancel(bus: &Bus, job: JobId, host: Option<HostId>) {
+/// Nobody waits for a job any more: its host is told, and the scheduler if it knows the job.
+async fn publish_cancel(bus: &Bus, job: JobId, host: Option<HostId>, express: bool) {
     let message = CancelJob { job, attempt: None };
-    let mut subjects = vec![bus.subjects.cancel(job)];
+    let mut subjects = Vec::with_capacity(2);
+    if !express {
+        subjects.push(bus.subjects.cancel(job));
+    }
     subjects.extend(host.map(|host| bus.subjects.ctl(&host, Verb::Cancel)));
     for subject in subjects {
         if let Err(error) = bus.publish(subject, &message).await {
@@ -322,6 +430,7 @@ impl Actor for Demux {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
+        self.watch_offers(ctx);
         let output = NatsOutput::new(self.bus.clone());
         let gateway = self.gateway.clone();
         let listen = async move { output.listen(&gateway).await };
@@ -374,6 +483,9 @@ impl Handler<Register> for Demux {
     type Result = ();
     fn handle(&mut self, Register { job, entry }: Register, _: &mut Self::Context) {
         if !entry.flow.gone.load(Ordering::Acquire) {
+            if entry.offer.is_some() {
+                self.offers.push_back((Instant::now(), job));
+            }
             self.jobs.insert(job, entry);
         }
     }
@@ -382,7 +494,9 @@ impl Handler<Register> for Demux {
 impl Handler<Leave> for Demux {
     type Result = ();
     fn handle(&mut self, Leave { job, host }: Leave, _: &mut Self::Context) {
-        let known = self.jobs.remove(&job).and_then(|entry| {
+        let entry = self.jobs.remove(&job);
+        let express = entry.as_ref().is_some_and(|entry| entry.relay.is_express());
+        let known = entry.and_then(|entry| {
             let host = entry.relay.host().cloned()?;
             if self.left.len() == LEFT {
                 self.left.pop_front();
@@ -390,13 +504,15 @@ impl Handler<Leave> for Demux {
             self.left.push_back((job, entry.model));
             Some(host)
         });
-        self.cancel(job, known.or(host));
+        let (bus, host) = (self.bus.clone(), known.or(host));
+        actix_rt::spawn(async move { publish_cancel(&bus, job, host, express).await });
     }
 }
 
 impl Handler<DismissWaiting> for Demux {
     type Result = ResponseFuture<()>;
     fn handle(&mut self, _: DismissWaiting, _: &mut Self::Context) -> Self::Result {
+        self.closing = true;
         self.dismiss(|entry| entry.relay.host().is_none())
     }
 }

@@ -18,6 +18,7 @@ use crate::catalog::Catalog;
 use crate::client::now;
 use crate::demux::{Demux, DismissWaiting};
 use crate::keys::Keys;
+use crate::lanes::Lanes;
 use crate::later::Later;
 use crate::ledger::Ledger;
 use crate::shelf::Shelf;
@@ -50,6 +51,7 @@ pub(crate) struct Fleet {
     pub(crate) hosts: View<HostBeat>,
     pub(crate) engines: View<EngineRecord>,
     pub(crate) leader: View<LeaderRecord>,
+    pub(crate) lanes: Arc<Lanes>,
     staff: Mutex<Vec<(Supervised<Demux>, Bus)>>,
 }
 
@@ -100,7 +102,14 @@ impl Fleet {
             hosts: View::follow(bus, "hosts"),
             engines: View::follow(bus, "engines"),
             leader: View::follow(bus, "leader"),
+            lanes: Arc::default(),
             staff: Mutex::new(Vec::new()),
+        });
+        let (lanes, mut engines, ended) = (Arc::clone(&fleet.lanes), fleet.engines.clone(), end.clone());
+        actix_rt::spawn(async move {
+            while let Some(Some(records)) = ended.run_until_cancelled(engines.changed()).await {
+                lanes.update(&records);
+            }
         });
         let (keeper, mut models) = (Arc::clone(&fleet), fleet.models.clone());
         actix_rt::spawn(async move {

@@ -31,6 +31,10 @@ pub(crate) struct Step {
     pub(crate) cancel: bool,
     /// An attempt that is heard no more, though its host may not know.
     pub(crate) obsolete: Option<(Attempt, HostId)>,
+    /// The host has taken what it was offered.
+    pub(crate) taken: bool,
+    /// The express lane came to nothing and nothing has reached the client: the job is to be submitted.
+    pub(crate) fall_back: bool,
 }
 
 /// The attempt that is being heard.
@@ -67,6 +71,28 @@ impl Relay {
         Self { window, epoch: Epoch::default(), newest: None, run: None, forwarded: false, ended: false }
     }
 
+    /// For a job that is offered to `host`: the offer is the permit.
+    pub(crate) fn express(window: u64, host: HostId) -> Self {
+        let attempt = Attempt::EXPRESS;
+        let run = Run { attempt, host, next: 1, headed: false, received: 0 };
+        Self { newest: Some(attempt), run: Some(run), ..Self::new(window) }
+    }
+
+    /// Whether the attempt that is being heard is the express lane's.
+    pub(crate) fn is_express(&self) -> bool {
+        self.run.as_ref().is_some_and(|run| run.attempt.is_express())
+    }
+
+    /// Whether anything has been handed on to the client.
+    pub(crate) fn has_forwarded(&self) -> bool {
+        self.forwarded
+    }
+
+    /// The express attempt is not heard of any more, for this reason.
+    pub(crate) fn lost(&mut self, code: &str, message: &str) -> Step {
+        if self.ended || !self.is_express() { Step::default() } else { self.broken(code, message) }
+    }
+
     /// The host of the attempt that is being heard.
     pub(crate) fn host(&self) -> Option<&HostId> {
         self.run.as_ref().map(|run| &run.host)
@@ -75,7 +101,15 @@ impl Relay {
     /// Takes a message in; `consumed` is how many bytes the client has taken by now.
     pub(crate) fn step(&mut self, output: Output, consumed: u64) -> Step {
         match output {
+            Output::Frame(frame) if frame.seq == 0 && frame.attempt.is_express() => {
+                Step { taken: self.is_express(), ..Step::default() }
+            }
             Output::Frame(frame) if frame.seq == 0 => self.begin(frame),
+            Output::Declined(_) if self.is_express() && !self.ended && !self.forwarded => {
+                self.run = None;
+                Step { fall_back: true, ..Step::default() }
+            }
+            Output::Declined(_) => Step::default(),
             Output::Frame(frame) => self.frame(frame, consumed),
             Output::Notice { epoch, notice } => self.notice(epoch, notice),
         }
@@ -127,7 +161,7 @@ impl Relay {
                 .broken("stream_gap", "part of the answer was lost between the engine and the gateway");
         }
         run.next += 1;
-        let mut step = Step::default();
+        let mut step = Step { taken: run.attempt.is_express() && frame.seq == 1, ..Step::default() };
         if let Some(head) = frame.head
             && !run.headed
         {
@@ -148,6 +182,11 @@ impl Relay {
         }
         if let Some(End { finish, usage }) = frame.end {
             let headed = run.headed;
+            if run.attempt.is_express() && !headed {
+                // It failed before it began: the queue may do better.
+                self.run = None;
+                return Step { fall_back: true, ..step };
+            }
             self.ended = true;
             step.end = Some(match finish {
                 Finish::Stop if headed => Ok(usage),
@@ -192,6 +231,9 @@ impl Relay {
     }
 
     fn broken(&mut self, code: &str, message: &str) -> Step {
+        if self.is_express() && !self.forwarded {
+            return Step { fall_back: true, obsolete: self.give_up(), ..Step::default() };
+        }
         self.ended = true;
         Step { end: Some(Err(failed(code, message))), cancel: true, ..Step::default() }
     }

@@ -88,7 +88,7 @@ fn check(messages: Vec<Output>) -> Result<(), TestCaseError> {
     for message in messages {
         let asked = match &message {
             Output::Frame(frame) => (frame.seq == 0).then_some(frame.attempt),
-            Output::Notice { .. } => None,
+            Output::Notice { .. } | Output::Declined(_) => None,
         };
         let step = relay.step(message, out.len() as u64);
         prop_assert_eq!(asked.is_some(), step.reply.is_some(), "frame 0 alone is answered, and always");
@@ -221,4 +221,96 @@ fn an_end_without_an_answer_is_an_error() {
     let mut relay = Relay::new(WINDOW);
     relay.step(begin_frame(1), 0);
     assert!(relay.step(end_frame(1, 1), 0).end.unwrap().is_err());
+}
+
+fn express(output: Output) -> Output {
+    let Output::Frame(frame) = output else { return output };
+    Output::Frame(Frame { attempt: Attempt::EXPRESS, ..frame })
+}
+
+fn on_the_lane() -> Relay {
+    Relay::express(WINDOW, "h".into())
+}
+
+#[test]
+fn an_express_answer_needs_no_permit() {
+    let mut relay = on_the_lane();
+    assert!(relay.step(express(begin_frame(1)), 0).taken);
+    let step = relay.step(express(data_frame(1, 1)), 0);
+    assert!(step.taken && step.head.is_some() && step.data.is_some());
+    let step = relay.step(express(end_frame(1, 2)), 0);
+    assert_eq!(step.end, Some(Ok(Usage::default())));
+}
+
+#[test]
+fn an_offer_that_is_declined_or_fails_before_it_began_is_submitted_and_then_forgotten() {
+    let error = End { finish: Finish::Error(failure()), usage: Usage::default() };
+    let failed = Output::Frame(Frame { end: Some(error), ..Frame::empty(Attempt::EXPRESS, 1) });
+    let declined = Output::Declined(berth_wire::Reply::Busy { retry_after: None });
+    // The second frame without the first.
+    let gap = express(data_frame(1, 2));
+    for output in [failed, declined.clone(), gap] {
+        let mut relay = on_the_lane();
+        let step = relay.step(output, 0);
+        assert!(step.fall_back && step.end.is_none(), "{step:?}");
+        assert!(!relay.is_express());
+        assert_eq!(relay.step(declined.clone(), 0), Step::default(), "it falls back once");
+        for late in [begin_frame(1), data_frame(1, 1), end_frame(1, 2)] {
+            let step = relay.step(express(late), 0);
+            assert!(step.data.is_none() && step.end.is_none() && !step.taken, "{step:?}");
+        }
+        assert!(go(&relay.step(begin_frame(1), 0)), "the attempt of a leader is a newer one");
+        assert!(relay.step(data_frame(1, 1), 0).data.is_some());
+    }
+}
+
+#[test]
+fn an_express_answer_that_is_lost_is_submitted_only_while_the_client_has_had_nothing() {
+    let mut unserved = on_the_lane();
+    assert!(unserved.step(express(begin_frame(1)), 0).taken);
+    let step = unserved.lost("host_lost", "lost");
+    assert!(step.fall_back);
+    assert_eq!(step.obsolete, Some((Attempt::EXPRESS, "h".into())));
+    let mut served = on_the_lane();
+    served.step(express(data_frame(1, 1)), 0);
+    let step = served.lost("host_lost", "lost");
+    assert!(!step.fall_back && matches!(step.end, Some(Err(_))));
+    let declined = Output::Declined(berth_wire::Reply::Busy { retry_after: None });
+    assert_eq!(served.step(declined, 0), Step::default());
+}
+
+proptest! {
+    /// Whatever comes of an express attempt and of the attempts of a leader after it, in any order.
+    #[test]
+    fn an_express_job_is_submitted_once_at_most_and_never_after_its_client_has_had_output(
+        outputs in prop::collection::vec((any::<bool>(), any_output(), any::<bool>()), 1..40)
+    ) {
+        let mut relay = on_the_lane();
+        let (mut submitted, mut forwarded, mut ended) = (false, None, false);
+        for (lane, output, lost) in outputs {
+            let attempt = match &output {
+                Output::Frame(_) if lane => Some(Attempt::EXPRESS),
+                Output::Frame(frame) => Some(frame.attempt),
+                _ => None,
+            };
+            let step = if lost && lane {
+                relay.lost("host_lost", "lost")
+            } else {
+                relay.step(if lane { express(output) } else { output }, 0)
+            };
+            if step.fall_back {
+                prop_assert!(!submitted && forwarded.is_none() && !ended);
+                submitted = true;
+            }
+            if step.head.is_some() || step.data.is_some() {
+                prop_assert!(!ended);
+                prop_assert!(forwarded.is_none() || forwarded == attempt, "output of two attempts");
+                forwarded = attempt;
+            }
+            if step.end.is_some() {
+                prop_assert!(!ended);
+                ended = true;
+            }
+        }
+    }
 }

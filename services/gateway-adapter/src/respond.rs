@@ -174,6 +174,7 @@ pub(crate) fn stamps(client: &Client) -> Vec<(HeaderName, HeaderValue)> {
         ("x-berth-model", text(client.model())),
         ("x-berth-route", text(client.route().path())),
         ("x-berth-attempts", Some(progress.attempts.into())),
+        ("x-berth-lane", Some(HeaderValue::from_static(progress.lane.as_str()))),
         ("x-berth-host", host),
         ("x-berth-queue-ms", client.queued().map(millis)),
         ("x-berth-load-ms", load),

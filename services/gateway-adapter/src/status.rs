@@ -69,6 +69,7 @@ pub(crate) fn report(fleet: &Fleet) -> serde_json::Value {
         "ready": components.iter().all(|component| component.ready),
         "components": components,
         "jobs": fleet.running.load(Ordering::Acquire),
+        "lanes": fleet.lanes.observe(),
         "actors": fleet.vitals.signs(),
     })
 }

@@ -48,8 +48,8 @@ impl Worker {
         let id = GatewayId::from(format!("{}-{n}", fleet.id));
         let bus = Bus::connect(&options, &format!("berth-gateway {id}")).await?;
         let demux = supervise(&fleet.vitals, &format!("demux-{n}"), MAILBOX, {
-            let (bus, id) = (bus.clone(), id.clone());
-            move |life| Demux::new(life, bus.clone(), id.clone())
+            let (bus, id, lanes) = (bus.clone(), id.clone(), Arc::clone(&fleet.lanes));
+            move |life| Demux::new(life, bus.clone(), id.clone(), Arc::clone(&lanes))
         });
         demux.send(Listening).await.map_err(|_| BusError::TimedOut { subject: bus.subjects.out_all(&id) })?;
         fleet.hired(demux.clone(), bus.clone());

@@ -295,6 +295,7 @@ mod tests {
             state,
             running: 0,
             concurrency: 1,
+            lane: false,
             reservations: Vec::new(),
             since: Timestamp::default(),
             detail: Some("exit status 1".into()),

@@ -1,5 +1,6 @@
 //! One attempt: a job's way through an engine, from the dispatch to its one and only end.
 
+use std::cell::Cell;
 use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -31,6 +32,8 @@ use crate::usage::Ends;
 const STALL: Duration = Duration::from_secs(300);
 /// A large body must be there by then.
 const FETCH: Duration = Duration::from_secs(60);
+/// An answer that comes within this says by itself that its offer was taken.
+const FIRST_WORD: Duration = Duration::from_millis(50);
 /// Above this a body is searched for its model on another thread.
 const LARGE: usize = 1 << 20;
 
@@ -66,7 +69,8 @@ impl Task {
         shared.books.borrow_mut().end(id, attempt);
         // Whether output was sent is not known any more; a gateway that has some refuses the next attempt.
         let outcome = Outcome::Failed { error, output_sent: false };
-        shared.tell_ended(Ended { job: id, attempt, engine: cell.id(), outcome, usage: Usage::default() });
+        let usage = Usage::default();
+        shared.tell_ended(Ended { job: id, attempt, engine: cell.id(), outcome, usage, started: None }, true);
     }
 
     async fn serve(mut self) {
@@ -85,18 +89,17 @@ impl Task {
         debug!(job = %job.id, %attempt, outcome = outcome_name(&verdict.outcome), "attempt ended");
         shared.books.borrow_mut().end(job.id, attempt);
         drop(slot);
-        let another_may_follow = matches!(verdict.outcome, Outcome::Failed { output_sent: false, .. });
+        // Of an express job only its gateway knows whether it will be submitted after all.
+        let another_may_follow =
+            attempt.is_express() || matches!(verdict.outcome, Outcome::Failed { output_sent: false, .. });
         if let (Body::Claim { object, .. }, false) = (&job.body, another_may_follow) {
             let (bodies, object) = (shared.bodies.clone(), object.clone());
             actix_rt::spawn(async move { bodies.delete(&object).await });
         }
-        shared.tell_ended(Ended {
-            job: job.id,
-            attempt,
-            engine: cell.id(),
-            outcome: verdict.outcome,
-            usage: verdict.usage,
-        });
+        let soon = !cell.slots.gate(|gate| gate.takes_offers());
+        let Verdict { outcome, usage } = verdict;
+        let ended = Ended { job: job.id, attempt, engine: cell.id(), outcome, usage, started: None };
+        shared.tell_ended(ended, soon);
     }
 }
 
@@ -157,6 +160,7 @@ impl<'a> Course<'a> {
 
     async fn run(&mut self) -> Outcome {
         let (cancel, gone) = (self.task.cancel.clone(), self.task.cell.gone.clone());
+        let word = first_word(self.task, self.frames.begun());
         let broken = tokio::select! {
             biased;
             () = cancel.cancelled() => Break::Cancelled,
@@ -168,6 +172,7 @@ impl<'a> Course<'a> {
                 &self.task.job,
                 "the engine ended while it served this request",
             )),
+            () = word => Break::Abandoned,
         };
         let output_sent = self.frames.output_sent();
         match broken {
@@ -180,7 +185,8 @@ impl<'a> Course<'a> {
             }
             Break::Failed(error) => {
                 info!(job = %self.task.job.id, attempt = %self.task.attempt, output_sent, %error, "attempt failed");
-                if output_sent {
+                // Of an express attempt nobody but its gateway is told, who submits the job then.
+                if output_sent || self.task.attempt.is_express() {
                     self.finish(Finish::Error(error.clone())).await;
                 }
                 Outcome::Failed { error, output_sent }
@@ -277,6 +283,10 @@ impl<'a> Course<'a> {
 
     /// Asks the gateway for its permit and the engine for its answer, at the same time.
     async fn open(&self) -> Result<Opened, Break> {
+        if self.task.attempt.is_express() {
+            // The offer was the permit.
+            return Ok((self.task.job.window, self.ask().await?));
+        }
         let permit = async {
             let Task { shared, job, attempt, cell, .. } = self.task;
             let mut frame = Frame::empty(*attempt, 0);
@@ -365,6 +375,22 @@ impl<'a> Course<'a> {
         info!(job = %self.task.job.id, error = %Chain(error), "cannot send output");
         Break::Abandoned
     }
+}
+
+/// Says that an express job was taken, unless its first frame says so before; then waits for ever.
+async fn first_word(task: &Task, begun: Rc<Cell<bool>>) {
+    if task.attempt.is_express() {
+        tokio::time::sleep(FIRST_WORD).await;
+        if !begun.get() {
+            let mut frame = Frame::empty(task.attempt, 0);
+            frame.begin = Some(Begin { host: task.shared.host.clone(), engine: task.cell.id() });
+            let sink = NatsOutput::new(task.shared.bus.clone());
+            if let Err(error) = sink.send(&task.job.gateway, task.job.id, frame).await {
+                debug!(error = %Chain(&error), "could not say that an offer was taken");
+            }
+        }
+    }
+    std::future::pending::<()>().await;
 }
 
 fn engine_failed(job: &Job, what: &str) -> ApiError {

@@ -1,14 +1,14 @@
 //! What this host runs: engines by id, attempts by job, and the newest leader.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use berth_actors::Supervised;
 use berth_wire::{
-    Attempt, EngineFailure, EngineId, EngineRecord, EngineReport, EngineState, Epoch, HostId, JobId,
-    ModelSpec, Reservation, RunningAttempt, StartEngine, Timestamp,
+    Attempt, EngineFailure, EngineId, EngineRecord, EngineReport, EngineState, Epoch, GatewayId, HostId,
+    JobId, ModelSpec, Reservation, RunningAttempt, StartEngine, Timestamp,
 };
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -25,7 +25,6 @@ pub(crate) struct EngineCell {
     pub(crate) stop: CancellationToken,
     /// It serves no longer: what runs on it has failed.
     pub(crate) gone: CancellationToken,
-    state: Cell<EngineState>,
     since: Cell<Timestamp>,
     endpoint: RefCell<Rc<str>>,
     start_took: Cell<Option<Duration>>,
@@ -42,7 +41,6 @@ impl EngineCell {
             start,
             stop: CancellationToken::new(),
             gone: CancellationToken::new(),
-            state: Cell::new(EngineState::Starting),
             since: Cell::new(now()),
             endpoint: RefCell::new("".into()),
             start_took: Cell::new(None),
@@ -61,7 +59,7 @@ impl EngineCell {
     }
 
     pub(crate) fn state(&self) -> EngineState {
-        self.state.get()
+        self.slots.gate(|gate| gate.state())
     }
 
     pub(crate) fn endpoint(&self) -> Rc<str> {
@@ -73,7 +71,7 @@ impl EngineCell {
     }
 
     pub(crate) fn set_state(&self, state: EngineState, detail: Option<String>) {
-        if self.state.replace(state) != state {
+        if self.slots.gate(|gate| gate.set_state(state)) != state {
             self.since.set(now());
         }
         *self.detail.borrow_mut() = detail;
@@ -121,6 +119,7 @@ impl EngineCell {
             state: self.state(),
             running: self.slots.taken(),
             concurrency: model.concurrency,
+            lane: self.slots.gate(|gate| gate.takes_offers()),
             reservations: self.start.reservations.clone(),
             since: self.since.get(),
             detail: self.detail.borrow().clone(),
@@ -139,6 +138,8 @@ pub(crate) struct Engine {
 #[derive(Debug, Clone)]
 pub(crate) struct Running {
     pub(crate) engine: EngineId,
+    pub(crate) gateway: GatewayId,
+    pub(crate) since: Instant,
     pub(crate) cancel: CancellationToken,
     /// Bytes granted in all.
     pub(crate) credit: watch::Sender<u64>,
@@ -212,6 +213,27 @@ impl Books {
         remember(&mut self.cancelled, (job, attempt));
     }
 
+    /// Whether a job of the express lane runs here.
+    pub(crate) fn runs_express(&self, job: JobId) -> bool {
+        self.attempts.contains_key(&(job, Attempt::EXPRESS))
+    }
+
+    /// Gateways with jobs of the express lane that have run for so long.
+    pub(crate) fn express_gateways(&self, least: Duration) -> BTreeSet<GatewayId> {
+        let old = self.express().filter(|running| running.since.elapsed() >= least);
+        old.map(|running| running.gateway.clone()).collect()
+    }
+
+    /// Ends what runs of the express lane for a gateway that is gone.
+    pub(crate) fn abandon_express(&self, gateway: &GatewayId) -> usize {
+        let left = self.express().filter(|running| running.gateway == *gateway);
+        left.map(|running| running.cancel.cancel()).count()
+    }
+
+    fn express(&self) -> impl Iterator<Item = &Running> {
+        self.attempts.iter().filter(|((_, attempt), _)| attempt.is_express()).map(|(_, running)| running)
+    }
+
     /// Grants credit; a smaller sum than before was overtaken on the way.
     pub(crate) fn credit(&self, job: JobId, attempt: Attempt, granted: u64) {
         if let Some(running) = self.attempts.get(&(job, attempt)) {
@@ -253,6 +275,8 @@ mod tests {
     fn running() -> Running {
         Running {
             engine: EngineId::new(Epoch(1), 1),
+            gateway: "g".into(),
+            since: Instant::now(),
             cancel: CancellationToken::new(),
             credit: watch::Sender::new(0),
         }

@@ -1,15 +1,19 @@
 //! The actor that hears the leader's commands and keeps the books. Every command is answered at once.
 
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, StreamHandler, WrapFuture};
+use async_nats::Subject;
 use berth_actors::{Backoff, Drain, Life, Supervised, Vital, supervise};
-use berth_bus::{Inbound, Subscriber, read, read_dispatch_headers};
+use berth_bus::{
+    Inbound, NatsOutput, OutputSink, Subscriber, read, read_dispatch_headers, read_offer_headers,
+};
 use berth_telemetry::{Chain, metric};
 use berth_wire::{
-    CancelJob, Credit, DecodeError, EngineState, Epoch, Job, Message, Reply, SleepEngine, StartEngine,
-    StatusRequest, StopEngine, Verb, WakeEngine,
+    Attempt, CancelJob, Credit, DecodeError, DispatchHeaders, EngineId, Epoch, Job, Message, Reply,
+    RollAnswer, RollCall, SessionId, SetLane, SleepEngine, StartEngine, Started, StatusRequest, StopEngine,
+    Verb, WakeEngine,
 };
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -18,6 +22,7 @@ use tracing::{debug, info, warn};
 use crate::attempt::Task;
 use crate::books::{EngineCell, Running};
 use crate::engine::{Stop, begin, can_run};
+use crate::gate::{Gate, No};
 use crate::shared::Shared;
 
 /// Nothing here waits, so a short queue is enough.
@@ -83,6 +88,12 @@ impl StreamHandler<Inbound> for HostActor {
     fn handle(&mut self, message: Inbound, _: &mut Self::Context) {
         let reply = match Verb::of(&message.subject) {
             Some(Verb::Dispatch) => self.dispatch(&message),
+            Some(Verb::Offer) => {
+                self.offer(&message);
+                None
+            }
+            Some(Verb::Lane) => Some(self.command(&message, |host, lane| host.lane(&lane))),
+            Some(Verb::Roll) => self.roll(&message),
             Some(Verb::Cancel) => self.cancel(&message),
             Some(Verb::Credit) => {
                 if let Some(credit) = read::<Credit>(&message) {
@@ -142,6 +153,12 @@ impl Fenced for SleepEngine {
 }
 
 impl Fenced for WakeEngine {
+    fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+}
+
+impl Fenced for SetLane {
     fn epoch(&self) -> Epoch {
         self.epoch
     }
@@ -208,15 +225,11 @@ impl HostActor {
         let Some(engine) = engine else {
             return Err(refused(format!("engine {} is not on this host", stop.engine)));
         };
-        let serving = engine.cell.slots.taken();
-        if serving > 0 && !stop.force {
+        // At once, so that a dispatch or an offer right behind this command is refused.
+        if let Err(serving) = engine.cell.slots.gate(|gate| gate.stop(stop.force)) {
             return Err(refused(format!("engine {} serves {serving} jobs", stop.engine)));
         }
         info!(engine = %stop.engine, reason = stop.reason, force = stop.force, "told to stop an engine");
-        // At once, so that a dispatch right behind this command is refused.
-        if engine.cell.state() == EngineState::Ready {
-            engine.cell.set_state(EngineState::Stopping, None);
-        }
         match engine.actor.addr() {
             Ok(addr) => addr.do_send(Stop),
             // Its successor clears up anyway.
@@ -256,42 +269,120 @@ impl HostActor {
         }
     }
 
-    /// Takes a job, if there is a slot; `None` for one that was taken before.
+    /// Opens or closes an engine's express lane.
+    fn lane(&self, lane: &SetLane) -> Result<(), Reply> {
+        let books = self.shared.books.borrow();
+        let Some(engine) = books.engines.get(&lane.engine) else {
+            return Err(refused(format!("engine {} is not on this host", lane.engine)));
+        };
+        engine.cell.slots.gate(|gate| gate.set_lane(lane.epoch, lane.number, lane.open));
+        self.shared.tell_lane(&engine.cell);
+        Ok(())
+    }
+
+    /// Which of a gateway's express jobs do not run here.
+    fn roll(&self, message: &Inbound) -> Option<Reply> {
+        match berth_wire::decode::<RollCall>(&message.payload) {
+            Ok(RollCall { mut jobs }) => {
+                let books = self.shared.books.borrow();
+                jobs.retain(|job| !books.runs_express(*job));
+                self.answer(message, RollAnswer { missing: jobs });
+                None
+            }
+            Err(error) => Some(unreadable(&error)),
+        }
+    }
+
+    /// Takes an offer, whose answer comes as frames, or declines it at once.
+    fn offer(&self, message: &Inbound) {
+        let reply = match self.admit_offer(message) {
+            Ok(Some(task)) => {
+                actix_rt::spawn(task.run());
+                return;
+            }
+            Ok(None) => return,
+            Err(reply) => reply,
+        };
+        let Some(to) = message.reply.clone() else { return };
+        let shared = Rc::clone(&self.shared);
+        actix_rt::spawn(async move {
+            if let Err(error) = NatsOutput::new(shared.bus.clone()).decline(to, reply).await {
+                debug!(error = %Chain(&error), "could not decline an offer");
+            }
+        });
+    }
+
+    fn admit_offer(&self, message: &Inbound) -> Result<Option<Task>, Reply> {
+        let engine = read_offer_headers(message.headers.as_ref()).map_err(|e| unreadable(&e))?;
+        let job = Job::decode(&message.payload).map_err(|e| unreadable(&e))?;
+        let started = Started {
+            job: job.id,
+            attempt: Attempt::EXPRESS,
+            engine,
+            model: job.model.clone(),
+            submitted_at: job.submitted_at,
+            session: job.session.as_deref().map(SessionId::from),
+            key: job.key.clone(),
+            class: job.class,
+            bytes: job.body.len(),
+        };
+        let task = self.take(job, engine, Attempt::EXPRESS, None, Gate::offer)?;
+        if task.is_some() {
+            self.shared.tell_started(started);
+        }
+        Ok(task)
+    }
+
+    /// Takes a job that was dispatched; `None` for one that was taken before.
     fn admit(&self, message: &Inbound) -> Result<Option<Task>, Reply> {
-        let shared = &self.shared;
         let headers = read_dispatch_headers(message.headers.as_ref()).map_err(|e| unreadable(&e))?;
         self.fence(headers.epoch)?;
         let job = Job::decode(&message.payload).map_err(|e| unreadable(&e))?;
+        let DispatchHeaders { engine, attempt, .. } = headers;
+        let taken = self.take(job, engine, attempt, message.reply.clone(), Gate::dispatch);
+        if matches!(taken, Err(Reply::Busy { .. })) {
+            // The leader's books lag behind.
+            self.shared.hurry();
+        }
+        taken
+    }
+
+    /// Takes a job, if `ask` gets it a slot; `None` for one that was taken before.
+    fn take(
+        &self,
+        job: Job,
+        engine: EngineId,
+        attempt: Attempt,
+        reply: Option<Subject>,
+        ask: impl FnOnce(&mut Gate) -> Result<(), No>,
+    ) -> Result<Option<Task>, Reply> {
+        let shared = &self.shared;
         let mut books = shared.books.borrow_mut();
-        if books.knows(job.id, headers.attempt) {
+        if books.knows(job.id, attempt) {
             return Ok(None);
         }
         if shared.draining.get() {
             return Err(refused("this host is being stopped"));
         }
-        let Some(cell) = books.engines.get(&headers.engine).map(|engine| Rc::clone(&engine.cell)) else {
-            return Err(refused(format!("engine {} is not on this host", headers.engine)));
+        let Some(cell) = books.engines.get(&engine).map(|engine| Rc::clone(&engine.cell)) else {
+            return Err(refused(format!("engine {engine} is not on this host")));
         };
-        if cell.state() != EngineState::Ready {
-            let state = cell.state().as_str();
-            return Err(refused(format!("engine {} is {state}, not ready", headers.engine)));
-        }
         if shared.outbox.borrow().is_full() {
             return Err(Reply::Busy { retry_after: Some(Duration::from_secs(1)) });
         }
-        let slot = cell.slots.take().ok_or(Reply::Busy { retry_after: None })?;
+        let slot = cell.slots.take(ask).map_err(|no| match no {
+            No::NotReady(state) => refused(format!("engine {engine} is {}, not ready", state.as_str())),
+            No::Full | No::Closed => Reply::Busy { retry_after: None },
+        })?;
         let (cancel, credit) = (CancellationToken::new(), watch::Sender::new(0));
-        let running = Running { engine: headers.engine, cancel: cancel.clone(), credit: credit.clone() };
-        books.begin(job.id, headers.attempt, running);
-        Ok(Some(Task {
-            shared: Rc::clone(shared),
-            cell,
-            job,
-            attempt: headers.attempt,
-            slot,
-            cancel,
-            credit,
-            reply: message.reply.clone(),
-        }))
+        let running = Running {
+            engine,
+            gateway: job.gateway.clone(),
+            since: Instant::now(),
+            cancel: cancel.clone(),
+            credit: credit.clone(),
+        };
+        books.begin(job.id, attempt, running);
+        Ok(Some(Task { shared: Rc::clone(shared), cell, job, attempt, slot, cancel, credit, reply }))
     }
 }

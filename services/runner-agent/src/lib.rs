@@ -17,6 +17,8 @@ mod driver;
 mod engine;
 mod error;
 mod fill;
+mod gate;
+mod heard;
 mod host;
 mod layers;
 mod leftovers;

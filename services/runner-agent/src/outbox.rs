@@ -3,12 +3,14 @@
 //! What was sent keeps its number and content, since a leader may have taken it although its answer was lost.
 //! What was not sent yet may be replaced by something newer.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
-use berth_wire::{Ended, EngineReport, Epoch, ReportAck, ReportEntry, Snapshot};
+use berth_wire::{Ended, EngineReport, Epoch, JobId, ReportAck, ReportEntry, Snapshot, Started};
 
 /// Entries of one report.
 const BATCH: usize = 256;
+/// Jobs of the express lane that came and went untold.
+const PASSED: usize = 1000;
 /// With so much unacknowledged the agent takes no new work.
 const FULL: usize = 10_000;
 
@@ -35,6 +37,12 @@ pub(crate) struct Outbox {
     want_snapshot: bool,
     /// The leader that has a snapshot of us.
     met: Option<Epoch>,
+    /// Jobs of the express lane whose start is not queued yet: most end before anybody needs to know.
+    starts: BTreeMap<JobId, Started>,
+    /// Ends in `queued` that hold their start.
+    passed: usize,
+    /// What is queued should not wait for more.
+    urgent: bool,
 }
 
 impl Default for Outbox {
@@ -48,6 +56,9 @@ impl Default for Outbox {
             unsure: Vec::new(),
             want_snapshot: false,
             met: None,
+            starts: BTreeMap::new(),
+            passed: 0,
+            urgent: false,
         }
     }
 }
@@ -58,7 +69,23 @@ impl Outbox {
         self.want_snapshot = true;
     }
 
+    /// What is queued is not to wait for more.
+    pub(crate) fn hurry(&mut self) {
+        self.urgent = true;
+    }
+
+    /// Whether what there is may wait a moment for more to go with it.
+    pub(crate) fn may_wait(&self) -> bool {
+        !self.is_empty() && !self.urgent && !self.want_snapshot && self.sent.is_empty()
+    }
+
+    /// A job was taken by the express lane.
+    pub(crate) fn push_started(&mut self, started: Started) {
+        self.starts.insert(started.job, started);
+    }
+
     pub(crate) fn push_engine(&mut self, report: EngineReport) {
+        self.urgent = true;
         let older = |entry: &ReportEntry| match entry {
             ReportEntry::Engine(queued) => queued.engine == report.engine && !queued.state.is_gone(),
             _ => false,
@@ -67,16 +94,28 @@ impl Outbox {
         self.queued.push_back(ReportEntry::Engine(report));
     }
 
-    pub(crate) fn push_ended(&mut self, ended: Ended) {
+    /// An attempt has ended. One of the express lane that nobody heard the start of is told in one entry; while no
+    /// leader takes them, only so many are kept, since no slot depends on them.
+    pub(crate) fn push_ended(&mut self, mut ended: Ended) {
+        if !ended.attempt.is_express() {
+            self.urgent = true;
+        } else if let Some(started) = self.starts.remove(&ended.job) {
+            if self.passed >= PASSED {
+                return;
+            }
+            self.passed += 1;
+            ended.started = Some(Box::new(started));
+        }
         self.queued.push_back(ReportEntry::Ended(ended));
     }
 
     pub(crate) fn push_goodbye(&mut self) {
+        self.urgent = true;
         self.queued.push_back(ReportEntry::Goodbye);
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.sent.is_empty() && self.queued.is_empty() && !self.want_snapshot
+        self.sent.is_empty() && self.queued.is_empty() && self.starts.is_empty() && !self.want_snapshot
     }
 
     pub(crate) fn is_full(&self) -> bool {
@@ -98,6 +137,9 @@ impl Outbox {
 
     /// What to send next; what was sent and not acknowledged comes first, as it was. `None`: nothing.
     pub(crate) fn batch(&mut self, snapshot: impl FnOnce(Vec<Ended>) -> Snapshot) -> Option<Batch> {
+        self.urgent = false;
+        let starts = std::mem::take(&mut self.starts).into_values();
+        self.queued.extend(starts.map(|started| ReportEntry::Started(Box::new(started))));
         if std::mem::take(&mut self.want_snapshot) {
             // It says how engines are; only that one is gone, and why, must still be told beside it.
             self.queued.retain(|entry| match entry {
@@ -112,6 +154,7 @@ impl Outbox {
         }
         let room = self.limit.saturating_sub(self.sent.len()).min(self.queued.len());
         self.sent.extend(self.queued.drain(..room));
+        self.recount();
         (!self.sent.is_empty())
             .then(|| Batch { first: self.acked + 1, entries: self.sent.iter().cloned().collect() })
     }
@@ -146,6 +189,14 @@ impl Outbox {
                 entry => self.queued.push_front(entry),
             }
         }
+        self.recount();
+    }
+
+    /// Counts the entries that [`PASSED`] limits.
+    fn recount(&mut self) {
+        let passed =
+            |entry: &&ReportEntry| matches!(entry, ReportEntry::Ended(ended) if ended.started.is_some());
+        self.passed = self.queued.iter().filter(passed).count();
     }
 
     /// Drops an entry that can never be sent.
@@ -208,6 +259,7 @@ mod tests {
             engine: EngineId::new(Epoch(1), 1),
             outcome: Outcome::Completed,
             usage: Usage::default(),
+            started: None,
         }
     }
 

@@ -1,6 +1,8 @@
 //! Frames to one gateway: numbered, within credit, and as few as the engine's own pace allows.
 
+use std::cell::Cell;
 use std::pin::Pin;
+use std::rc::Rc;
 
 use berth_bus::{BusError, NatsOutput, OutputSink};
 use berth_wire::{Attempt, End, Frame, GatewayId, Head, JobId};
@@ -122,13 +124,14 @@ pub(crate) struct Frames {
     attempt: Attempt,
     seq: u64,
     head: Option<Head>,
+    begun: Rc<Cell<bool>>,
     /// Bytes of data sent so far.
     pub(crate) sent: u64,
 }
 
 impl Frames {
     pub(crate) fn new(sink: NatsOutput, gateway: GatewayId, job: JobId, attempt: Attempt) -> Self {
-        Self { sink, gateway, job, attempt, seq: 0, head: None, sent: 0 }
+        Self { sink, gateway, job, attempt, seq: 0, head: None, begun: Rc::default(), sent: 0 }
     }
 
     /// The status line, to travel with the first data.
@@ -141,8 +144,14 @@ impl Frames {
         self.seq > 0
     }
 
+    /// Set with the first frame.
+    pub(crate) fn begun(&self) -> Rc<Cell<bool>> {
+        Rc::clone(&self.begun)
+    }
+
     pub(crate) async fn send(&mut self, data: Bytes, end: Option<End>) -> Result<(), BusError> {
         self.seq += 1;
+        self.begun.set(true);
         self.sent += data.len() as u64;
         let frame = Frame {
             attempt: self.attempt,

@@ -26,9 +26,13 @@ pub(crate) fn supervise(vitals: &Vitals, shared: &Rc<Shared>) -> Supervised<Work
     )
 }
 
+/// How long news that nobody waits for may be held back.
+const GATHER: Duration = Duration::from_millis(5);
+
 async fn report(shared: Rc<Shared>) {
     let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(2));
     loop {
+        gather(&shared).await;
         // Made before the look, so that no change between the two is missed.
         let changed = shared.outbox_changed.notified();
         let batch = shared.outbox.borrow_mut().batch(|ended| shared.snapshot(ended));
@@ -71,6 +75,20 @@ async fn report(shared: Rc<Shared>) {
             }
         }
         tokio::time::sleep(backoff.next_delay()).await;
+    }
+}
+
+/// Lets news of the express lane come together: a report for each job would cost more than the job.
+async fn gather(shared: &Shared) {
+    let until = tokio::time::Instant::now() + GATHER;
+    loop {
+        let changed = shared.outbox_changed.notified();
+        if !shared.outbox.borrow().may_wait() {
+            return;
+        }
+        if tokio::time::timeout_at(until, changed).await.is_err() {
+            return;
+        }
     }
 }
 

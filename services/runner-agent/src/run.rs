@@ -26,6 +26,7 @@ use crate::docker::DockerDriver;
 use crate::docker_spec::Owner;
 use crate::engine::Stop;
 use crate::error::AgentError;
+use crate::heard;
 use crate::host::{HostActor, supervise_host};
 use crate::leftovers;
 use crate::outbox::Outbox;
@@ -113,6 +114,7 @@ struct Agent {
     host: Supervised<HostActor>,
     beat: Supervised<Worker>,
     reporter: Supervised<Worker>,
+    gateways: Supervised<Worker>,
     records: Supervised<Worker>,
     _registered: Option<Registered>,
 }
@@ -180,6 +182,7 @@ impl Agent {
         let vitals = shared.vitals.clone();
         let beat = beat::supervise(&vitals, &shared, hosts.clone());
         let reporter = reporter::supervise(&vitals, &shared);
+        let gateways = heard::supervise(&vitals, &shared);
         let (work, observe) = (Rc::clone(&shared), Rc::clone(&shared));
         let records = Worker::supervise(
             &vitals,
@@ -191,7 +194,7 @@ impl Agent {
             Rc::new(move || observe.records.observe()),
         );
         let registered = register_service(&shared).await;
-        Self { shared, hosts, host, beat, reporter, records, _registered: registered }
+        Self { shared, hosts, host, beat, reporter, gateways, records, _registered: registered }
     }
 
     async fn leave(self) {
@@ -226,7 +229,12 @@ impl Agent {
             }
         };
         let _ = tokio::time::timeout(END, farewell).await;
-        tokio::join!(self.stop(&self.host), self.stop(&self.reporter), self.stop(&self.records));
+        tokio::join!(
+            self.stop(&self.host),
+            self.stop(&self.reporter),
+            self.stop(&self.gateways),
+            self.stop(&self.records)
+        );
         let _ = tokio::time::timeout(END, shared.bus.close()).await;
         info!("agent ended");
     }

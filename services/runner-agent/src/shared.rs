@@ -7,7 +7,9 @@ use std::sync::Arc;
 use berth_actors::Vitals;
 use berth_bus::{Bodies, Bus};
 use berth_config::Config;
-use berth_wire::{Accelerator, Driver as DriverKind, Ended, EngineId, HostBeat, HostId, ModelSpec, Snapshot};
+use berth_wire::{
+    Accelerator, Driver as DriverKind, Ended, EngineId, HostBeat, HostId, ModelSpec, Snapshot, Started,
+};
 use tokio::sync::Notify;
 
 use crate::accelerators::Devices;
@@ -64,14 +66,36 @@ impl Shared {
         self.records.put(self.record_key(cell.id()), record);
     }
 
-    /// Tells the leader of an attempt's end.
-    pub(crate) fn tell_ended(&self, ended: Ended) {
-        self.outbox.borrow_mut().push_ended(ended);
+    /// Tells those who read the engines' bucket how an engine's lane is.
+    pub(crate) fn tell_lane(&self, cell: &EngineCell) {
+        self.records.put(self.record_key(cell.id()), Some(cell.record(&self.host)));
+    }
+
+    /// Tells the leader of a job that was taken by the express lane.
+    pub(crate) fn tell_started(&self, started: Started) {
+        self.outbox.borrow_mut().push_started(started);
+        self.outbox_changed.notify_waiters();
+    }
+
+    /// Tells the leader of an attempt's end; `soon` if somebody waits for the slot.
+    pub(crate) fn tell_ended(&self, ended: Ended, soon: bool) {
+        let mut outbox = self.outbox.borrow_mut();
+        outbox.push_ended(ended);
+        if soon {
+            outbox.hurry();
+        }
+        drop(outbox);
         self.outbox_changed.notify_waiters();
     }
 
     pub(crate) fn tell_goodbye(&self) {
         self.outbox.borrow_mut().push_goodbye();
+        self.outbox_changed.notify_waiters();
+    }
+
+    /// What is to be told is needed now.
+    pub(crate) fn hurry(&self) {
+        self.outbox.borrow_mut().hurry();
         self.outbox_changed.notify_waiters();
     }
 

@@ -1,40 +1,45 @@
 //! The slots of an engine: taken by a guard, given back when it is dropped.
 
-use std::cell::Cell;
+use std::cell::RefCell;
 use std::rc::Rc;
 
 use tokio::sync::Notify;
 
+use crate::gate::{Gate, No};
+
 /// Slots of one engine.
 #[derive(Debug)]
 pub(crate) struct Slots {
-    all: u32,
-    taken: Cell<u32>,
+    gate: RefCell<Gate>,
     freed: Notify,
 }
 
 impl Slots {
     pub(crate) fn new(all: u32) -> Rc<Self> {
-        Rc::new(Self { all, taken: Cell::new(0), freed: Notify::new() })
+        Rc::new(Self { gate: RefCell::new(Gate::new(all)), freed: Notify::new() })
+    }
+
+    /// Looks at the gate, or changes it.
+    pub(crate) fn gate<T>(&self, change: impl FnOnce(&mut Gate) -> T) -> T {
+        change(&mut self.gate.borrow_mut())
     }
 
     pub(crate) fn taken(&self) -> u32 {
-        self.taken.get()
+        self.gate.borrow().taken()
     }
 
-    /// Takes one, if one is free.
-    pub(crate) fn take(self: &Rc<Self>) -> Option<SlotGuard> {
-        let taken = self.taken.get();
-        if taken >= self.all {
-            return None;
-        }
-        self.taken.set(taken + 1);
-        Some(SlotGuard(Rc::clone(self)))
+    /// Takes one, if the gate lets it.
+    pub(crate) fn take(
+        self: &Rc<Self>,
+        ask: impl FnOnce(&mut Gate) -> Result<(), No>,
+    ) -> Result<SlotGuard, No> {
+        self.gate(ask)?;
+        Ok(SlotGuard(Rc::clone(self)))
     }
 
     /// Waits until none is taken.
     pub(crate) async fn idle(&self) {
-        while self.taken.get() > 0 {
+        while self.taken() > 0 {
             self.freed.notified().await;
         }
     }
@@ -46,22 +51,25 @@ pub(crate) struct SlotGuard(Rc<Slots>);
 
 impl Drop for SlotGuard {
     fn drop(&mut self) {
-        self.0.taken.set(self.0.taken.get().saturating_sub(1));
+        self.0.gate(Gate::leave);
         self.0.freed.notify_one();
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use berth_wire::EngineState;
+
     use super::*;
 
     #[test]
     fn a_slot_is_free_again_when_its_guard_is_dropped() {
         let slots = Slots::new(1);
-        let guard = slots.take();
-        assert!(guard.is_some());
-        assert!(slots.take().is_none());
+        slots.gate(|gate| gate.set_state(EngineState::Ready));
+        let guard = slots.take(Gate::dispatch);
+        assert!(guard.is_ok());
+        assert!(slots.take(Gate::dispatch).is_err());
         drop(guard);
-        assert!(slots.take().is_some());
+        assert!(slots.take(Gate::dispatch).is_ok());
     }
 }

@@ -8,8 +8,8 @@ use berth_bus::{Bus, BusError, Jobs, NatsOutput, OutputSink, dispatch_headers};
 use berth_placement::Refusal;
 use berth_wire::{
     Attempt, CancelJob, DispatchHeaders, EngineFailure, EngineId, Epoch, Event as Fact, EventBody, GatewayId,
-    HostId, JobId, ModelSpec, Notice, Reply, Reservation, SleepEngine, Snapshot, StartEngine, StatusRequest,
-    StopEngine, Timestamp, Verb, WakeEngine,
+    HostId, JobId, ModelSpec, Notice, Reply, Reservation, SetLane, SleepEngine, Snapshot, StartEngine,
+    StatusRequest, StopEngine, Timestamp, Verb, WakeEngine,
 };
 use tokio::sync::OnceCell;
 use tracing::{debug, warn};
@@ -103,6 +103,12 @@ impl Carrier {
     pub(crate) async fn stop(&self, host: &HostId, engine: EngineId, reason: String) -> Answer {
         let command = StopEngine { epoch: self.epoch, engine, reason, force: false };
         let subject = self.bus.subjects.ctl(host, Verb::Stop);
+        answer(self.bus.request(subject, &command, COMMAND_LIMIT).await, host)
+    }
+
+    pub(crate) async fn lane(&self, host: &HostId, engine: EngineId, number: u64, open: bool) -> Answer {
+        let command = SetLane { epoch: self.epoch, engine, number, open };
+        let subject = self.bus.subjects.ctl(host, Verb::Lane);
         answer(self.bus.request(subject, &command, COMMAND_LIMIT).await, host)
     }
 

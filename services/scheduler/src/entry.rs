@@ -33,7 +33,7 @@ pub(crate) struct Entries {
 impl Entries {
     /// Notes a job; of one that is delivered again only the ticket is news.
     pub(crate) fn insert(&mut self, queued: QueuedJob) {
-        let QueuedJob { job, payload, sequence, ticket } = queued;
+        let QueuedJob { job, payload, sequence, ticket, .. } = queued;
         if let Some(entry) = self.jobs.get_mut(&job.id) {
             entry.ticket = ticket;
             return;

@@ -5,7 +5,8 @@ use std::time::Duration;
 use berth_config::SchedulerConfig;
 use berth_placement::{AttemptEnd, EngineFacts, Event, HostFacts, JobFacts, LeaseView, ModelNeeds, Policy};
 use berth_wire::{
-    Ended, EngineReport, EngineSpec, Job, LeaseStatus, ModelSpec, Outcome, SessionId, Snapshot, Timestamp,
+    Ended, EngineReport, EngineSpec, Job, LeaseStatus, ModelSpec, Outcome, SessionId, Snapshot, Started,
+    Timestamp,
 };
 use serde::Serialize;
 
@@ -82,6 +83,21 @@ pub(crate) fn job(job: &Job, now: Timestamp) -> JobFacts {
         class: job.class,
         tokens: (job.body.len() / BYTES_PER_TOKEN).saturating_add(EXPECTED_OUTPUT),
     }
+}
+
+/// A job that its host took by the express lane.
+pub(crate) fn started(started: &Started, now: Timestamp) -> Event {
+    let job = JobFacts {
+        id: started.job,
+        model: started.model.clone(),
+        arrival: started.submitted_at.min(now),
+        deadline: None,
+        session: started.session.clone(),
+        key: started.key.clone(),
+        class: started.class,
+        tokens: (started.bytes / BYTES_PER_TOKEN).saturating_add(EXPECTED_OUTPUT),
+    };
+    Event::JobStarted { job, engine: started.engine }
 }
 
 pub(crate) fn engine(report: EngineReport) -> EngineFacts {

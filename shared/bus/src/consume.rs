@@ -7,7 +7,7 @@ use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
 use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::message::Acker;
 use async_nats::jetstream::stream::Stream;
-use berth_wire::{CONTENT_TYPE, Epoch, JOB, Job, MSGPACK, SCHEMA};
+use berth_wire::{CONTENT_TYPE, Epoch, JOB, Job, JobId, MSGPACK, ModelId, SCHEMA};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use tracing::{info, warn};
@@ -27,10 +27,17 @@ impl Bus {
     /// # Errors
     /// [`BusError::Full`] at the stream's limits, [`BusError::Missing`] before a scheduler has made the stream.
     pub async fn submit(&self, job: &Job) -> Result<u64, BusError> {
-        let payload = job.encode()?;
-        let subject = self.subjects.submit(&job.model);
+        self.submit_payload(job.id, &job.model, job.encode()?.into()).await
+    }
+
+    /// Submits a job that is written already.
+    ///
+    /// # Errors
+    /// As [`Bus::submit`].
+    pub async fn submit_payload(&self, id: JobId, model: &ModelId, payload: Bytes) -> Result<u64, BusError> {
+        let subject = self.subjects.submit(model);
         self.check_size(&subject, payload.len() + 1024)?;
-        let id = job.id.to_string();
+        let id = id.to_string();
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, MSGPACK);
         headers.insert(SCHEMA, Job::SCHEMA);
@@ -45,11 +52,8 @@ impl Bus {
             _ if is_full(&e) => BusError::Full("too many jobs are outstanding".into()),
             _ => BusError::nats("submit a job", e),
         };
-        let ack = self
-            .jetstream
-            .publish_with_headers(subject.clone(), headers, payload.into())
-            .await
-            .map_err(failed)?;
+        let ack =
+            self.jetstream.publish_with_headers(subject.clone(), headers, payload).await.map_err(failed)?;
         // The first await only sends; this one is the PubAck.
         Ok(ack.await.map_err(failed)?.sequence)
     }
@@ -75,6 +79,8 @@ pub struct QueuedJob {
     pub payload: Bytes,
     /// Its place in the stream.
     pub sequence: u64,
+    /// How many jobs of the stream have yet to be read.
+    pub pending: u64,
     /// Removes it.
     pub ticket: Ticket,
 }
@@ -162,11 +168,13 @@ impl Jobs {
                     return None;
                 }
             };
-            let sequence = message.info().map_or(0, |info| info.stream_sequence);
+            let (sequence, pending) =
+                message.info().map_or((0, 0), |info| (info.stream_sequence, info.pending));
             let (message, acker) = message.split();
             match read_as(&message, Job::SCHEMA, Job::decode) {
                 Some(job) => {
-                    Some(QueuedJob { job, payload: message.payload, sequence, ticket: Ticket(acker) })
+                    let payload = message.payload;
+                    Some(QueuedJob { job, payload, sequence, pending, ticket: Ticket(acker) })
                 }
                 None => {
                     Ticket(acker).remove().await;
@@ -174,6 +182,12 @@ impl Jobs {
                 }
             }
         }))
+    }
+
+    /// How many jobs there were to read when the stream was taken over.
+    #[must_use]
+    pub fn to_read(&self) -> u64 {
+        self.consumer.cached_info().num_pending
     }
 
     /// How many jobs the stream holds now.

@@ -5,8 +5,8 @@ use std::time::Duration;
 use async_nats::{HeaderMap, Request, RequestErrorKind, Subject};
 use berth_telemetry::metric;
 use berth_wire::{
-    ATTEMPT, CONTENT_TYPE, DecodeError, DispatchHeaders, ENGINE, EPOCH, Epoch, JSON, MSGPACK, Message,
-    SCHEMA, decode, encode, encode_json,
+    ATTEMPT, CONTENT_TYPE, DecodeError, DispatchHeaders, ENGINE, EPOCH, EngineId, Epoch, GatewayId, HostId,
+    JSON, JobId, MSGPACK, Message, SCHEMA, Verb, decode, encode, encode_json,
 };
 use bytes::Bytes;
 use tracing::warn;
@@ -16,6 +16,9 @@ use crate::error::BusError;
 
 /// A message that arrived and may want an answer.
 pub type Inbound = async_nats::Message;
+
+/// Room for the headers of an offer.
+const OFFER_HEADERS: usize = 256;
 
 fn schema_headers<M: Message>(content_type: &str) -> HeaderMap {
     let mut headers = HeaderMap::new();
@@ -84,6 +87,30 @@ impl Bus {
                 _ => BusError::nats(format!("ask on {subject}"), e),
             })?;
         Ok(decode(&answer.payload)?)
+    }
+
+    /// Offers a job to the host of an engine. Everything that follows comes on the job's output subject: frames, or
+    /// that it is declined, be it by the server because nobody is there.
+    ///
+    /// # Errors
+    /// As [`Bus::publish`].
+    pub async fn offer(
+        &self,
+        host: &HostId,
+        engine: EngineId,
+        gateway: &GatewayId,
+        job: JobId,
+        payload: Bytes,
+    ) -> Result<(), BusError> {
+        let subject = self.subjects.ctl(host, Verb::Offer);
+        self.check_size(&subject, payload.len() + OFFER_HEADERS)?;
+        let mut headers = HeaderMap::new();
+        headers.insert(ENGINE, engine.to_string());
+        let reply = self.subjects.out(gateway, job);
+        self.client
+            .publish_with_reply_and_headers(subject, reply, headers, payload)
+            .await
+            .map_err(|e| BusError::nats("offer a job", e))
     }
 
     /// Answers a request; a message without a reply subject wants none.
@@ -159,6 +186,18 @@ pub fn dispatch_headers(d: &DispatchHeaders) -> HeaderMap {
     headers.insert(ENGINE, d.engine.to_string());
     headers.insert(ATTEMPT, d.attempt.to_string());
     headers
+}
+
+/// Reads which engine an offer is for.
+///
+/// # Errors
+/// When the header is missing or malformed.
+pub fn read_offer_headers(headers: Option<&HeaderMap>) -> Result<EngineId, DecodeError> {
+    let text = headers.and_then(|headers| headers.get(ENGINE)).map(async_nats::HeaderValue::as_str);
+    text.and_then(|text| text.parse().ok()).ok_or_else(|| DecodeError {
+        schema: "ctl.offer/1",
+        reason: format!("header `{ENGINE}` is missing or malformed"),
+    })
 }
 
 /// Reads what [`dispatch_headers`] wrote.

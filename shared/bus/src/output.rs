@@ -3,9 +3,9 @@
 use std::future::Future;
 use std::time::Duration;
 
-use async_nats::{HeaderMap, Subscriber};
+use async_nats::{HeaderMap, StatusCode, Subscriber};
 use berth_wire::{
-    ATTEMPT, BeginReply, CONTENT_TYPE, Epoch, FINAL, Frame, GatewayId, JobId, MSGPACK, Notice, Output,
+    ATTEMPT, BeginReply, CONTENT_TYPE, Epoch, FINAL, Frame, GatewayId, JobId, MSGPACK, Notice, Output, Reply,
     SCHEMA, SEQ, Subjects,
 };
 use futures::StreamExt;
@@ -31,6 +31,9 @@ pub trait OutputSink: Clone + 'static {
         job: JobId,
         frame: Frame,
     ) -> impl Future<Output = Result<(), BusError>>;
+
+    /// Says on an offer's output subject that it is not taken.
+    fn decline(&self, to: async_nats::Subject, reply: Reply) -> impl Future<Output = Result<(), BusError>>;
 
     /// Tells a gateway what the scheduler knows of a job.
     fn notify(
@@ -141,6 +144,10 @@ impl OutputSink for NatsOutput {
         self.publish(self.bus.subjects.out(gateway, job), headers, &Output::Frame(frame)).await
     }
 
+    async fn decline(&self, to: async_nats::Subject, reply: Reply) -> Result<(), BusError> {
+        self.publish(to.to_string(), None, &Output::Declined(reply)).await
+    }
+
     async fn notify(
         &self,
         gateway: &GatewayId,
@@ -163,6 +170,12 @@ pub struct NatsOutputSource {
 impl NatsOutputSource {
     /// Reads one message; `None` if it is a probe or none of ours.
     async fn read(client: &async_nats::Client, message: &Inbound) -> Option<Delivery> {
+        // An offer names the job's own subject for answers, so the server says there that nobody took it.
+        if message.status == Some(StatusCode::NO_RESPONDERS) {
+            let job = Subjects::job_of(&message.subject)?;
+            let reply = Reply::Refused { message: "no agent answers for this host".into() };
+            return Some(Delivery { job, output: Output::Declined(reply), reply: None });
+        }
         if message.payload.is_empty() {
             if let Some(reply) = message.reply.clone() {
                 // If it fails, the prober hears nothing, which it takes for a busy gateway.

@@ -76,7 +76,7 @@ impl Step<'_> {
         Some((job, engine))
     }
 
-    fn host_takes(&self, engine: &Engine) -> bool {
+    pub(crate) fn host_takes(&self, engine: &Engine) -> bool {
         self.state.hosts.get(&engine.host).is_some_and(|host| !host.draining)
     }
 

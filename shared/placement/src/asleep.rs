@@ -158,7 +158,7 @@ impl Step<'_> {
             return;
         }
         engine.in_ram = false;
-        if engine.running.is_empty() {
+        if engine.is_idle() {
             self.stop(id, format!("it could not be put to sleep: {why}"));
         } else {
             self.drain_instead(id);

@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::event::ModelNeeds;
 use crate::hint::Hints;
-use crate::queue::Queue;
+use crate::queue::{Queue, Waiting};
 use crate::rate::Rate;
 
 /// Where an engine is in its life, as the core sees it.
@@ -42,6 +42,13 @@ impl EnginePhase {
     }
 }
 
+/// A job that runs on an engine without having been queued: its host took it by the express lane.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Express {
+    /// What it was counted as when it began; `None` if only a snapshot told of it.
+    pub(crate) counted: Option<Waiting>,
+}
+
 /// One engine.
 #[derive(Debug, Clone)]
 pub(crate) struct Engine {
@@ -61,8 +68,12 @@ pub(crate) struct Engine {
     pub(crate) credit: f64,
     /// Where its weights were when this leader had it started or woken; `None`: an earlier one did.
     pub(crate) from: Option<Residency>,
-    /// Every attempt that takes a slot, express ones too.
+    /// Attempts that this core dispatched, or that an earlier leader did.
     pub(crate) running: BTreeMap<JobId, Attempt>,
+    /// Jobs that its host took by the express lane; each takes a slot as well.
+    pub(crate) express: BTreeMap<JobId, Express>,
+    /// Whether its host was last told to take offers; `None`: an earlier leader may have said anything.
+    pub(crate) lane: Option<bool>,
     /// When the phase began.
     pub(crate) since: Timestamp,
     /// When a job last started or ended on it.
@@ -80,9 +91,18 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
+    /// Slots that are taken.
+    pub(crate) fn taken(&self) -> usize {
+        self.running.len() + self.express.len()
+    }
+
+    /// It runs nothing.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.running.is_empty() && self.express.is_empty()
+    }
+
     pub(crate) fn free_slots(&self) -> u32 {
-        let taken = u32::try_from(self.running.len()).unwrap_or(u32::MAX);
-        self.concurrency.saturating_sub(taken)
+        self.concurrency.saturating_sub(u32::try_from(self.taken()).unwrap_or(u32::MAX))
     }
 
     pub(crate) fn admits(&self) -> bool {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use berth_wire::{ApiError, ErrorKind, ModelId};
 
-use crate::books::{EnginePhase, Model};
+use crate::books::{Engine, EnginePhase, Model};
 use crate::event::ModelNeeds;
 use crate::state::Step;
 
@@ -58,7 +58,7 @@ impl Step<'_> {
         let engines = model.engines.clone();
         self.drop_plan(id);
         for engine in engines {
-            let idle = self.state.engines.get(&engine).is_some_and(|engine| engine.running.is_empty());
+            let idle = self.state.engines.get(&engine).is_some_and(Engine::is_idle);
             if idle {
                 // Its idle limit may be new.
                 self.set_idle_timer(engine);
@@ -88,7 +88,7 @@ impl Step<'_> {
                 .state
                 .engines
                 .get(&engine)
-                .is_some_and(|engine| engine.running.is_empty() && engine.phase != EnginePhase::Stopping);
+                .is_some_and(|engine| engine.is_idle() && engine.phase != EnginePhase::Stopping);
             if idle {
                 self.stop(engine, format!("{id} was taken out of the catalog"));
             }

@@ -78,6 +78,15 @@ pub enum Effect {
         /// Memory set aside for it.
         reservations: Vec<Reservation>,
     },
+    /// Have a host take offers for an engine on the express lane, or take none.
+    Lane {
+        /// Which engine.
+        engine: EngineId,
+        /// Where.
+        host: HostId,
+        /// Whether it takes them.
+        open: bool,
+    },
     /// Have a host abort an attempt.
     CancelAttempt {
         /// Which job.

@@ -52,6 +52,8 @@ impl Step<'_> {
                 credit: 0.0,
                 from: Some(from),
                 running: BTreeMap::new(),
+                express: BTreeMap::new(),
+                lane: Some(false),
                 since: self.now,
                 last_used: self.now,
                 draining_for: None,
@@ -75,7 +77,7 @@ impl Step<'_> {
     /// Stops an engine that runs nothing.
     pub(crate) fn stop(&mut self, id: EngineId, reason: String) {
         let Some(engine) = self.state.engines.get_mut(&id) else { return };
-        if engine.phase == EnginePhase::Stopping || !engine.running.is_empty() {
+        if engine.phase == EnginePhase::Stopping || !engine.is_idle() {
             return;
         }
         engine.phase = EnginePhase::Stopping;
@@ -134,6 +136,8 @@ impl Step<'_> {
             credit: 0.0,
             from: None,
             running: BTreeMap::new(),
+            express: BTreeMap::new(),
+            lane: None,
             since: now,
             last_used: now,
             draining_for: None,
@@ -205,7 +209,7 @@ impl Step<'_> {
         }));
         self.send_to_sleep(host);
         self.admit(model);
-        if self.state.engines.get(&id).is_some_and(|engine| engine.running.is_empty()) {
+        if self.state.engines.get(&id).is_some_and(Engine::is_idle) {
             self.engine_idle(id);
         }
     }
@@ -362,7 +366,7 @@ impl Step<'_> {
             engine.idle_timer = false;
         }
         let Some(engine) = self.state.engines.get(&id) else { return };
-        if engine.phase != EnginePhase::Ready || !engine.running.is_empty() {
+        if engine.phase != EnginePhase::Ready || !engine.is_idle() {
             return;
         }
         // Its lease's end looks again.

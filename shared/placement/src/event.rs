@@ -179,12 +179,10 @@ pub enum Event {
     JobSubmitted(JobFacts),
     /// Nobody waits for a job any more.
     JobCancelled(JobId),
-    /// A job started at a host without the core (express lane).
+    /// A host took a job by the express lane.
     JobStarted {
         /// Which job.
-        job: JobId,
-        /// Which attempt.
-        attempt: Attempt,
+        job: JobFacts,
         /// On which engine.
         engine: EngineId,
     },

@@ -102,8 +102,12 @@ impl Step<'_> {
 
     fn enter_running(&mut self, host: &HostId, engine: EngineId, running: Vec<(JobId, Attempt)>) {
         for (job, attempt) in running {
+            if attempt.is_express() {
+                self.express_found(job, engine);
+                continue;
+            }
             let wanted = match self.state.jobs.get(&job).map(|job| (job.phase, job.attempts)) {
-                // Not in the books: the express lane's, or the stream has yet to deliver it.
+                // Not in the books: the stream has yet to deliver it.
                 None => !self.state.over.contains(job),
                 Some((JobPhase::Running { attempt: current, .. }, _)) => current == attempt,
                 // An earlier leader's attempt, of a job that this one has not tried yet.

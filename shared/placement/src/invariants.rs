@@ -81,7 +81,7 @@ impl State {
         for (id, engine) in &self.engines {
             let serves =
                 matches!(engine.phase, EnginePhase::Ready | EnginePhase::Ordered | EnginePhase::Starting);
-            if !serves && !engine.running.is_empty() {
+            if !serves && !engine.is_idle() {
                 return Err(Violation(format!("engine {id} is {:?} while it serves", engine.phase)));
             }
             if engine.draining_for.is_some() && engine.quota > 0 {
@@ -111,6 +111,17 @@ impl State {
                     && engine.held_until.is_none()
                     && takes
             });
+            let open = |engine: &&Engine| engine.lane == Some(true);
+            let engines = || model.engines.iter().filter_map(|id| self.engines.get(id));
+            if !model.queue.is_empty() && engines().any(|engine| open(&engine)) {
+                return Err(Violation(format!("{id} has a job that waits and an open lane")));
+            }
+            if let Some(engine) = engines().filter(open).find(|engine| engine.draining_for.is_some()) {
+                return Err(Violation(format!(
+                    "an engine of {id} is drained on {} and its lane open",
+                    engine.host
+                )));
+            }
             if idle && !model.queue.is_empty() {
                 return Err(Violation(format!("{id} has a free slot and a job that waits")));
             }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use berth_wire::{ApiError, Attempt, Class, EngineId, ErrorKind, EventBody, JobId, ModelId, Stage, Usage};
 
-use crate::books::{EnginePhase, Job, JobPhase};
+use crate::books::{Engine, EnginePhase, Job, JobPhase};
 use crate::effect::{Effect, Verdict};
 use crate::engines::doubled;
 use crate::event::{AttemptEnd, JobFacts, Refusal};
@@ -100,7 +100,7 @@ impl Step<'_> {
     }
 
     /// Counts an arrival.
-    fn asked_for(&mut self, model: &ModelId, class: Class) {
+    pub(crate) fn asked_for(&mut self, model: &ModelId, class: Class) {
         if let Some(model) = self.state.models.get_mut(model) {
             model.rate.arrived(self.now, &self.state.policy);
             let weight = class.quarters() as f64 / 4.0;
@@ -200,24 +200,6 @@ impl Step<'_> {
         }
     }
 
-    /// The express lane started a job: it takes a slot, whether or not it is in the books.
-    pub(crate) fn job_started(&mut self, id: JobId, attempt: Attempt, engine: EngineId) {
-        let Some(target) = self.state.engines.get_mut(&engine) else { return };
-        target.running.insert(id, attempt);
-        target.last_used = self.now;
-        target.used = true;
-        let model = target.model.clone();
-        if target.phase == EnginePhase::FallingAsleep && !target.in_ram {
-            self.drain_instead(engine);
-        }
-        if !self.state.jobs.contains_key(&id) {
-            self.asked_for(&model, Class::default());
-        }
-        if self.is_queued(id) {
-            self.mark_running(id, engine, attempt);
-        }
-    }
-
     pub(crate) fn attempt_ended(
         &mut self,
         id: JobId,
@@ -226,6 +208,10 @@ impl Step<'_> {
         end: AttemptEnd,
         usage: Usage,
     ) {
+        if attempt.is_express() {
+            self.express_ended(id, engine, &end, usage);
+            return;
+        }
         self.free_slot(id, attempt, engine);
         let Some(job) = self.state.jobs.get(&id) else {
             // Ended before the stream delivered it to this leader; only a retry would still need it.
@@ -283,7 +269,7 @@ impl Step<'_> {
         engine.running.remove(&id);
         engine.last_used = self.now;
         let model = engine.model.clone();
-        if engine.running.is_empty() {
+        if engine.is_idle() {
             self.engine_idle(engine_id);
         }
         self.touch(&model);
@@ -333,20 +319,28 @@ impl Step<'_> {
     }
 
     pub(crate) fn dispatch_refused(&mut self, id: JobId, attempt: Attempt, why: &Refusal) {
-        let Some(job) = self.state.jobs.get_mut(&id) else { return };
-        let JobPhase::Running { engine, attempt: current } = job.phase else { return };
+        let phase = self.state.jobs.get(&id).map(|job| job.phase);
+        let Some(JobPhase::Running { engine, attempt: current }) = phase.filter(|phase| phase.is_running())
+        else {
+            self.forget_dispatch(id, attempt);
+            return;
+        };
         if current != attempt {
+            self.forget_dispatch(id, attempt);
             return;
         }
+        let Some(job) = self.state.jobs.get_mut(&id) else { return };
         let cancelled = job.cancelled;
         if *why == Refusal::Busy {
-            // The host's slots are taken by jobs we have not heard of yet: not the job's fault.
+            // The host's slots are taken by express jobs that it has yet to tell of: not the job's fault.
             job.attempts = job.attempts.saturating_sub(1);
         }
         self.hold(engine, if *why == Refusal::Busy { BUSY_PAUSE } else { SILENT_PAUSE });
         if let Some(target) = self.state.engines.get_mut(&engine) {
             target.running.remove(&id);
-            let (idle, host) = (target.running.is_empty(), target.host.clone());
+            // A host that is full closes its lane by itself.
+            target.lane = None;
+            let (idle, host) = (target.is_idle(), target.host.clone());
             if let Refusal::Failed(_) = why {
                 // It may have been taken all the same, its answer lost.
                 self.emit(Effect::CancelAttempt { job: id, attempt, host });
@@ -366,6 +360,15 @@ impl Step<'_> {
         let error = ApiError::new(ErrorKind::Unavailable, "dispatch_failed", message)
             .retry_after(Duration::from_secs(5));
         self.retry(id, error);
+    }
+
+    /// A dispatch was not taken whose job an earlier attempt has ended meanwhile: its slot is free again.
+    fn forget_dispatch(&mut self, id: JobId, attempt: Attempt) {
+        let has = |engine: &Engine| engine.running.get(&id) == Some(&attempt);
+        let engine = self.state.engines.iter().find(|(_, engine)| has(engine)).map(|(id, _)| *id);
+        if let Some(engine) = engine {
+            self.free_slot(id, attempt, engine);
+        }
     }
 
     /// Sends nothing to an engine for a moment: its books at the host differ from ours, or it does not answer.

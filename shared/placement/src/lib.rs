@@ -17,6 +17,7 @@ mod effect;
 mod engines;
 mod event;
 mod explain;
+mod express;
 mod hint;
 mod hosts;
 mod invariants;

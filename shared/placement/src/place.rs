@@ -158,7 +158,7 @@ impl Step<'_> {
         for victim in victims {
             let Some(engine) = self.state.engines.get_mut(&victim) else { continue };
             let victim_model = engine.model.clone();
-            if engine.running.is_empty() {
+            if engine.is_idle() {
                 self.make_way(victim, site.stops, format!("evicted: {id} needs the memory"));
             } else {
                 engine.draining_for = Some(id.clone());

@@ -104,8 +104,7 @@ impl Queue {
         if self.jobs.contains_key(&id) {
             return;
         }
-        let least = self.keys.values().filter(|key| key.waiting > 0).map(|key| key.counter).min();
-        let floor = least.unwrap_or(self.last);
+        let floor = self.floor();
         let key = self.keys.entry(job.key.clone()).or_default();
         if key.waiting == 0 {
             key.counter = key.counter.max(floor);
@@ -160,6 +159,30 @@ impl Queue {
             key.last = key.last.max(key.sessions.get(&job.session).map_or(0, |flow| flow.counter));
             key.charge(&job.session, |counter| counter.saturating_add(cost));
         }
+        self.forget();
+    }
+
+    /// Counts what a job is expected to take that never waited: its host took it by the express lane.
+    pub(crate) fn pass(&mut self, job: &Waiting) {
+        let cost = cost(job.class, job.tokens);
+        let floor = self.floor();
+        let key = self.keys.entry(job.key.clone()).or_default();
+        if key.waiting == 0 {
+            key.counter = key.counter.max(floor);
+        }
+        self.last = self.last.max(key.counter);
+        key.counter = key.counter.saturating_add(cost);
+        key.pass(job, cost);
+        self.forget();
+    }
+
+    /// What the flow that comes back has had at the least.
+    fn floor(&self) -> u64 {
+        let waiting = self.keys.values().filter(|key| key.waiting > 0);
+        waiting.map(|key| key.counter).min().unwrap_or(self.last)
+    }
+
+    fn forget(&mut self) {
         if self.keys.len() > REMEMBERED {
             let last = self.last;
             self.keys.retain(|_, key| key.waiting > 0 || key.counter > last);
@@ -196,6 +219,17 @@ impl KeyFlow {
         if let Some((at, _)) = flow.jobs.first() {
             self.order.insert((flow.counter, *at, job.session.clone()));
         }
+    }
+
+    /// Counts a job of a session that never waited.
+    fn pass(&mut self, job: &Waiting, cost: u64) {
+        let floor = self.order.first().map_or(self.last, |(counter, _, _)| *counter);
+        let flow = self.sessions.entry(job.session.clone()).or_default();
+        if flow.jobs.is_empty() {
+            flow.counter = flow.counter.max(floor);
+        }
+        self.last = self.last.max(flow.counter);
+        self.charge(&job.session, |counter| counter.saturating_add(cost));
     }
 
     fn remove(&mut self, job: &Waiting, id: JobId) {

@@ -92,7 +92,7 @@ impl<'a> Scene<'a> {
 
     /// Seconds until the engine has nothing left to do, if it takes nothing new.
     pub(crate) fn drain(&self, engine: &Engine) -> f64 {
-        if engine.running.is_empty() {
+        if engine.is_idle() {
             return 0.0;
         }
         self.state
@@ -165,7 +165,7 @@ impl<'a> Scene<'a> {
             EnginePhase::Ordered | EnginePhase::Starting => !model.is_some_and(Model::is_awaited),
             EnginePhase::Stopping | EnginePhase::FallingAsleep | EnginePhase::Waking => false,
             EnginePhase::Sleeping => !self.state.is_to_wake(engine),
-            EnginePhase::Ready if engine.running.is_empty() => !queued,
+            EnginePhase::Ready if engine.is_idle() => !queued,
             // Gated: what waited for it when it became ready is served first.
             EnginePhase::Ready => {
                 // Where its own jobs wait it is overload: each change of models then costs all who wait.

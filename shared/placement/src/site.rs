@@ -236,7 +236,7 @@ impl<'a> Scene<'a> {
             .iter()
             .filter_map(|id| self.state.engines.get(id))
             .filter(|engine| engine.awake_on(&device.id) > 0 && engine.phase != EnginePhase::Sleeping)
-            .any(|engine| engine.model == *model || !engine.running.is_empty())
+            .any(|engine| engine.model == *model || !engine.is_idle())
     }
 
     /// Engines that could go from an accelerator: stopped, or put to sleep where they can be.

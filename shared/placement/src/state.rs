@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use berth_wire::{Attempt, EngineId, Epoch, HostId, JobId, KeyId, ModelId, SessionId, Timestamp};
 
-use crate::books::{Engine, Host, Job, JobPhase, JobView, Model, ModelView};
+use crate::books::{Engine, EnginePhase, Host, Job, JobPhase, JobView, Model, ModelView};
 use crate::demand::Demand;
 use crate::effect::Effect;
 use crate::event::Event;
@@ -44,6 +44,8 @@ pub struct State {
     pub(crate) telling: bool,
     /// Jobs that ended, or were cancelled before they were submitted; the stream may yet deliver them.
     pub(crate) over: Recent,
+    /// Express jobs that ended; a snapshot that crossed their ends may yet tell of them.
+    pub(crate) express_over: Recent,
 }
 
 /// A bounded memory of job ids.
@@ -97,6 +99,7 @@ impl State {
             settled: false,
             telling: false,
             over: Recent::default(),
+            express_over: Recent::default(),
         }
     }
 
@@ -118,10 +121,16 @@ impl State {
         self.jobs.len()
     }
 
-    /// Jobs that run.
+    /// Jobs that wait.
+    #[must_use]
+    pub fn queued(&self) -> usize {
+        self.models.values().map(|model| model.queue.len()).sum()
+    }
+
+    /// Jobs that run, those of the express lane included.
     #[must_use]
     pub fn running(&self) -> usize {
-        self.engines.values().map(|engine| engine.running.len()).sum()
+        self.engines.values().map(|engine| engine.taken()).sum()
     }
 
     /// Whether the job is known and has not ended.
@@ -134,6 +143,12 @@ impl State {
     #[must_use]
     pub fn has_engine(&self, engine: EngineId) -> bool {
         self.engines.contains_key(&engine)
+    }
+
+    /// Whether the engine is to be stopped, as far as the core knows.
+    #[must_use]
+    pub fn is_stopping(&self, engine: EngineId) -> bool {
+        self.engines.get(&engine).is_some_and(|engine| engine.phase == EnginePhase::Stopping)
     }
 
     /// Whether the engine takes nothing new because another model needs its room.
@@ -168,7 +183,7 @@ impl State {
                 ModelView {
                     model: model.needs.id.clone(),
                     queued: model.queue.len(),
-                    running: engines().map(|(_, engine)| engine.running.len()).sum(),
+                    running: engines().map(|(_, engine)| engine.taken()).sum(),
                     engines: engines().map(|(id, engine)| (id, engine.phase)).collect(),
                     error: model.blocked.as_ref().map(|(_, error)| error.message.clone()),
                     wait_estimate_s: self
@@ -226,7 +241,7 @@ impl Step<'_> {
             Event::StartRefused { engine, failure } => self.start_refused(engine, &failure),
             Event::JobSubmitted(job) => self.job_submitted(&job),
             Event::JobCancelled(job) => self.job_cancelled(job),
-            Event::JobStarted { job, attempt, engine } => self.job_started(job, attempt, engine),
+            Event::JobStarted { job, engine } => self.job_started(&job, engine),
             Event::AttemptEnded { job, attempt, engine, end, usage } => {
                 self.attempt_ended(job, attempt, engine, end, usage);
             }
@@ -287,6 +302,9 @@ impl Step<'_> {
             let room = std::mem::take(&mut self.room_changed);
             for model in self.in_turn(|model| room || touched.contains(model)) {
                 self.place(&model);
+            }
+            for model in &touched {
+                self.settle_lanes(model);
             }
             if self.touched.is_empty() && !self.room_changed {
                 return;

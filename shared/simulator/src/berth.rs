@@ -204,7 +204,9 @@ impl<'a> Drive<'a> {
             Effect::AttemptLost { job, error, .. } => {
                 return Err(Fault::GivenUp { job: self.name(job), why: error.message });
             }
-            Effect::Tell { .. }
+            // Nothing is offered here.
+            Effect::Lane { .. }
+            | Effect::Tell { .. }
             | Effect::LeaseKept(_)
             | Effect::LeaseEnded { .. }
             | Effect::LeaseRefused { .. }

@@ -51,6 +51,9 @@ pub const KEY_REFUSED: &str = "berth_key_refused_total";
 pub const AUTH_FAILURES: &str = "berth_auth_failures_total";
 /// Requests that took a waiting or finished job over: retries, and repeats under one `Idempotency-Key`.
 pub const REATTACHED: &str = "berth_requests_reattached_total";
+/// Offers of the express lane, by `outcome`: every one counts as `offered`, and then as `taken`, `busy` (no slot, or
+/// somebody waits), `refused` (the engine or its host is going or gone), `lost` or `failed` before it began.
+pub const LANE_OFFERS: &str = "berth_lane_offers_total";
 /// Bytes an accelerator has, by `host` and `accelerator`.
 pub const ACCELERATOR_MEMORY: &str = "berth_accelerator_memory_bytes";
 /// Bytes set aside for engines, by `host` and `accelerator`.
@@ -99,6 +102,7 @@ fn describe() {
     describe_counter!(KEY_REFUSED, "requests that an API key did not allow");
     describe_counter!(AUTH_FAILURES, "requests without a valid API key");
     describe_counter!(REATTACHED, "requests that took a job over");
+    describe_counter!(LANE_OFFERS, "offers of the express lane, by outcome");
     describe_gauge!(ACCELERATOR_MEMORY, Unit::Bytes, "memory engines may use");
     describe_gauge!(ACCELERATOR_RESERVED, Unit::Bytes, "memory set aside for engines");
 }

@@ -1,6 +1,8 @@
 //! Commands: scheduler and gateways to agents on `ctl.<host>.<verb>`, each acknowledged at once with [`Reply`].
 //!
-//! A dispatch is the job's own payload, passed on as it is, with [`DispatchHeaders`] as NATS headers.
+//! A dispatch is the job's own payload, passed on as it is, with [`DispatchHeaders`] as NATS headers. An offer
+//! (`ctl.<host>.offer`) is the same payload with the header `Berth-Engine` alone, and the job's output subject as its
+//! reply subject: the answer is the job's first frame, or `Output::Declined`.
 
 use std::time::Duration;
 
@@ -115,6 +117,47 @@ pub struct Credit {
 
 impl Message for Credit {
     const SCHEMA: &'static str = "ctl.credit/1";
+}
+
+/// `ctl.<host>.lane`: opens or closes the express lane of an engine.
+///
+/// The acknowledgement of a close promises that no offer is taken after it until the lane is opened again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetLane {
+    /// The leader's fencing token.
+    pub epoch: Epoch,
+    /// Which engine.
+    pub engine: EngineId,
+    /// Counts the leader's words about lanes: a smaller number than was heard of is late and changes nothing.
+    pub number: u64,
+    /// Whether offers are to be taken.
+    pub open: bool,
+}
+
+impl Message for SetLane {
+    const SCHEMA: &'static str = "ctl.lane/1";
+}
+
+/// `ctl.<host>.roll`: a gateway asks whether its jobs of the express lane still run there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RollCall {
+    /// Jobs that the gateway hears output of.
+    pub jobs: Vec<JobId>,
+}
+
+impl Message for RollCall {
+    const SCHEMA: &'static str = "ctl.roll/1";
+}
+
+/// The answer to [`RollCall`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RollAnswer {
+    /// Those of the jobs that do not run there.
+    pub missing: Vec<JobId>,
+}
+
+impl Message for RollAnswer {
+    const SCHEMA: &'static str = "ctl.roll-answer/1";
 }
 
 /// `ctl.<host>.status`: asks for a `Snapshot`.

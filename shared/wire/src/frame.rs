@@ -3,6 +3,9 @@
 //! Frames of an attempt are numbered from 0. Frame 0 is sent as a request and holds [`Begin`]; its reply
 //! ([`BeginReply`]) permits the rest, so that what has reached a client is never sent twice. What is at hand
 //! together travels in one frame. The last one holds [`End`].
+//!
+//! On the express lane the gateway's offer is the permit: frames begin with number 1, within the job's own window. A
+//! host that has nothing to send yet says with a frame 0, which wants no reply, that it has the job.
 
 use std::time::Duration;
 
@@ -10,6 +13,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::codec::{DecodeError, EncodeError, Message};
+use crate::control::Reply;
 use crate::error::ApiError;
 use crate::id::{Attempt, EngineId, Epoch, HostId};
 use crate::report::Usage;
@@ -174,6 +178,8 @@ pub enum Output {
         /// What it says.
         notice: Notice,
     },
+    /// From a host that does not take an offer of the express lane, or in place of one that is not there.
+    Declined(Reply),
 }
 
 impl Output {
@@ -200,6 +206,7 @@ impl Output {
             Self::Notice { epoch, notice } => {
                 (OutputWire::Notice { epoch: *epoch, notice: notice.clone() }, 0)
             }
+            Self::Declined(reply) => (OutputWire::Declined(reply.clone()), 0),
         };
         let mut out = Vec::with_capacity(room + 128);
         rmp_serde::encode::write_named(&mut out, &wire)
@@ -224,6 +231,7 @@ impl Output {
                 end: f.end,
             }),
             OutputWire::Notice { epoch, notice } => Self::Notice { epoch, notice },
+            OutputWire::Declined(reply) => Self::Declined(reply),
         })
     }
 }
@@ -238,6 +246,7 @@ enum OutputWire<'a> {
         epoch: Epoch,
         notice: Notice,
     },
+    Declined(Reply),
 }
 
 #[derive(Serialize, Deserialize)]

@@ -97,6 +97,9 @@ pub struct EngineRecord {
     pub running: u32,
     /// Slots there are.
     pub concurrency: u32,
+    /// Whether it takes offers on the express lane.
+    #[serde(default)]
+    pub lane: bool,
     /// Memory set aside for it.
     pub reservations: Vec<Reservation>,
     /// Since when it is in this state.

@@ -218,6 +218,17 @@ stamp_type! {
     Attempt, "attempt"
 }
 
+impl Attempt {
+    /// The one attempt of a job on the express lane, which no leader numbers: older than any that a leader makes.
+    pub const EXPRESS: Self = Self(Stamp { epoch: 0, n: 1 });
+
+    /// Whether it is the attempt of the express lane.
+    #[must_use]
+    pub fn is_express(self) -> bool {
+        self == Self::EXPRESS
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -234,6 +245,7 @@ mod tests {
     #[test]
     fn a_later_leaders_attempt_is_the_greater_one() {
         assert!(Attempt::new(Epoch(8), 1) > Attempt::new(Epoch(7), 900));
+        assert!(Attempt::new(Epoch(1), 1) > Attempt::EXPRESS);
     }
 
     #[test]

@@ -31,8 +31,8 @@ pub use async_job::{AsyncJob, JobStatus, ResultNote};
 pub use catalog::{Driver, EngineKind, EngineSpec, ModelSpec};
 pub use codec::{DecodeError, EncodeError, Message, decode, decode_json, encode, encode_json};
 pub use control::{
-    CancelJob, Credit, DispatchHeaders, Reply, SleepEngine, StartEngine, StatusRequest, StopEngine,
-    WakeEngine,
+    CancelJob, Credit, DispatchHeaders, Reply, RollAnswer, RollCall, SetLane, SleepEngine, StartEngine,
+    StatusRequest, StopEngine, WakeEngine,
 };
 pub use error::{ApiError, ErrorKind};
 pub use event::{Event, EventBody};
@@ -52,7 +52,7 @@ pub use marker::EndMarker;
 pub use profile::{Profile, Residency};
 pub use report::{
     Ended, EngineFailure, EngineReport, EngineState, Outcome, Report, ReportAck, ReportEntry, RunningAttempt,
-    SleepCost, Snapshot, Usage,
+    SleepCost, Snapshot, Started, Usage,
 };
 pub use route::{Dialect, Route, Target};
 pub use subject::{Subjects, Verb};

@@ -11,7 +11,9 @@ use crate::catalog::ModelSpec;
 use crate::codec::Message;
 use crate::error::ApiError;
 use crate::host::{HostBeat, Reservation};
-use crate::id::{Attempt, EngineId, Epoch, HostId, JobId, ModelId};
+use crate::id::{Attempt, EngineId, Epoch, HostId, JobId, KeyId, ModelId, SessionId};
+use crate::job::Class;
+use crate::time::Timestamp;
 
 /// Where an engine is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -168,6 +170,35 @@ pub struct Ended {
     /// Tokens and times.
     #[serde(default)]
     pub usage: Usage,
+    /// Of a job of the express lane whose start was not told before: it came and went between two reports.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started: Option<Box<Started>>,
+}
+
+/// The start of a job that its host took by the express lane: what the books of a leader need of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Started {
+    /// Which job.
+    pub job: JobId,
+    /// Which attempt.
+    pub attempt: Attempt,
+    /// On which engine.
+    pub engine: EngineId,
+    /// The model it asks for.
+    pub model: ModelId,
+    /// When its gateway took it.
+    pub submitted_at: Timestamp,
+    /// The conversation it belongs to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<SessionId>,
+    /// The API key it came with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<KeyId>,
+    /// How much its waiting would count.
+    #[serde(default)]
+    pub class: Class,
+    /// Bytes of its body.
+    pub bytes: u64,
 }
 
 /// An attempt that runs.
@@ -209,7 +240,7 @@ pub enum ReportEntry {
     /// An engine changed.
     Engine(EngineReport),
     /// An attempt began without the scheduler (express lane).
-    Started(RunningAttempt),
+    Started(Box<Started>),
     /// An attempt ended.
     Ended(Ended),
     /// The agent leaves in good order; its engines are stopped.

@@ -22,11 +22,17 @@ pub enum Verb {
     Wake,
     /// Say all that is true.
     Status,
+    /// Run a job at once or say no: the express lane.
+    Offer,
+    /// Open or close an engine's express lane.
+    Lane,
+    /// Say which jobs of the express lane still run.
+    Roll,
 }
 
 impl Verb {
     /// Every verb.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 11] = [
         Self::Dispatch,
         Self::Cancel,
         Self::Credit,
@@ -35,6 +41,9 @@ impl Verb {
         Self::Sleep,
         Self::Wake,
         Self::Status,
+        Self::Offer,
+        Self::Lane,
+        Self::Roll,
     ];
 
     /// The subject token.
@@ -49,6 +58,9 @@ impl Verb {
             Self::Sleep => "sleep",
             Self::Wake => "wake",
             Self::Status => "status",
+            Self::Offer => "offer",
+            Self::Lane => "lane",
+            Self::Roll => "roll",
         }
     }
 

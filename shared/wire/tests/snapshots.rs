@@ -125,6 +125,21 @@ fn ended() -> Ended {
             first_byte: Some(Duration::from_millis(5)),
             total: Duration::from_millis(6),
         },
+        started: None,
+    }
+}
+
+fn started() -> Started {
+    Started {
+        job: JobId(2),
+        attempt: Attempt::EXPRESS,
+        engine: engine(),
+        model: "org/m:1.5".into(),
+        submitted_at: Timestamp(5),
+        session: Some("s".into()),
+        key: Some("k1".into()),
+        class: berth_wire::Class::Interactive,
+        bytes: 99,
     }
 }
 
@@ -138,6 +153,9 @@ fn commands_and_replies_keep_their_bytes() {
     pin("cancel", &CancelJob { job, attempt: Some(attempt()) });
     pin("credit", &Credit { job, attempt: attempt(), granted: 65_536 });
     pin("status", &StatusRequest { epoch });
+    pin("lane", &SetLane { epoch, engine, number: 4, open: true });
+    pin("roll", &RollCall { jobs: vec![job] });
+    pin("roll_answer", &RollAnswer { missing: vec![job] });
     pin("reply_ok", &Reply::Ok);
     pin("reply_busy", &Reply::Busy { retry_after: Some(Duration::from_millis(50)) });
     pin("reply_stale", &Reply::Stale { epoch });
@@ -153,15 +171,16 @@ fn reports_keep_their_bytes() {
         beat: beat(),
         engines: vec![engine_report()],
         models: vec![spec()],
-        running: vec![running.clone()],
+        running: vec![running],
         ended: vec![ended()],
     };
     pin("snapshot", &snapshot);
     let entries = vec![
         ReportEntry::Snapshot(Box::new(snapshot)),
         ReportEntry::Engine(engine_report()),
-        ReportEntry::Started(running),
+        ReportEntry::Started(Box::new(started())),
         ReportEntry::Ended(ended()),
+        ReportEntry::Ended(Ended { started: Some(Box::new(started())), ..ended() }),
         ReportEntry::Goodbye,
     ];
     pin("report", &Report { host: "h1".into(), boot: "b1".into(), first: 12, entries });
@@ -184,6 +203,7 @@ fn records_and_events_keep_their_bytes() {
             state: EngineState::Starting,
             running: 1,
             concurrency: 4,
+            lane: true,
             reservations: reservations(),
             since: Timestamp(5),
             detail: Some("pulling 3 of 9 layers".into()),
@@ -330,6 +350,7 @@ fn output_keeps_its_bytes_and_its_data_stays_a_slice() {
     {
         outputs.push((name, Output::Notice { epoch: Epoch(7), notice }));
     }
+    outputs.push(("declined", Output::Declined(Reply::Busy { retry_after: None })));
     for (name, output) in outputs {
         let payload = Bytes::from(output.encode().unwrap());
         insta::assert_snapshot!(name, hex(&payload));

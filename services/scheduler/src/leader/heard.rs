@@ -83,8 +83,12 @@ impl Handler<Arrived> for Leader {
 
     fn handle(&mut self, Arrived(queued): Arrived, ctx: &mut Self::Context) {
         let facts = translate::job(&queued.job, self.clock.now());
+        let pending = queued.pending;
         self.entries.insert(queued);
         self.feed(Event::JobSubmitted(facts), ctx);
+        if pending == 0 {
+            self.stream_read(ctx);
+        }
     }
 }
 
@@ -96,8 +100,12 @@ pub(crate) struct StreamTaken(pub(crate) Jobs);
 impl Handler<StreamTaken> for Leader {
     type Result = ();
 
-    fn handle(&mut self, StreamTaken(jobs): StreamTaken, _: &mut Self::Context) {
+    fn handle(&mut self, StreamTaken(jobs): StreamTaken, ctx: &mut Self::Context) {
+        let to_read = jobs.to_read();
         let _ = self.carrier.jobs.set(jobs);
+        if to_read == 0 {
+            self.stream_read(ctx);
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod clock;
 mod heard;
+mod lane;
 mod leases;
 mod sleep;
 
@@ -14,8 +15,8 @@ use berth_actors::{Drain, Life, Vital};
 use berth_placement::{Effect, Event, Policy, Refusal, State, Verdict, step};
 use berth_telemetry::metric;
 use berth_wire::{
-    ApiError, EngineId, ErrorKind, EventBody, GatewayId, HostId, JobId, LEASE_TTL, ModelId, ModelSpec,
-    Notice, ReportEntry, Snapshot, Timestamp,
+    ApiError, Ended, EngineId, ErrorKind, EventBody, GatewayId, HostId, JobId, LEASE_TTL, ModelId, ModelSpec,
+    Notice, Outcome as AttemptOutcome, ReportEntry, Snapshot, Timestamp,
 };
 pub(crate) use heard::{Arrived, Beats, Cancelled, Catalog, Reported, StatusAsked, StreamTaken};
 pub(crate) use leases::{LeaseAsked, Restored};
@@ -26,6 +27,7 @@ use crate::effects::{Answer, Carrier, record};
 use crate::entry::Entries;
 use crate::hosts::Hosts;
 use crate::leader::clock::Clock;
+use crate::leader::lane::Lanes;
 use crate::leader::leases::Outcome;
 use crate::leader::sleep::{Order, Orders};
 use crate::recorder::Recorder;
@@ -77,6 +79,8 @@ pub(crate) struct Leader {
     missed: BTreeSet<GatewayId>,
     /// What engines were last told to do.
     orders: Orders,
+    /// What hosts were last told of their lanes.
+    lanes: Lanes,
     /// What the event that is being taken in did to leases.
     leases: Outcome,
     /// How long a lease lasts where nothing is said.
@@ -114,6 +118,7 @@ impl Leader {
             timer: None,
             missed: BTreeSet::new(),
             orders: Orders::default(),
+            lanes: Lanes::default(),
             leases: Outcome::default(),
             lease_ttl,
             recorder,
@@ -198,6 +203,7 @@ impl Leader {
             Effect::Wake { engine, host, reservations, .. } => {
                 self.order(engine, host, Order::Wake { reservations }, ctx);
             }
+            Effect::Lane { engine, host, open } => self.lane(engine, host, open, ctx),
             Effect::LeaseKept(lease) => carrier.keeper.keep_lease(&lease),
             Effect::LeaseEnded { session, model } => {
                 carrier.keeper.forget_lease(&session, &model);
@@ -235,7 +241,8 @@ impl Leader {
                 warn!(%host, %engine, ?answer, "a stop was not taken; asking again");
                 leader.ask(host.clone(), ctx);
                 ctx.run_later(STOP_AGAIN, move |leader, ctx| {
-                    if leader.state.has_engine(engine) {
+                    // A job of the express lane that crossed the stop has the core think again.
+                    if leader.state.is_stopping(engine) {
                         leader.stop(host, engine, reason, ctx);
                     }
                 });
@@ -342,11 +349,18 @@ impl Leader {
                 let engine = translate::engine(report);
                 self.feed(Event::EngineChanged { host: host.clone(), engine }, ctx);
             }
-            ReportEntry::Started(run) => {
-                let event = Event::JobStarted { job: run.job, attempt: run.attempt, engine: run.engine };
-                self.feed(event, ctx);
+            ReportEntry::Started(started) => {
+                self.feed(translate::started(&started, self.clock.now()), ctx);
             }
-            ReportEntry::Ended(ended) => self.feed(translate::ended(ended), ctx),
+            ReportEntry::Ended(mut ended) => {
+                if let Some(started) = ended.started.take() {
+                    self.feed(translate::started(&started, self.clock.now()), ctx);
+                }
+                if ended.attempt.is_express() {
+                    express_ended(&ended);
+                }
+                self.feed(translate::ended(ended), ctx);
+            }
             ReportEntry::Goodbye => {
                 self.hosts.left(host);
                 let reason = "its agent was shut down".to_owned();
@@ -354,6 +368,18 @@ impl Leader {
             }
         }
     }
+}
+
+/// Counts the end of a job that the core does not end.
+fn express_ended(ended: &Ended) {
+    let outcome = match &ended.outcome {
+        AttemptOutcome::Completed => "completed",
+        AttemptOutcome::Cancelled | AttemptOutcome::Abandoned => "cancelled",
+        // Its gateway submits it, and it ends as what comes of that.
+        AttemptOutcome::Failed { output_sent: false, .. } => return,
+        AttemptOutcome::Failed { .. } => "failed",
+    };
+    metrics::counter!(metric::JOBS_ENDED, "outcome" => outcome).increment(1);
 }
 
 fn end_lost() -> ApiError {
@@ -380,9 +406,8 @@ impl Actor for Leader {
         self.set_timer(ctx);
         self.call_gateways(ctx);
         ctx.run_interval(Duration::from_secs(1), |leader, _| {
-            let running = leader.state.running();
-            metrics::gauge!(metric::RUNNING).set(running as f64);
-            metrics::gauge!(metric::QUEUED).set(leader.state.outstanding().saturating_sub(running) as f64);
+            metrics::gauge!(metric::RUNNING).set(leader.state.running() as f64);
+            metrics::gauge!(metric::QUEUED).set(leader.state.queued() as f64);
         });
     }
 }

@@ -121,9 +121,10 @@ impl World {
 
     /// The host took a job by the express lane.
     pub fn express(&mut self, job: JobId, engine: EngineId) {
-        let attempt = Attempt::new(Epoch(9), u32::try_from(job.0).unwrap());
-        self.engines.get_mut(&engine).unwrap().running.insert(job, attempt);
-        self.tell(Event::JobStarted { job, attempt, engine });
+        let there = self.engines.get_mut(&engine).unwrap();
+        there.running.insert(job, Attempt::EXPRESS);
+        let facts = JobFacts { id: job, arrival: self.now, ..crate::kit::job(job.0, there.model.as_str()) };
+        self.tell(Event::JobStarted { job: facts, engine });
     }
 
     pub fn snapshot(&mut self, host: &HostId, boot: String) {
@@ -455,6 +456,10 @@ impl World {
             }
             Effect::LeaseRefused { error, .. } => self.refused.push(error),
             Effect::Learned(profile) => self.learned.push(profile),
+            Effect::Lane { engine, open, .. } => {
+                let there = self.engines.get(&engine).expect("a lane of an engine that is gone");
+                assert!(!open || there.state == EngineState::Ready, "opened the lane of what does not serve");
+            }
             Effect::AttemptLost { .. } | Effect::Record(_) => {}
         }
     }
