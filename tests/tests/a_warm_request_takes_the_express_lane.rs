@@ -156,7 +156,12 @@ async fn a_client_that_leaves_frees_its_slot_within_a_moment() {
     warm(&berth.gateway).await;
     for fields in [tokens(6000, 50), json!({"sim": {"tokens": 1, "first_token_ms": 60_000}})] {
         let gateway = berth.gateway.clone();
-        let client = tokio::spawn(async move { gateway.stream("sim", &fields).await.token().await });
+        let client = tokio::spawn(async move {
+            let mut stream = gateway.stream("sim", &fields).await;
+            loop {
+                stream.token().await;
+            }
+        });
         until("it has the slot", SOON, async || running(&berth.gateway).await == 1).await;
         client.abort();
         // The only slot: whoever has it next tells that it was given back.

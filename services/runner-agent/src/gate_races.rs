@@ -930,7 +930,7 @@ proptest! {
 
     #[test]
     fn whatever_crosses_no_slot_is_taken_twice_no_job_is_lost_and_nobody_is_overtaken(
-        actions in prop::collection::vec((0_u8..100, 0_usize..1000), 20..160)
+        actions in prop::collection::vec((0_u8..112, 0_usize..1000), 20..160)
     ) {
         let mut world = World::new();
         let mut made = 0_u128;
@@ -949,12 +949,12 @@ proptest! {
                 67..=74 => world.deliver(),
                 75..=80 => world.grow(&host),
                 81..=90 => world.serve(n, n % 6 == 0),
-                91 => if let Some(job) = job { world.give_up(job) },
-                92 => if let Some(job) = job { world.leave(job) },
+                91 | 100..=107 => if let Some(job) = job { world.give_up(job) },
+                92 | 108 => if let Some(job) = job { world.leave(job) },
                 93 => world.kill(&host),
                 94 => world.notice(&host),
                 95 => if world.agents[&host].is_none() { world.boot(&host) },
-                96 => world.elect(),
+                96 | 109 => world.elect(),
                 _ => {
                     world.now = world.now.plus(Duration::from_millis(n as u64 * 3));
                     world.tell(Event::Timer, None);
