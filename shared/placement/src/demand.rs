@@ -86,12 +86,8 @@ impl Scene<'_> {
     /// Whether a model past its limit goes before all. Where all others have waited for as long, it does not: going
     /// by age alone would cost more than it saves, and each one's turn comes by its age anyway.
     fn stands_out(&self, id: &ModelId, age: f64) -> bool {
-        let others = self.state.wanting.iter().filter(|other| *other != id);
-        let waiting = others.filter_map(|id| self.state.models.get(id));
-        let old = waiting.filter(|model| self.replicas(model) == 0).filter_map(|model| model.queue.oldest());
-        let (sum, count) =
-            old.fold((0.0, 0.0), |(sum, n), at| (sum + self.now.since(at).as_secs_f64(), n + 1.0));
-        age * count >= sum * self.state.policy.aged_factor
+        let (count, waited) = self.state.wanting.others(id, self.now);
+        age * count >= waited * self.state.policy.aged_factor
     }
 
     /// A queue that takes longer than a good part of a start is worth another engine.

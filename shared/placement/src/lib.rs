@@ -31,7 +31,11 @@ mod rate;
 mod scene;
 mod site;
 mod state;
+mod tally;
 mod timers;
+mod wanting;
+mod watch;
+mod yard;
 
 pub use books::{EnginePhase, JobPhase, JobView, ModelView};
 pub use effect::{Effect, Verdict};
