@@ -79,6 +79,8 @@ fn main() {
         fleet.state.outstanding(),
         fleet.state.running()
     );
+    let [engines, busy, taken, accelerators] = fleet.census();
+    println!("{engines} engines, {busy} of them busy, on {taken} of {accelerators} accelerators");
     println!(
         "in it {} dispatches, {} starts, {} stops, {} to sleep, {} woken, {} told (at most {} at once)",
         seen.dispatched - before.dispatched,
@@ -95,7 +97,10 @@ fn main() {
         (seen.waited_ms - before.waited_ms) as f64 / 1000.0 / dispatched.max(1) as f64,
         seen.digest
     );
-    println!("\n{:<16} {:>8} {:>9} {:>9} {:>9} {:>9} {:>9}", "us", "events", "mean", "p50", "p99", "p99.9", "max");
+    println!(
+        "\n{:<16} {:>8} {:>9} {:>9} {:>9} {:>9} {:>9}",
+        "us", "events", "mean", "p50", "p99", "p99.9", "max"
+    );
     for (kind, took) in &mut took {
         row(&format!("{kind:?}"), took);
     }

@@ -184,7 +184,6 @@ impl Step<'_> {
 
     /// The regular round: queues whose places have changed. One of many jobs is spread over the time until the next.
     pub(crate) fn tell_due(&mut self) {
-        self.state.telling = false;
         if self.state.round.is_empty() {
             self.state.round = std::mem::take(&mut self.state.stale);
             self.state.round_of = self.state.round.len();
@@ -196,6 +195,7 @@ impl Step<'_> {
             self.tell_queue(&model);
         }
         if self.state.round.is_empty() {
+            self.state.telling = false;
             if !self.state.stale.is_empty() {
                 self.keep_telling();
             }
@@ -203,7 +203,6 @@ impl Step<'_> {
         }
         let part = u32::try_from(self.state.round_of).unwrap_or(u32::MAX).max(1);
         let pause = (self.state.policy.tell_every / part).max(Duration::from_millis(1));
-        self.state.telling = true;
         self.state.timers.set(self.now.plus(pause), Due::Tell);
     }
 }

@@ -24,11 +24,11 @@ impl Step<'_> {
             leases.entry(model.clone()).or_default().insert(session.clone());
         }
         let mut engines: BTreeMap<ModelId, BTreeSet<EngineId>> = BTreeMap::new();
-        for (id, engine) in &self.state.engines {
+        for (id, engine) in self.state.engines.iter() {
             engines.entry(engine.model.clone()).or_default().insert(*id);
         }
         let mut failed: BTreeMap<ModelId, BTreeSet<HostId>> = BTreeMap::new();
-        for (host, entry) in &self.state.hosts {
+        for (host, entry) in self.state.hosts.iter() {
             for model in entry.failed.keys() {
                 failed.entry(model.clone()).or_default().insert(host.clone());
             }
@@ -43,6 +43,7 @@ impl Step<'_> {
             self.touch(&id);
         }
         self.state.protected_stale = true;
+        self.state.shares.clear();
         self.room_changed();
     }
 

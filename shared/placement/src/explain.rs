@@ -231,7 +231,7 @@ impl Step<'_> {
         let mut needs = "more than there is".to_owned();
         if let Some(model) = self.state.models.get(id) {
             needs = need_text(model);
-            for (name, host) in &self.state.hosts {
+            for (name, host) in self.state.hosts.iter() {
                 let memory = host.devices.iter().map(|d| d.memory).max().unwrap_or(0);
                 let offer = if eligible(host, model) {
                     format!("{name} has {} accelerator(s) of up to {}", host.devices.len(), show(memory))

@@ -164,7 +164,8 @@ impl Step<'_> {
 
     fn found_running(&self, id: JobId) -> Option<(EngineId, Attempt)> {
         let model = self.state.model_of(id)?;
-        let strays = self.state.strays.range((id, EngineId::new(Epoch(0), 0))..).take_while(|(job, _)| *job == id);
+        let strays =
+            self.state.strays.range((id, EngineId::new(Epoch(0), 0))..).take_while(|(job, _)| *job == id);
         strays.map(|(_, engine)| engine).filter(|engine| model.engines.contains(engine)).find_map(|engine| {
             let attempt = self.state.engines.get(engine)?.running.get(&id)?;
             Some((*engine, *attempt))

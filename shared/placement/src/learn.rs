@@ -82,13 +82,16 @@ impl Step<'_> {
             let of_model = self.state.profiles.entry(model.clone()).or_default();
             of_model.insert(profile.accelerator.clone(), Learned { profile, kept: self.now });
             self.state.protected_stale = true;
+            self.state.shares.remove(&model);
             self.touch(&model);
         }
     }
 
     /// What earlier leaders measured of a model that has just been entered.
     pub(crate) fn recall(&self, model: &mut Model) {
-        for Learned { profile, .. } in self.state.profiles.get(&model.needs.id).iter().flat_map(|of| of.values()) {
+        for Learned { profile, .. } in
+            self.state.profiles.get(&model.needs.id).iter().flat_map(|of| of.values())
+        {
             if profile.config == model.needs.config {
                 recall(model, profile);
             }
@@ -173,7 +176,11 @@ impl Step<'_> {
             profile: Profile::new(key.0.clone(), config.clone(), key.1.clone()),
             kept: Timestamp(0),
         };
-        self.state.protected_stale |= keep;
+        if keep {
+            // It may need more memory than was known.
+            self.state.protected_stale = true;
+            self.state.shares.remove(&key.0);
+        }
         let of_model = self.state.profiles.entry(key.0.clone()).or_default();
         let learned = of_model.entry(key.1.clone()).or_insert_with(fresh);
         if learned.profile.config != config {

@@ -1,7 +1,7 @@
 //! Leases: a session's claim that a model stays warm. They weigh in the choice of victims and load a model that
 //! is not there onto room that is idle; they are capped, and jobs that have waited too long override them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use berth_wire::{ApiError, ErrorKind, KeyId, Lease, LeaseState, ModelId, SessionId, Timestamp};
@@ -57,7 +57,11 @@ impl Order {
         }
     }
 
-    fn change(&mut self, model: &ModelId, change: impl FnOnce(&mut BTreeSet<(Timestamp, SessionId)>) -> bool) {
+    fn change(
+        &mut self,
+        model: &ModelId,
+        change: impl FnOnce(&mut BTreeSet<(Timestamp, SessionId)>) -> bool,
+    ) {
         let on = self.on.entry(model.clone()).or_default();
         let before = on.first().cloned();
         change(on);
@@ -136,13 +140,13 @@ impl State {
 impl State {
     /// Models whose leases count: the oldest leases first, until their engines hold the share of the
     /// accelerators' memory that leases may keep.
-    fn find_protected(&self) -> BTreeSet<ModelId> {
+    fn find_protected(&self, shares: &mut HashMap<ModelId, f64>) -> BTreeSet<ModelId> {
         let mut protected = BTreeSet::new();
         let most = libm::ceil(self.yard.accelerators() as f64 * self.policy.lease_share);
         let mut kept = 0.0;
         for (_, _, id) in &self.lease_order.first {
             let Some(model) = self.models.get(id) else { continue };
-            kept += self.accelerators_of(model);
+            kept += *shares.entry(id.clone()).or_insert_with(|| self.accelerators_of(model));
             if kept > most {
                 break;
             }
@@ -159,7 +163,9 @@ impl State {
         }
         self.protected_stale = false;
         self.protected_at = now;
-        self.protected = self.find_protected();
+        let mut shares = std::mem::take(&mut self.shares);
+        self.protected = self.find_protected(&mut shares);
+        self.shares = shares;
     }
 
     /// Accelerators that a model's engines hold, by their share of each one's memory; one that is not there yet
@@ -168,10 +174,11 @@ impl State {
         let engines = model.engines.iter().filter_map(|id| self.engines.get(id));
         let mut up = engines.filter(|engine| engine.phase != EnginePhase::Sleeping).peekable();
         if up.peek().is_none() {
-            let alike = self.yard.kinds().filter_map(|hosts| self.hosts.get(hosts.first()?));
-            let devices = alike.flat_map(|host| &host.devices);
-            let share =
-                devices.map(|device| part(self.need_on(model, device), device.memory)).fold(1.0, f64::min);
+            let share = self
+                .yard
+                .sorts()
+                .map(|device| part(self.need_on(model, device), device.memory))
+                .fold(1.0, f64::min);
             return share * f64::from(model.needs.accelerators);
         }
         up.filter_map(|engine| Some((engine, self.hosts.get(&engine.host)?)))
@@ -274,15 +281,16 @@ impl Step<'_> {
             model.leases.insert(lease.session.clone());
         }
         self.state.timers.set(lease.expires, Due::Lease(id.0.clone(), id.1.clone()));
-        let before = self.state.leases.insert(id.clone(), Held { lease: lease.clone(), kept });
-        if let Some(Held { lease: before, .. }) = &before {
+        let before = self.state.leases.remove(&id).map(|held| held.lease);
+        if let Some(before) = &before {
             if before.expires != lease.expires {
-                self.state.timers.unset(before.expires, Due::Lease(id.0, id.1));
+                self.state.timers.unset(before.expires, Due::Lease(id.0.clone(), id.1.clone()));
             }
             self.state.lease_order.remove(before);
         }
-        self.state.protected_stale |= before.is_none_or(|before| before.lease.since != lease.since);
+        self.state.protected_stale |= before.is_none_or(|before| before.since != lease.since);
         self.state.lease_order.insert(&lease);
+        self.state.leases.insert(id, Held { lease, kept });
     }
 
     pub(crate) fn leases_restored(&mut self, leases: Vec<Lease>) {

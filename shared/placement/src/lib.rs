@@ -30,6 +30,7 @@ mod queue;
 mod rate;
 mod scene;
 mod site;
+mod small;
 mod state;
 mod tally;
 mod timers;

@@ -8,6 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use berth_wire::{Class, JobId, KeyId, SessionId, Timestamp};
 
+use crate::small::{SmallMap, SmallSet};
+
 /// A job as its queue sees it.
 #[derive(Debug, Clone)]
 pub(crate) struct Waiting {
@@ -27,16 +29,16 @@ const REMEMBERED: usize = 1024;
 #[derive(Debug, Clone, Default)]
 struct Flow {
     counter: u64,
-    jobs: BTreeSet<(Timestamp, JobId)>,
+    jobs: SmallSet<(Timestamp, JobId)>,
 }
 
 #[derive(Debug, Clone, Default)]
 struct KeyFlow {
     counter: u64,
     waiting: usize,
-    sessions: BTreeMap<Option<SessionId>, Flow>,
+    sessions: SmallMap<Option<SessionId>, Flow>,
     /// Sessions with waiting jobs by what they have had, then by their oldest job.
-    order: BTreeSet<(u64, Timestamp, Option<SessionId>)>,
+    order: SmallSet<(u64, Timestamp, Option<SessionId>)>,
     /// The counter of the session served last.
     last: u64,
     /// Sessions that were kept when idle ones were forgotten last.
@@ -223,7 +225,10 @@ impl KeyFlow {
 
     fn push(&mut self, job: &Waiting, id: JobId) {
         let floor = self.order.first().map_or(self.last, |(counter, _, _)| *counter);
-        let flow = self.sessions.entry(job.session.clone()).or_default();
+        if self.sessions.get(&job.session).is_none() {
+            self.sessions.insert(job.session.clone(), Flow::default());
+        }
+        let Some(flow) = self.sessions.get_mut(&job.session) else { return };
         match flow.jobs.first() {
             None => flow.counter = flow.counter.max(floor),
             Some((at, _)) => {
@@ -260,7 +265,7 @@ impl KeyFlow {
         }
         if self.sessions.len() > REMEMBERED.max(2 * self.kept) {
             let last = self.last;
-            self.sessions.retain(|_, flow| !flow.jobs.is_empty() || flow.counter > last);
+            self.sessions.retain(|flow| !flow.jobs.is_empty() || flow.counter > last);
             self.kept = self.sessions.len();
         }
     }

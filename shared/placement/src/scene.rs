@@ -64,17 +64,13 @@ impl<'a> Scene<'a> {
         model.queue.len() as f64 * self.state.service(model).as_secs_f64() / slots
     }
 
-    /// What a start takes on that host, longer where other loads share its disk.
-    pub(crate) fn start_on(&self, model: &Model, host: &Host, device: Option<&Device>) -> f64 {
-        self.state.start_cost(model, host, device).as_secs_f64() * self.crowding(host)
-    }
-
-    /// The same for waking an engine.
+    /// What waking an engine takes on that host, longer where other loads share its disk.
     pub(crate) fn wake_on(&self, model: &Model, host: &Host, device: Option<&Device>) -> f64 {
         self.state.wake_cost(model, device).as_secs_f64() * self.crowding(host)
     }
 
-    fn crowding(&self, host: &Host) -> f64 {
+    /// How many times as long a load takes on the host because of others.
+    pub(crate) fn crowding(&self, host: &Host) -> f64 {
         let loads = host
             .engines
             .iter()

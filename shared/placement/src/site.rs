@@ -85,7 +85,7 @@ impl<'a> Scene<'a> {
         let could_fit = self.state.fits_somewhere(wish.model);
         let mut found = Found { best: None, second: None, could_fit, weighed: 0 };
         if self.state.yard.is_small() {
-            for (id, host) in &self.state.hosts {
+            for (id, host) in self.state.hosts.iter() {
                 self.weigh(id, host, None, wish, &mut found);
             }
         } else {
@@ -149,10 +149,12 @@ impl<'a> Scene<'a> {
         let wanted = usize::try_from(model.needs.accelerators).ok()?;
         let mut spots: Vec<(f64, u64, f64, Spot<'a>)> = Vec::new();
         let picked = |n: &usize| devices.is_none_or(|devices| devices.contains(n));
-        for (_, device) in host.devices.iter().enumerate().filter(|(n, _)| picked(n)) {
-            let start = self.start_on(model, host, Some(device));
+        let crowding = self.crowding(host);
+        for (n, device) in host.devices.iter().enumerate().filter(|(n, _)| picked(n)) {
+            let start = self.state.start_cost(model, host, Some(device)).as_secs_f64() * crowding;
+            let known = self.known_free(id, n, model);
             let need = self.state.need_on(model, device);
-            let Some(spot) = self.spot(host, device, need, need, wish, start) else {
+            let Some(spot) = self.spot(host, device, known, (need, need), wish, start) else {
                 continue;
             };
             let price = spot.loss + wish.weight * (spot.drain + start);
@@ -190,7 +192,7 @@ impl<'a> Scene<'a> {
             let device = host.devices.iter().find(|device| device.id == reservation.accelerator)?;
             let need = reservation.bytes.saturating_sub(engine.asleep_on(&device.id));
             let bytes = reservation.bytes;
-            spots.push(self.spot(host, device, need, bytes, wish, start)?);
+            spots.push(self.spot(host, device, None, (need, bytes), wish, start)?);
         }
         let tie = device.map_or(0, |device| tie(model, id, device));
         Some(self.site(id, spots.into_iter(), start, Some(sleeper), tie))
@@ -233,8 +235,8 @@ impl<'a> Scene<'a> {
         &self,
         host: &Host,
         device: &'a Device,
-        need: u64,
-        bytes: u64,
+        known_free: Option<u64>,
+        (need, bytes): (u64, u64),
         wish: &Wish<'_>,
         start: f64,
     ) -> Option<Spot<'a>> {
@@ -245,7 +247,7 @@ impl<'a> Scene<'a> {
         if wish.replica && self.is_in_use(host, device, &wish.model.needs.id) {
             return None;
         }
-        let free = self.free(host, device, Some(&wish.model.needs.id));
+        let free = known_free.unwrap_or_else(|| self.free(host, device, Some(&wish.model.needs.id)));
         if free >= need {
             return Some(Spot { device, bytes, victims: Vec::new(), stops: false, loss: 0.0, drain: 0.0 });
         }
@@ -295,7 +297,6 @@ impl<'a> Scene<'a> {
             .filter(|candidate| candidate.frees > 0)
             .collect()
     }
-
 }
 
 impl State {

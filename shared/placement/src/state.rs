@@ -1,6 +1,6 @@
 //! The state and the step function.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::policy::Policy;
 use crate::scene::Scene;
 use crate::tally::Tallies;
 use crate::timers::{Due, Timers};
-use crate::wanting::{ORDERED, Wanting};
+use crate::wanting::Wanting;
 use crate::watch::Watched;
 use crate::yard::Yard;
 
@@ -44,16 +44,18 @@ pub struct State {
     pub(crate) protected: BTreeSet<ModelId>,
     pub(crate) protected_stale: bool,
     pub(crate) protected_at: Timestamp,
+    /// Accelerators that a model's engines hold or will, where that was found and has not changed.
+    pub(crate) shares: HashMap<ModelId, f64>,
     /// Hints by session.
-    pub(crate) hints_of: BTreeMap<SessionId, usize>,
+    pub(crate) hints_of: HashMap<SessionId, usize>,
     /// What was measured, by model and accelerator.
-    pub(crate) profiles: BTreeMap<ModelId, BTreeMap<String, Learned>>,
+    pub(crate) profiles: HashMap<ModelId, BTreeMap<String, Learned>>,
     /// How long a job of any model takes (EWMA).
     pub(crate) mean_service: Option<Duration>,
     /// How long a start of any model takes (EWMA): the guess for one that was never started.
     pub(crate) mean_start: Option<Duration>,
     /// Jobs outstanding by API key.
-    pub(crate) of_key: BTreeMap<KeyId, usize>,
+    pub(crate) of_key: HashMap<KeyId, usize>,
     /// Models that may want an engine.
     pub(crate) wanting: Wanting,
     pub(crate) tallies: Tallies,
@@ -80,7 +82,7 @@ pub struct State {
 /// A bounded memory of job ids.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Recent {
-    known: BTreeSet<JobId>,
+    known: HashSet<JobId>,
     order: VecDeque<JobId>,
 }
 
@@ -110,6 +112,8 @@ impl State {
         let mut timers = Timers::default();
         timers.set(now.plus(policy.settle), Due::Settled);
         Self {
+            wanting: Wanting::new(policy.ordered_whole),
+            yard: Yard::new(policy.searched_whole),
             policy,
             epoch,
             engines_made: 0,
@@ -123,14 +127,13 @@ impl State {
             protected: BTreeSet::new(),
             protected_stale: false,
             protected_at: now,
-            hints_of: BTreeMap::new(),
-            profiles: BTreeMap::new(),
+            shares: HashMap::new(),
+            hints_of: HashMap::new(),
+            profiles: HashMap::new(),
             mean_service: None,
             mean_start: None,
-            of_key: BTreeMap::new(),
-            wanting: Wanting::default(),
+            of_key: HashMap::new(),
             tallies: Tallies::default(),
-            yard: Yard::default(),
             surveyed: BTreeSet::new(),
             strays: BTreeSet::new(),
             timers,
@@ -255,7 +258,8 @@ pub(crate) struct Step<'a> {
 /// Takes in what happened at `now` and says what to do. `now` must not go backwards between steps.
 #[must_use]
 pub fn step(state: &mut State, event: Event, now: Timestamp) -> Vec<Effect> {
-    let mut step = Step { state, now, effects: Vec::new(), touched: BTreeSet::new(), room_changed: false, work: 0 };
+    let mut step =
+        Step { state, now, effects: Vec::new(), touched: BTreeSet::new(), room_changed: false, work: 0 };
     step.take_in(event);
     step.run_timers();
     step.decide();
@@ -359,8 +363,7 @@ impl Step<'_> {
         }
         if self.state.wanting.has_left() && !self.state.looking {
             self.state.looking = true;
-            let few = self.state.wanting.len() <= ORDERED;
-            let at = if few { self.now } else { self.now.plus(PAUSE) };
+            let at = if self.state.wanting.are_few() { self.now } else { self.now.plus(PAUSE) };
             self.state.timers.set(at, Due::Look);
         }
     }

@@ -122,8 +122,7 @@ impl Tallies {
             let either = now.as_ref().or(before.as_ref())?;
             (either.model.clone(), either.host.clone())
         };
-        let (part, room) =
-            (now.as_ref().map(|now| now.part), now.as_ref().map(|now| now.room));
+        let (part, room) = (now.as_ref().map(|now| now.part), now.as_ref().map(|now| now.room));
         let (part_before, room_before) =
             (before.as_ref().map(|before| before.part), before.as_ref().map(|before| before.room));
         if part != part_before {

@@ -1,6 +1,6 @@
 //! Models that may want an engine, in the order in which they are seen to.
 //!
-//! A small fleet sees to all of them whenever room may have become free. With more models than [`ORDERED`] each
+//! A small fleet sees to all of them whenever room may have become free. With more models than `Policy::ordered_whole` each
 //! step sees to a few, those of the highest rank first and some in rotation, so that none is left out.
 
 use std::cmp::Reverse;
@@ -11,8 +11,6 @@ use berth_wire::{ModelId, Timestamp};
 
 use crate::demand::{Cause, Demand};
 
-/// Up to so many models are put in order anew each time.
-pub(crate) const ORDERED: usize = 64;
 /// Of more models, so many are looked at in one step: by rank, and in rotation.
 const BY_RANK: usize = 6;
 const IN_ROTATION: usize = 2;
@@ -50,6 +48,8 @@ struct Round {
 /// The models.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Wanting {
+    /// Up to so many are put in order anew each time.
+    few: usize,
     models: BTreeMap<ModelId, Entry>,
     by_rank: BTreeSet<(Rank, ModelId)>,
     /// How many have jobs and no engine, and the sum of the arrivals of their oldest jobs.
@@ -61,6 +61,15 @@ pub(crate) struct Wanting {
 }
 
 impl Wanting {
+    pub(crate) fn new(few: usize) -> Self {
+        Self { few, ..Self::default() }
+    }
+
+    /// Whether all of them are put in order each time.
+    pub(crate) fn are_few(&self) -> bool {
+        self.models.len() <= self.few
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.models.len()
     }
@@ -99,6 +108,11 @@ impl Wanting {
         }
     }
 
+    /// How many wait without an engine, and the sum of the arrivals of their oldest jobs.
+    pub(crate) fn unserved(&self) -> (u64, u128) {
+        (self.unserved, self.arrivals)
+    }
+
     /// How many others wait without an engine, and how many seconds their oldest jobs have waited together.
     pub(crate) fn others(&self, id: &ModelId, now: Timestamp) -> (f64, f64) {
         let own = self.models.get(id).and_then(|entry| entry.unserved_since);
@@ -120,7 +134,7 @@ impl Wanting {
 
     /// Room may have become free: all of them are to be looked at.
     pub(crate) fn room_changed(&mut self) {
-        if self.models.len() <= ORDERED {
+        if self.are_few() {
             self.left.extend(self.models.keys().cloned());
             return;
         }

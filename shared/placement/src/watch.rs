@@ -1,22 +1,24 @@
 //! A map that remembers which of its entries may have changed, so that what is derived from them can follow.
 
 use std::borrow::Borrow;
-use std::collections::{BTreeMap, btree_map};
+use std::collections::{BTreeSet, HashMap};
+use std::hash::Hash;
 
-/// An ordered map with a list of keys whose entries were lent out to be changed.
+/// A map with a list of keys whose entries were lent out to be changed. It is walked in the order of its keys.
 #[derive(Debug, Clone)]
 pub(crate) struct Watched<K, V> {
-    entries: BTreeMap<K, V>,
+    entries: HashMap<K, V>,
+    order: BTreeSet<K>,
     changed: Vec<K>,
 }
 
 impl<K, V> Default for Watched<K, V> {
     fn default() -> Self {
-        Self { entries: BTreeMap::new(), changed: Vec::new() }
+        Self { entries: HashMap::new(), order: BTreeSet::new(), changed: Vec::new() }
     }
 }
 
-impl<K: Ord + Clone, V> Watched<K, V> {
+impl<K: Ord + Hash + Clone, V> Watched<K, V> {
     fn note(&mut self, key: &K) {
         // One event changes the same entry several times in a row.
         if self.changed.last() != Some(key) {
@@ -33,7 +35,7 @@ impl<K: Ord + Clone, V> Watched<K, V> {
         !self.changed.is_empty()
     }
 
-    pub(crate) fn get<Q: Ord + ?Sized>(&self, key: &Q) -> Option<&V>
+    pub(crate) fn get<Q: Hash + Eq + ?Sized>(&self, key: &Q) -> Option<&V>
     where
         K: Borrow<Q>,
     {
@@ -51,25 +53,34 @@ impl<K: Ord + Clone, V> Watched<K, V> {
 
     pub(crate) fn insert(&mut self, key: K, value: V) -> Option<V> {
         self.note(&key);
+        self.order.insert(key.clone());
         self.entries.insert(key, value)
     }
 
     pub(crate) fn get_or_insert_with(&mut self, key: K, value: impl FnOnce() -> V) -> &mut V {
         self.note(&key);
+        if !self.entries.contains_key(&key) {
+            self.order.insert(key.clone());
+        }
         self.entries.entry(key).or_insert_with(value)
     }
 
     pub(crate) fn remove(&mut self, key: &K) -> Option<V> {
         self.note(key);
+        self.order.remove(key);
         self.entries.remove(key)
     }
 
-    pub(crate) fn keys(&self) -> btree_map::Keys<'_, K, V> {
-        self.entries.keys()
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
+        self.order.iter().filter_map(|key| Some((key, self.entries.get(key)?)))
     }
 
-    pub(crate) fn values(&self) -> btree_map::Values<'_, K, V> {
-        self.entries.values()
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &K> {
+        self.order.iter()
+    }
+
+    pub(crate) fn values(&self) -> impl Iterator<Item = &V> {
+        self.iter().map(|(_, value)| value)
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -78,14 +89,5 @@ impl<K: Ord + Clone, V> Watched<K, V> {
 
     pub(crate) fn len(&self) -> usize {
         self.entries.len()
-    }
-}
-
-impl<'a, K, V> IntoIterator for &'a Watched<K, V> {
-    type Item = (&'a K, &'a V);
-    type IntoIter = btree_map::Iter<'a, K, V>;
-
-    fn into_iter(self) -> Self::IntoIter {
-        self.entries.iter()
     }
 }

@@ -1,7 +1,7 @@
 //! Where there may be room: the fleet's accelerators in orders in which the best places come early, so that a
 //! search looks at some of them and not at all.
 //!
-//! A fleet of up to [`FEW`] accelerators is searched whole. In a larger one a search weighs those that the orders
+//! A fleet of up to `Policy::searched_whole` accelerators is searched whole. In a larger one a search weighs those that the orders
 //! name, where the model ran last or sleeps, and some in rotation, so that no place is left out for ever.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -13,12 +13,8 @@ use crate::scene::{Claim, Reach, Scene};
 use crate::site::{Wish, eligible};
 use crate::state::State;
 
-/// A fleet of so many accelerators is searched whole.
-pub(crate) const FEW: usize = 32;
-/// Accelerators with free room that are weighed, on hosts with as many loads.
-const FREE: usize = 6;
-/// Those with engines that may go, of each class of room.
-const OF_CLASS: usize = 4;
+/// Accelerators of all kinds that are weighed for each reason: room is free, idle engines or busy ones may go.
+const PICKED: usize = 12;
 /// So many entries of an order are passed over at most.
 const PASSED: usize = 128;
 /// Accelerators weighed in rotation.
@@ -73,19 +69,32 @@ struct Lot {
 /// The fleet's accelerators.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Yard {
+    /// A fleet of so many accelerators is searched whole.
+    few: usize,
     kinds: BTreeMap<Kind, Orders>,
     lots: HashMap<HostId, Lot>,
     slots: BTreeMap<Slot, (HostId, usize)>,
     slots_made: Slot,
+    /// One of each sort of accelerator, and how many there are.
+    sorts: BTreeMap<(String, u64), (Device, usize)>,
 }
 
 /// Accelerators of a host that are weighed.
 pub(crate) type Picked<'a> = BTreeMap<&'a HostId, BTreeSet<usize>>;
 
 impl Yard {
+    pub(crate) fn new(few: usize) -> Self {
+        Self { few, ..Self::default() }
+    }
+
     /// How many accelerators there are.
     pub(crate) fn accelerators(&self) -> usize {
         self.slots.len()
+    }
+
+    /// One accelerator of each sort.
+    pub(crate) fn sorts(&self) -> impl Iterator<Item = &Device> {
+        self.sorts.values().map(|(device, _)| device)
     }
 
     /// Hosts, those that differ in name alone together.
@@ -95,7 +104,7 @@ impl Yard {
 
     /// Whether the fleet is searched whole.
     pub(crate) fn is_small(&self) -> bool {
-        self.slots.len() <= FEW
+        self.slots.len() <= self.few
     }
 
     /// Where the next search in rotation begins.
@@ -110,6 +119,14 @@ impl Yard {
             self.slots.remove(slot);
             if let (Some(room), Some(orders)) = (room, self.kinds.get_mut(&lot.kind)) {
                 orders.remove(*slot, room);
+            }
+        }
+        for sort in &lot.kind.devices {
+            if let Some((_, count)) = self.sorts.get_mut(sort) {
+                *count -= 1;
+                if *count == 0 {
+                    self.sorts.remove(sort);
+                }
             }
         }
         if let Some(orders) = self.kinds.get_mut(&lot.kind) {
@@ -134,6 +151,10 @@ impl Yard {
             self.slots_made = self.slots_made.wrapping_add(1);
             self.slots.insert(self.slots_made, (id.clone(), n));
             rooms.push((self.slots_made, None));
+        }
+        for device in &host.devices {
+            let sort = self.sorts.entry((device.name.clone(), device.memory));
+            sort.or_insert_with(|| (device.clone(), 0)).1 += 1;
         }
         self.kinds.entry(kind.clone()).or_default().hosts.insert(id.clone());
         self.lots.insert(id.clone(), Lot { kind, rooms });
@@ -161,6 +182,10 @@ impl Yard {
                 picked.entry(host).or_default().insert(*device);
             }
         }
+    }
+
+    fn room(&self, host: &HostId, device: usize) -> Option<&Room> {
+        self.lots.get(host)?.rooms.get(device)?.1.as_ref()
     }
 }
 
@@ -217,8 +242,8 @@ impl Orders {
     }
 
     /// Accelerators with so much free: where the fewest loads run, the tightest first.
-    fn with_free(&self, need: u64, computes: bool, found: &mut Vec<Slot>) {
-        let most = found.len() + FREE;
+    fn with_free(&self, need: u64, computes: bool, most: usize, found: &mut Vec<Slot>) {
+        let most = found.len() + most;
         let mut from = (computes, 0, need, 0);
         // A few steps from one number of loads to the next.
         for _ in 0..8 {
@@ -235,7 +260,8 @@ impl Orders {
         }
     }
 
-    fn with_idle(&self, need: u64, computes: bool, found: &mut Vec<Slot>) {
+    /// Those on which idle engines may go, of each class of room those that lose least.
+    fn with_idle(&self, need: u64, computes: bool, most: usize, found: &mut Vec<Slot>) {
         let mut next = class(need);
         while let Some((has, class, ..)) = self.idle.range((computes, next, 0, 0, 0)..).next().copied() {
             if has != computes {
@@ -243,13 +269,13 @@ impl Orders {
             }
             let of_class = self.idle.range((computes, class, 0, 0, 0)..(computes, class + 1, 0, 0, 0));
             let enough = of_class.take(PASSED).filter(|(.., bytes)| *bytes >= need);
-            found.extend(enough.take(OF_CLASS).map(|(_, _, _, slot, _)| *slot));
+            found.extend(enough.take(most).map(|(_, _, _, slot, _)| *slot));
             next = class + 1;
         }
     }
 
     /// Those whose first engine has been ready since `until`, or all by what they lose.
-    fn with_busy(&self, need: u64, until: Option<Timestamp>, found: &mut Vec<Slot>) {
+    fn with_busy(&self, need: u64, until: Option<Timestamp>, most: usize, found: &mut Vec<Slot>) {
         let mut next = class(need);
         while let Some((class, ..)) = self.lightest.range((next, 0, 0, 0)..).next().copied() {
             let light = self.lightest.range((class, 0, 0, 0)..(class + 1, 0, 0, 0));
@@ -258,9 +284,9 @@ impl Orders {
             let old = self.oldest.range((class, Timestamp(0), 0, 0)..=end);
             let old = old.map(|(_, _, slot, bytes)| (*slot, *bytes));
             let enough = |(_, bytes): &(Slot, u64)| *bytes >= need;
-            found.extend(old.take(PASSED).filter(enough).take(OF_CLASS).map(|(slot, _)| slot));
+            found.extend(old.take(PASSED).filter(enough).take(most).map(|(slot, _)| slot));
             if until.is_none() {
-                found.extend(light.take(PASSED).filter(enough).take(OF_CLASS).map(|(slot, _)| slot));
+                found.extend(light.take(PASSED).filter(enough).take(most).map(|(slot, _)| slot));
             }
             next = class + 1;
         }
@@ -307,6 +333,7 @@ impl State {
         let engine = self.engines.get(&id).map(|engine| (engine, self.hosts.get(&engine.host)));
         let Some(change) = self.tallies.count(id, engine) else { return };
         if change.room {
+            self.shares.remove(&change.model);
             self.protected_stale |=
                 self.models.get(&change.model).is_some_and(|model| !model.leases.is_empty());
             self.surveyed.insert(change.host);
@@ -335,18 +362,22 @@ impl State {
         if !self.surveyed.is_empty() {
             let was_small = self.yard.is_small();
             let mut hosts = std::mem::take(&mut self.surveyed);
-            for id in &hosts {
-                self.protected_stale |= match self.hosts.get(id) {
+            for id in hosts.iter() {
+                let other = match self.hosts.get(id) {
                     Some(host) => self.yard.enter(id, host),
                     None => self.yard.remove(id),
                 };
+                if other {
+                    self.protected_stale = true;
+                    self.shares.clear();
+                }
             }
             // A fleet that is searched whole needs no orders.
             if !self.yard.is_small() {
                 if was_small {
                     hosts.extend(self.hosts.keys().cloned());
                 }
-                for id in &hosts {
+                for id in hosts.iter() {
                     let rooms = Scene::new(self, now).rooms(id);
                     self.yard.set(id, rooms);
                 }
@@ -359,8 +390,7 @@ impl State {
 impl<'a> Scene<'a> {
     fn rooms(&self, id: &HostId) -> Vec<Room> {
         let Some(host) = self.state.hosts.get(id) else { return Vec::new() };
-        let engines: Vec<&Engine> =
-            host.engines.iter().filter_map(|id| self.state.engines.get(id)).collect();
+        let engines: Vec<&Engine> = host.engines.iter().filter_map(|id| self.state.engines.get(id)).collect();
         let loads = engines.iter().filter(|engine| engine.phase.is_loading()).count();
         let losses: Vec<u64> = engines.iter().map(|engine| self.lasting_loss(engine, host)).collect();
         host.devices
@@ -382,8 +412,7 @@ impl<'a> Scene<'a> {
                         continue;
                     }
                     all += bytes;
-                    let (_, since, least) =
-                        room.busy.unwrap_or((0, Timestamp(u64::MAX), u64::MAX));
+                    let (_, since, least) = room.busy.unwrap_or((0, Timestamp(u64::MAX), u64::MAX));
                     room.busy = Some((all, since.min(engine.since), least.min(*loss)));
                     if engine.running.is_empty() {
                         idle += bytes;
@@ -413,8 +442,7 @@ impl<'a> Scene<'a> {
     fn lasting_loss(&self, engine: &Engine, host: &Host) -> u64 {
         let loss = self.loss(engine, host, Claim { start: USUAL_START, backlog: 0.0 });
         let [tau, _] = self.state.policy.rate_taus;
-        let lasting =
-            libm::log(loss.max(1e-6)) + self.now.0 as f64 / 1000.0 / tau.as_secs_f64().max(1e-3);
+        let lasting = libm::log(loss.max(1e-6)) + self.now.0 as f64 / 1000.0 / tau.as_secs_f64().max(1e-3);
         // Never negative from some moment in 1970 on, so that bits keep the order.
         (lasting + 1e3).max(0.0).to_bits()
     }
@@ -433,9 +461,13 @@ impl<'a> Scene<'a> {
             }
             _ => None,
         };
-        for orders in yard.kinds.values() {
-            let host = orders.hosts.first().and_then(|id| state.hosts.get(id));
-            let Some(host) = host.filter(|host| eligible(host, model)) else { continue };
+        let kinds = yard.kinds.values().filter_map(|orders| {
+            let host = state.hosts.get(orders.hosts.first()?)?;
+            eligible(host, model).then_some((orders, host))
+        });
+        let kinds: Vec<_> = kinds.collect();
+        let most = (PICKED / kinds.len().max(1)).max(1);
+        for (orders, host) in kinds {
             let mut slots = Vec::new();
             let needs: BTreeSet<u64> = host
                 .devices
@@ -445,21 +477,22 @@ impl<'a> Scene<'a> {
                 .map(|(need, _)| need)
                 .collect();
             for need in needs {
+                orders.with_free(need, false, most, &mut slots);
+                if slots.is_empty() && !wish.replica {
+                    orders.with_free(need, true, most, &mut slots);
+                }
                 let computing = if wish.replica { [false].as_slice() } else { &[false, true] };
-                for computes in computing {
-                    orders.with_free(need, *computes, &mut slots);
-                    if !matches!(wish.reach, Reach::Free) {
-                        orders.with_idle(need, *computes, &mut slots);
-                    }
+                for computes in computing.iter().filter(|_| wish.reach != Reach::Free) {
+                    orders.with_idle(need, *computes, most, &mut slots);
                 }
                 if let Some(until) = busy {
-                    orders.with_busy(need, until, &mut slots);
+                    orders.with_busy(need, until, most, &mut slots);
                 }
             }
             yard.pick(slots, &mut picked);
         }
         let sleepers = state.tallies.of(&model.needs.id).sleeping.iter();
-        let there = sleepers.filter_map(|id| Some(&state.engines.get(id)?.host)).take(FREE);
+        let there = sleepers.filter_map(|id| Some(&state.engines.get(id)?.host)).take(PICKED);
         for host in there.chain(&model.ran_on) {
             if let Some(lot) = yard.lots.get(host) {
                 yard.pick(lot.rooms.iter().map(|(slot, _)| *slot).take(8), &mut picked);
@@ -467,11 +500,39 @@ impl<'a> Scene<'a> {
         }
         let turn = yard.slots.range(model.turn..).map(|(slot, _)| *slot);
         yard.pick(turn.take(IN_TURN), &mut picked);
-        if model.needs.accelerators > 1 {
-            for (host, devices) in &mut picked {
-                devices.extend(0..state.hosts.get(*host).map_or(0, |host| host.devices.len()));
+        let gang = model.needs.accelerators > 1;
+        picked.retain(|id, devices| {
+            let Some(host) = state.hosts.get(*id) else { return false };
+            if gang {
+                devices.extend(0..host.devices.len());
             }
-        }
+            devices.retain(|n| self.may_do(id, host, *n, wish));
+            devices.len() as u64 >= u64::from(model.needs.accelerators)
+                || !state.tallies.of(&model.needs.id).sleeping.is_disjoint(&host.engines)
+        });
         picked
+    }
+
+    /// Bytes of the accelerator that are neither taken nor claimed, where the yard knows.
+    pub(crate) fn known_free(&self, id: &HostId, device: usize, model: &Model) -> Option<u64> {
+        // A claim of its own would count.
+        if self.state.yard.is_small() || model.plan.is_some() {
+            return None;
+        }
+        self.state.yard.room(id, device).map(|room| room.free)
+    }
+
+    /// Whether there may be room for the model on an accelerator, as far as the yard knows.
+    fn may_do(&self, id: &HostId, host: &Host, device: usize, wish: &Wish<'_>) -> bool {
+        let Some(room) = self.state.yard.room(id, device) else { return true };
+        let Some(device) = host.devices.get(device) else { return false };
+        let need = self.state.need_on(wish.model, device);
+        let idle = room.idle.map_or(room.free, |(bytes, _)| bytes);
+        let bytes = match wish.reach {
+            Reach::Free => room.free,
+            Reach::Unclaimed | Reach::Idle => idle,
+            Reach::Busy | Reach::Any => room.busy.map_or(idle, |(bytes, ..)| bytes),
+        };
+        bytes >= need && !(wish.replica && room.computes)
     }
 }

@@ -4,7 +4,7 @@
 //! For every job that ends another one arrives, so that the queues stay as long as they are.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, VecDeque};
 use std::time::Duration;
 
 use berth_placement::{
@@ -251,8 +251,7 @@ impl Fleet {
                 let running = mine()
                     .flat_map(|(id, e)| e.running.iter().map(|(job, attempt)| (*job, *attempt, *id)))
                     .collect();
-                self.at_once
-                    .push_back((Kind::HostReports, Event::HostSnapshot { host, engines, running }));
+                self.at_once.push_back((Kind::HostReports, Event::HostSnapshot { host, engines, running }));
             }
             5..7 => {
                 let session = format!("s{}", self.below(20_000));
@@ -296,7 +295,7 @@ impl Fleet {
             model: self.any_model(),
             arrival: self.now,
             deadline: (self.below(20) == 0).then(|| self.now.plus(Duration::from_secs(1800))),
-            session: (session % 4 > 0).then(|| format!("s{session}").into()),
+            session: (!session.is_multiple_of(4)).then(|| format!("s{session}").into()),
             key: Some(format!("k{}", session % 500).into()),
             class,
             tokens: 200 + self.below(1500),
@@ -373,8 +372,7 @@ impl Fleet {
                     if let Some((engine, there)) = on {
                         there.running.remove(&job);
                         let (end, usage) = (AttemptEnd::Cancelled, Usage::default());
-                        let event =
-                            Event::AttemptEnded { job, attempt, engine: *engine, end, usage };
+                        let event = Event::AttemptEnded { job, attempt, engine: *engine, end, usage };
                         self.at_once.push_back((Kind::AttemptEnds, event));
                     }
                 }
@@ -385,16 +383,26 @@ impl Fleet {
                     self.after(ms, Due::Arrives);
                 }
                 Effect::Tell { .. } => told += 1,
-                Effect::Record(event) => {
-                    if let berth_wire::EventBody::JobDispatched { queue_ms, .. } = &event {
-                        self.seen.waited_ms += queue_ms;
-                    }
+                Effect::Record(berth_wire::EventBody::JobDispatched { queue_ms, .. }) => {
+                    self.seen.waited_ms += queue_ms;
                 }
                 _ => {}
             }
         }
         self.seen.told += told as u64;
         self.seen.most_told = self.seen.most_told.max(told);
+    }
+
+    /// Engines, those that serve a job, accelerators with an engine, and accelerators.
+    pub fn census(&self) -> [usize; 4] {
+        let busy = self.engines.values().filter(|engine| !engine.running.is_empty()).count();
+        let taken: BTreeSet<_> = self
+            .engines
+            .values()
+            .flat_map(|engine| engine.reservations.iter().map(|r| (&engine.host, &r.accelerator)))
+            .collect();
+        let all = self.hosts.iter().map(|host| host.accelerators.len()).sum();
+        [self.engines.len(), busy, taken.len(), all]
     }
 
     fn mix(&mut self, n: u64) {
@@ -408,7 +416,7 @@ fn host(n: usize) -> HostFacts {
         1 | 2 => 2,
         _ => 1,
     };
-    let memory = if n % 3 == 0 { 48 * GIB } else { 80 * GIB };
+    let memory = if n.is_multiple_of(3) { 48 * GIB } else { 80 * GIB };
     HostFacts {
         id: format!("host-{n:04}").into(),
         boot: "1".into(),
@@ -422,10 +430,10 @@ fn host(n: usize) -> HostFacts {
             })
             .collect(),
         drivers: vec![Driver::Process],
-        labels: if n % 7 == 0 { vec!["eu".into()] } else { Vec::new() },
+        labels: if n.is_multiple_of(7) { vec!["eu".into()] } else { Vec::new() },
         draining: false,
-        sleep_memory: if n % 2 == 0 { 256 * GIB } else { 0 },
-        sleep_spare: if n % 2 == 0 { 80 * GIB } else { 0 },
+        sleep_memory: if n.is_multiple_of(2) { 256 * GIB } else { 0 },
+        sleep_spare: if n.is_multiple_of(2) { 80 * GIB } else { 0 },
     }
 }
 
@@ -444,7 +452,7 @@ fn model(n: usize) -> ModelNeeds {
         concurrency: 8,
         driver: Driver::Process,
         labels: if n % 25 == 3 { vec!["eu".into()] } else { Vec::new() },
-        idle_ttl: (n % 3 == 0).then_some(Duration::from_secs(600)),
+        idle_ttl: (n.is_multiple_of(3)).then_some(Duration::from_secs(600)),
         pin: n % 100 == 50,
         max_replicas: None,
         config: String::new(),
