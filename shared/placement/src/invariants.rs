@@ -111,6 +111,9 @@ impl State {
                 arrivals += u128::from(oldest.0);
             }
         }
+        if let Some(host) = self.misjudged() {
+            return Err(Violation(format!("the room on {host} is not as it is noted")));
+        }
         if self.wanting.unserved() != (unserved, arrivals) {
             return Err(Violation("those who wait without an engine are not as they are counted".into()));
         }

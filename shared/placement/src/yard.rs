@@ -308,14 +308,8 @@ impl State {
     /// Brings the tallies up to date.
     pub(crate) fn tidy(&mut self) {
         if self.hosts.has_changed() {
-            for id in self.hosts.take_changed() {
-                let engines: Vec<EngineId> =
-                    self.hosts.get(&id).map_or_else(Vec::new, |host| host.engines.iter().copied().collect());
-                for engine in engines {
-                    self.count(engine);
-                }
-                self.surveyed.insert(id);
-            }
+            // Of its engines it tells itself.
+            self.surveyed.extend(self.hosts.take_changed());
         }
         if self.engines.has_changed() {
             for id in self.engines.take_changed() {
@@ -384,6 +378,19 @@ impl State {
             }
         }
         self.refresh_protected(now);
+    }
+}
+
+impl State {
+    /// A host whose room is not as the yard has it.
+    pub(crate) fn misjudged(&self) -> Option<&HostId> {
+        let seen = |room: &Room| (room.computes, room.loads, room.free);
+        self.hosts.keys().filter(|_| !self.yard.is_small()).find(|id| {
+            let known = self.yard.lots.get(*id).map(|lot| lot.rooms.as_slice()).unwrap_or_default();
+            let known = known.iter().map(|(_, room)| room.as_ref().map(seen));
+            let rooms = Scene::new(self, Timestamp(0)).rooms(id);
+            !known.eq(rooms.iter().map(|room| Some(seen(room))))
+        })
     }
 }
 
