@@ -23,7 +23,7 @@ use crate::yard::Yard;
 /// So many timers run in one step.
 const TIMERS: usize = 32;
 /// A step that has weighed so many places leaves the other models to the next.
-const ENOUGH: usize = 64;
+const ENOUGH: usize = 24;
 /// Where many models wait for their turn, the next step follows after this if nothing happens.
 const PAUSE: Duration = Duration::from_millis(2);
 

@@ -14,7 +14,7 @@ use crate::site::{Wish, eligible};
 use crate::state::State;
 
 /// Accelerators of all kinds that are weighed for each reason: room is free, idle engines or busy ones may go.
-const PICKED: usize = 12;
+const PICKED: usize = 8;
 /// So many entries of an order are passed over at most.
 const PASSED: usize = 128;
 /// Accelerators weighed in rotation.
@@ -33,6 +33,9 @@ struct Kind {
 
 /// An accelerator, by a number of the yard's own.
 type Slot = u32;
+
+/// An accelerator with what it is ranked by, the least first.
+type Ranked = (u64, Slot);
 
 /// The orders of one kind's accelerators.
 #[derive(Debug, Clone, Default)]
@@ -242,7 +245,7 @@ impl Orders {
     }
 
     /// Accelerators with so much free: where the fewest loads run, the tightest first.
-    fn with_free(&self, need: u64, computes: bool, most: usize, found: &mut Vec<Slot>) {
+    fn with_free(&self, need: u64, computes: bool, most: usize, found: &mut Vec<Ranked>) {
         let most = found.len() + most;
         let mut from = (computes, 0, need, 0);
         // A few steps from one number of loads to the next.
@@ -252,7 +255,8 @@ impl Orders {
                 return;
             }
             let of_these = self.free.range((computes, loads, need, 0)..(computes, loads + 1, 0, 0));
-            found.extend(of_these.take(most.saturating_sub(found.len())).map(|(_, _, _, slot)| *slot));
+            let left = most.saturating_sub(found.len());
+            found.extend(of_these.take(left).map(|(_, loads, _, slot)| (u64::from(*loads), *slot)));
             if found.len() >= most {
                 return;
             }
@@ -261,7 +265,7 @@ impl Orders {
     }
 
     /// Those on which idle engines may go, of each class of room those that lose least.
-    fn with_idle(&self, need: u64, computes: bool, most: usize, found: &mut Vec<Slot>) {
+    fn with_idle(&self, need: u64, computes: bool, most: usize, found: &mut Vec<Ranked>) {
         let mut next = class(need);
         while let Some((has, class, ..)) = self.idle.range((computes, next, 0, 0, 0)..).next().copied() {
             if has != computes {
@@ -269,25 +273,31 @@ impl Orders {
             }
             let of_class = self.idle.range((computes, class, 0, 0, 0)..(computes, class + 1, 0, 0, 0));
             let enough = of_class.take(PASSED).filter(|(.., bytes)| *bytes >= need);
-            found.extend(enough.take(most).map(|(_, _, _, slot, _)| *slot));
+            found.extend(enough.take(most).map(|(_, _, loss, slot, _)| (*loss, *slot)));
             next = class + 1;
         }
     }
 
-    /// Those whose first engine has been ready since `until`, or all by what they lose.
-    fn with_busy(&self, need: u64, until: Option<Timestamp>, most: usize, found: &mut Vec<Slot>) {
+    /// Those on which busy engines may go, of each class those whose first has been ready longest, at least since
+    /// `until`.
+    fn with_oldest(&self, need: u64, until: Option<Timestamp>, most: usize, found: &mut Vec<Ranked>) {
+        let mut next = class(need);
+        while let Some((class, ..)) = self.oldest.range((next, Timestamp(0), 0, 0)..).next().copied() {
+            let end = (class, until.unwrap_or(Timestamp(u64::MAX)), Slot::MAX, u64::MAX);
+            let of_class = self.oldest.range((class, Timestamp(0), 0, 0)..=end);
+            let enough = of_class.take(PASSED).filter(|(.., bytes)| *bytes >= need);
+            found.extend(enough.take(most).map(|(_, since, slot, _)| (since.0, *slot)));
+            next = class + 1;
+        }
+    }
+
+    /// The same of those that lose least.
+    fn with_lightest(&self, need: u64, most: usize, found: &mut Vec<Ranked>) {
         let mut next = class(need);
         while let Some((class, ..)) = self.lightest.range((next, 0, 0, 0)..).next().copied() {
-            let light = self.lightest.range((class, 0, 0, 0)..(class + 1, 0, 0, 0));
-            let light = light.map(|(_, _, slot, bytes)| (*slot, *bytes));
-            let end = (class, until.unwrap_or(Timestamp(u64::MAX)), Slot::MAX, u64::MAX);
-            let old = self.oldest.range((class, Timestamp(0), 0, 0)..=end);
-            let old = old.map(|(_, _, slot, bytes)| (*slot, *bytes));
-            let enough = |(_, bytes): &(Slot, u64)| *bytes >= need;
-            found.extend(old.take(PASSED).filter(enough).take(most).map(|(slot, _)| slot));
-            if until.is_none() {
-                found.extend(light.take(PASSED).filter(enough).take(most).map(|(slot, _)| slot));
-            }
+            let of_class = self.lightest.range((class, 0, 0, 0)..(class + 1, 0, 0, 0));
+            let enough = of_class.take(PASSED).filter(|(.., bytes)| *bytes >= need);
+            found.extend(enough.take(most).map(|(_, loss, slot, _)| (*loss, *slot)));
             next = class + 1;
         }
     }
@@ -473,9 +483,9 @@ impl<'a> Scene<'a> {
             eligible(host, model).then_some((orders, host))
         });
         let kinds: Vec<_> = kinds.collect();
-        let most = (PICKED / kinds.len().max(1)).max(1);
+        let most = (PICKED / kinds.len().max(1)).max(2);
+        let (mut free, mut idle, mut oldest, mut lightest) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for (orders, host) in kinds {
-            let mut slots = Vec::new();
             let needs: BTreeSet<u64> = host
                 .devices
                 .iter()
@@ -484,19 +494,26 @@ impl<'a> Scene<'a> {
                 .map(|(need, _)| need)
                 .collect();
             for need in needs {
-                orders.with_free(need, false, most, &mut slots);
-                if slots.is_empty() && !wish.replica {
-                    orders.with_free(need, true, most, &mut slots);
+                orders.with_free(need, false, most, &mut free);
+                if !wish.replica {
+                    orders.with_free(need, true, most, &mut free);
                 }
                 let computing = if wish.replica { [false].as_slice() } else { &[false, true] };
                 for computes in computing.iter().filter(|_| wish.reach != Reach::Free) {
-                    orders.with_idle(need, *computes, most, &mut slots);
+                    orders.with_idle(need, *computes, most, &mut idle);
                 }
                 if let Some(until) = busy {
-                    orders.with_busy(need, until, most, &mut slots);
+                    orders.with_oldest(need, until, most, &mut oldest);
+                    if until.is_none() {
+                        orders.with_lightest(need, most, &mut lightest);
+                    }
                 }
             }
-            yard.pick(slots, &mut picked);
+        }
+        // The best of all kinds.
+        for found in [&mut free, &mut idle, &mut oldest, &mut lightest] {
+            found.sort_unstable();
+            yard.pick(found.iter().map(|(_, slot)| *slot).take(PICKED), &mut picked);
         }
         let sleepers = state.tallies.of(&model.needs.id).sleeping.iter();
         let there = sleepers.filter_map(|id| Some(&state.engines.get(id)?.host)).take(PICKED);
