@@ -1,10 +1,11 @@
 //! Admission: a free slot on a ready engine takes the next job of its model at once.
 
+use std::cmp::Reverse;
 use std::time::Duration;
 
 use berth_wire::{EngineId, EventBody, JobId, ModelId, Stage, Timestamp};
 
-use crate::books::{Engine, EnginePhase, JobPhase, Model};
+use crate::books::{Engine, JobPhase, Model};
 use crate::effect::Effect;
 use crate::state::{State, Step};
 use crate::timers::Due;
@@ -12,40 +13,61 @@ use crate::timers::Due;
 /// So many waiting jobs of a model are told their place at a time; those behind hear when they come nearer.
 const TOLD: usize = 256;
 
+/// What jobs of one model may expect, wherever they stand in its queue.
+pub(crate) struct Prospect {
+    /// Slots that are free.
+    free: u64,
+    /// Until there is an engine, as far as that is known.
+    start: Option<Duration>,
+    /// Jobs that are served at a time.
+    slots: u64,
+    served: bool,
+    service: Option<Duration>,
+}
+
+impl Prospect {
+    /// How long a job with so many before it may expect to wait.
+    fn wait(&self, position: usize) -> Option<Duration> {
+        if (position as u64) < self.free {
+            return Some(Duration::ZERO);
+        }
+        let before = (position as u64).saturating_add(if self.served { self.slots } else { 0 });
+        let queue = match u32::try_from(before / self.slots).unwrap_or(u32::MAX) {
+            0 => Duration::ZERO,
+            turns => self.service?.saturating_mul(turns),
+        };
+        Some(self.start?.saturating_add(queue))
+    }
+}
+
 impl State {
+    /// What jobs of the model may expect, from what was measured.
+    fn prospect(&self, model: &Model, now: Timestamp) -> Prospect {
+        let tally = self.tallies.of(&model.needs.id);
+        let left = |took: Duration, since: Timestamp| took.saturating_sub(now.since(since));
+        let waking = tally.waking.first().map(|(since, _)| left(self.wake_cost(model, None), *since));
+        let starting = tally.starting.first().and_then(|(since, _)| Some(left(model.start_took?, *since)));
+        let served = tally.ready > 0;
+        let start = if served { Some(Duration::ZERO) } else { waking.into_iter().chain(starting).min() };
+        Prospect {
+            free: tally.free,
+            start: start.or(model.start_took),
+            slots: u64::from(model.needs.concurrency.max(1)) * tally.ready.max(1),
+            served,
+            service: model.service,
+        }
+    }
+
     /// How long a job with so many before it may expect to wait, from what was measured; `None`: nothing was, or
     /// there is no room yet and nobody knows when.
     pub(crate) fn expected_wait(&self, model: &Model, position: usize, now: Timestamp) -> Option<Duration> {
-        let engines = || model.engines.iter().filter_map(|id| self.engines.get(id));
-        let ready = engines().filter(|e| e.phase == EnginePhase::Ready && e.draining_for.is_none());
-        let (replicas, free) =
-            ready.fold((0u64, 0u64), |(n, free), e| (n + 1, free + u64::from(e.free_slots())));
-        if (position as u64) < free {
-            return Some(Duration::ZERO);
-        }
-        let loading = engines().filter(|engine| engine.phase.is_loading()).map(|engine| {
-            let took = match engine.phase {
-                EnginePhase::Waking => Some(self.wake_cost(model, None)),
-                _ => model.start_took,
-            };
-            took.map(|took| took.saturating_sub(now.since(engine.since)))
-        });
-        let start = if replicas > 0 { Some(Duration::ZERO) } else { loading.flatten().min() };
-        let slots = u64::from(model.needs.concurrency.max(1)) * replicas.max(1);
-        let turns =
-            u32::try_from((position as u64).saturating_add(if replicas > 0 { slots } else { 0 }) / slots);
-        let queue = match turns.unwrap_or(u32::MAX) {
-            0 => Duration::ZERO,
-            turns => model.service?.saturating_mul(turns),
-        };
-        Some(start.or(model.start_took)?.saturating_add(queue))
+        self.prospect(model, now).wait(position)
     }
 
     /// The least that a job submitted now must wait, if anything measured says so: half of what is expected, since
     /// jobs before it may leave.
     pub(crate) fn least_wait(&self, model: &Model, now: Timestamp) -> Option<Duration> {
-        let sleeps = |id| self.engines.get(id).is_some_and(|engine| engine.phase == EnginePhase::Sleeping);
-        if model.engines.iter().any(sleeps) {
+        if !self.tallies.of(&model.needs.id).sleeping.is_empty() {
             return None;
         }
         Some(self.expected_wait(model, model.queue.len(), now)? / 2)
@@ -55,7 +77,9 @@ impl State {
 impl Step<'_> {
     /// Starts as many waiting jobs of the model as there are free slots.
     pub(crate) fn admit(&mut self, id: &ModelId) {
-        while let Some((job, engine)) = self.next_admission(id) {
+        loop {
+            self.state.tidy();
+            let Some((job, engine)) = self.next_admission(id) else { return };
             self.dispatch(job, engine);
         }
     }
@@ -66,13 +90,10 @@ impl Step<'_> {
         let session = self.state.jobs.get(&job).and_then(|job| job.session.as_ref());
         // Where its session was served last, the prompt's prefix may still be in the cache.
         let last = session.and_then(|session| model.affinity.of(session));
-        let engine = model
-            .engines
-            .iter()
-            .filter_map(|id| Some((*id, self.state.engines.get(id)?)))
-            .filter(|(_, engine)| engine.admits() && self.host_takes(engine))
-            .max_by_key(|(id, engine)| (engine.free_slots(), Some(*id) == last, std::cmp::Reverse(*id)))?
-            .0;
+        // The one with most free slots, of several the last one, of others the oldest.
+        let open = &self.state.tallies.of(id).open;
+        let (free, Reverse(oldest)) = open.last()?;
+        let engine = last.filter(|last| open.contains(&(*free, Reverse(*last)))).unwrap_or(*oldest);
         Some((job, engine))
     }
 
@@ -100,10 +121,11 @@ impl Step<'_> {
         let host = engine.host.clone();
         if let Some(model) = self.state.models.get_mut(&job.model) {
             model.queue.serve(id, expected);
-            model.stale_places = true;
             if let Some(session) = &job.session {
                 model.affinity.served(session, engine_id);
             }
+            let model = job.model.clone();
+            self.places_changed(&model);
         }
         self.emit(Effect::Dispatch { job: id, attempt, engine: engine_id, host: host.clone() });
         self.emit(Effect::Record(EventBody::JobDispatched {
@@ -117,9 +139,11 @@ impl Step<'_> {
 
     /// Tells one waiting job where it stands.
     pub(crate) fn tell(&mut self, id: JobId) {
+        self.state.tidy();
         let Some(model) = self.state.model_of(id) else { return };
         let position = model.queue.position(id);
-        let (stage, eta) = self.outlook(model, position);
+        let (stage, prospect) = self.outlook(model);
+        let eta = prospect.wait(position);
         let position = u32::try_from(position).unwrap_or(u32::MAX);
         self.emit(Effect::Tell { job: id, stage, position, eta });
         self.keep_telling();
@@ -127,33 +151,32 @@ impl Step<'_> {
 
     /// Tells the first waiting jobs of a model where they stand.
     pub(crate) fn tell_queue(&mut self, id: &ModelId) {
+        self.state.tidy();
         let Some(model) = self.state.models.get(id) else { return };
-        let told: Vec<_> = model
-            .queue
-            .ids()
-            .take(TOLD)
-            .enumerate()
-            .map(|(position, job)| {
-                let (stage, eta) = self.outlook(model, position);
-                let position = u32::try_from(position).unwrap_or(u32::MAX);
-                Effect::Tell { job, stage, position, eta }
-            })
-            .collect();
+        let (stage, prospect) = self.outlook(model);
+        let told = model.queue.ids().take(TOLD).enumerate().map(|(position, job)| {
+            let eta = prospect.wait(position);
+            Effect::Tell { job, stage, position: u32::try_from(position).unwrap_or(u32::MAX), eta }
+        });
         self.effects.extend(told);
-        if let Some(model) = self.state.models.get_mut(id) {
-            model.stale_places = false;
-        }
+        self.state.stale.remove(id);
         self.keep_telling();
     }
 
-    /// What a job at `position` may expect.
-    fn outlook(&self, model: &Model, position: usize) -> (Stage, Option<Duration>) {
-        let engines = || model.engines.iter().filter_map(|id| self.state.engines.get(id));
-        let serves =
-            engines().any(|engine| engine.phase == EnginePhase::Ready && engine.draining_for.is_none());
-        let loads = !serves && engines().any(|engine| engine.phase.is_loading());
+    /// What jobs of a model may expect.
+    fn outlook(&self, model: &Model) -> (Stage, Prospect) {
+        let tally = self.state.tallies.of(&model.needs.id);
+        let loads = tally.ready == 0 && tally.loads();
         let stage = if loads { Stage::Loading } else { Stage::Queued };
-        (stage, self.state.expected_wait(model, position, self.now))
+        (stage, self.state.prospect(model, self.now))
+    }
+
+    /// Notes that places in a model's queue have changed since they were told.
+    pub(crate) fn places_changed(&mut self, id: &ModelId) {
+        if !self.state.stale.contains(id) {
+            self.state.stale.insert(id.clone());
+        }
+        self.keep_telling();
     }
 
     fn keep_telling(&mut self) {
@@ -163,21 +186,27 @@ impl Step<'_> {
         }
     }
 
-    /// The regular round: queues whose places have changed.
+    /// The regular round: queues whose places have changed. One of many jobs is spread over the time until the next.
     pub(crate) fn tell_due(&mut self) {
-        self.state.telling = false;
-        let stale: Vec<ModelId> = self
-            .state
-            .models
-            .values()
-            .filter(|model| model.stale_places && !model.queue.is_empty())
-            .map(|model| model.needs.id.clone())
-            .collect();
-        for model in &stale {
-            self.tell_queue(model);
+        if self.state.round.is_empty() {
+            self.state.round = std::mem::take(&mut self.state.stale);
+            self.state.round_of = self.state.round.len();
         }
-        if self.state.models.values().any(|model| !model.queue.is_empty()) {
-            self.keep_telling();
+        let before = self.effects.len();
+        while self.effects.len() - before < TOLD
+            && let Some(model) = self.state.round.pop_first()
+        {
+            self.tell_queue(&model);
         }
+        if self.state.round.is_empty() {
+            self.state.telling = false;
+            if !self.state.stale.is_empty() {
+                self.keep_telling();
+            }
+            return;
+        }
+        let part = u32::try_from(self.state.round_of).unwrap_or(u32::MAX).max(1);
+        let pause = (self.state.policy.tell_every / part).max(Duration::from_millis(1));
+        self.state.timers.set(self.now.plus(pause), Due::Tell);
     }
 }

@@ -195,8 +195,12 @@ pub(crate) struct Model {
     pub(crate) service: Option<Duration>,
     /// Tokens that a job takes, once measured (EWMA).
     pub(crate) tokens: Option<u64>,
-    /// Places in the queue have changed since they were told.
-    pub(crate) stale_places: bool,
+    /// Hosts on which it may have failed to start.
+    pub(crate) failed_on: BTreeSet<HostId>,
+    /// Hosts on which it ran, the last ones first: its weights are there.
+    pub(crate) ran_on: VecDeque<HostId>,
+    /// Where the search that leaves nobody out is in the fleet.
+    pub(crate) turn: u32,
 }
 
 impl Model {
@@ -220,8 +224,18 @@ impl Model {
             start_took: None,
             service: None,
             tokens: None,
-            stale_places: false,
+            failed_on: BTreeSet::new(),
+            ran_on: VecDeque::new(),
+            turn: 0,
         }
+    }
+
+    /// It was started on a host.
+    pub(crate) fn ran_on(&mut self, host: &HostId) {
+        const KEPT: usize = 8;
+        self.ran_on.retain(|other| other != host);
+        self.ran_on.push_front(host.clone());
+        self.ran_on.truncate(KEPT);
     }
 
     pub(crate) fn oldest(&self) -> Option<Timestamp> {

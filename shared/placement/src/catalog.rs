@@ -1,8 +1,8 @@
 //! The catalog: models come, change and go.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use berth_wire::{ApiError, ErrorKind, ModelId};
+use berth_wire::{ApiError, EngineId, ErrorKind, HostId, ModelId, SessionId};
 
 use crate::books::{Engine, EnginePhase, Model};
 use crate::event::ModelNeeds;
@@ -19,21 +19,31 @@ impl Step<'_> {
                 None => self.retire(&id),
             }
         }
+        let mut leases: BTreeMap<ModelId, BTreeSet<SessionId>> = BTreeMap::new();
+        for (session, model) in self.state.leases.keys() {
+            leases.entry(model.clone()).or_default().insert(session.clone());
+        }
+        let mut engines: BTreeMap<ModelId, BTreeSet<EngineId>> = BTreeMap::new();
+        for (id, engine) in self.state.engines.iter() {
+            engines.entry(engine.model.clone()).or_default().insert(*id);
+        }
+        let mut failed: BTreeMap<ModelId, BTreeSet<HostId>> = BTreeMap::new();
+        for (host, entry) in self.state.hosts.iter() {
+            for model in entry.failed.keys() {
+                failed.entry(model.clone()).or_default().insert(host.clone());
+            }
+        }
         for (id, needs) in wanted {
             let mut model = Model::new(needs);
-            model.leases =
-                self.state.leases.keys().filter(|(_, on)| *on == id).map(|(of, _)| of.clone()).collect();
+            model.leases = leases.remove(&id).unwrap_or_default();
             self.recall(&mut model);
-            model.engines = self
-                .state
-                .engines
-                .iter()
-                .filter(|(_, engine)| engine.model == id)
-                .map(|(id, _)| *id)
-                .collect();
+            model.engines = engines.remove(&id).unwrap_or_default();
+            model.failed_on = failed.remove(&id).unwrap_or_default();
             self.state.models.insert(id.clone(), model);
             self.touch(&id);
         }
+        self.state.protected_stale = true;
+        self.state.shares.clear();
         self.room_changed();
     }
 
@@ -52,10 +62,8 @@ impl Step<'_> {
         model.blocked = None;
         model.not_before = None;
         model.start_failures = 0;
-        for host in self.state.hosts.values_mut() {
-            host.failed.remove(id);
-        }
         let engines = model.engines.clone();
+        self.forgive_hosts(id);
         self.drop_plan(id);
         for engine in engines {
             let idle = self.state.engines.get(&engine).is_some_and(Engine::is_idle);
@@ -82,6 +90,9 @@ impl Step<'_> {
         }
         self.drop_plan(id);
         let Some(model) = self.state.models.remove(id) else { return };
+        for (session, count) in model.hints.sessions() {
+            self.hints_gone(&session, count);
+        }
         self.state.wanting.remove(id);
         for engine in model.engines {
             let idle = self

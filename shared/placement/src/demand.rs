@@ -50,7 +50,7 @@ pub(crate) struct Demand {
 /// Models that wait for an engine beside one.
 #[derive(Debug, Clone, Copy)]
 struct Others {
-    count: u32,
+    count: f64,
     /// Seconds that the oldest job of each has waited, all together.
     ages: f64,
 }
@@ -73,7 +73,7 @@ impl Scene<'_> {
         let aged = ages.filter(|at| *at <= self.now);
         let others = aged.map(|_| self.others_waiting(id));
         let first = aged.filter(|_| others.is_some_and(|others| self.stands_out(age, others)));
-        let alone = others.is_some_and(|others| others.count == 0);
+        let alone = others.is_some_and(|others| others.count < 1.0);
         Some(Demand {
             cause: Cause::Jobs,
             weight,
@@ -95,19 +95,14 @@ impl Scene<'_> {
 
     /// Other models that wait for an engine and have none.
     fn others_waiting(&self, id: &ModelId) -> Others {
-        let others = self.state.wanting.iter().filter(|other| *other != id);
-        let waiting = others.filter_map(|id| self.state.models.get(id));
-        let old = waiting.filter(|model| self.replicas(model) == 0).filter_map(|model| model.queue.oldest());
-        old.fold(Others { count: 0, ages: 0.0 }, |others, at| Others {
-            count: others.count + 1,
-            ages: others.ages + self.now.since(at).as_secs_f64(),
-        })
+        let (count, ages) = self.state.wanting.others(id, self.now);
+        Others { count, ages }
     }
 
     /// Whether a model past its limit goes before all. Where all others have waited for as long, it does not: going
     /// by age alone would cost more than it saves, and each one's turn comes by its age anyway.
     fn stands_out(&self, age: f64, others: Others) -> bool {
-        age * f64::from(others.count) >= others.ages * self.state.policy.aged_factor
+        age * others.count >= others.ages * self.state.policy.aged_factor
     }
 
     /// A queue that takes longer than a good part of a start is worth another engine.

@@ -1,6 +1,6 @@
 //! Engines: ordered, ready, stopped, failed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use berth_wire::{
@@ -11,8 +11,6 @@ use berth_wire::{
 use crate::books::{Engine, EnginePhase};
 use crate::effect::Effect;
 use crate::event::EngineFacts;
-use crate::scene::Scene;
-use crate::site::eligible;
 use crate::state::Step;
 use crate::timers::Due;
 
@@ -124,7 +122,7 @@ impl Step<'_> {
             }
         }
         let now = self.now;
-        let engine = self.state.engines.entry(id).or_insert_with(|| Engine {
+        let engine = self.state.engines.get_or_insert_with(id, || Engine {
             model: facts.model.clone(),
             host: host.clone(),
             phase: EnginePhase::Ordered,
@@ -201,6 +199,9 @@ impl Step<'_> {
         if let Some(host) = self.state.hosts.get_mut(host) {
             host.ran.insert(model.clone());
         }
+        if let Some(model) = self.state.models.get_mut(model) {
+            model.ran_on(host);
+        }
         self.emit(Effect::Record(EventBody::EngineReady {
             engine: id,
             host: host.clone(),
@@ -230,6 +231,7 @@ impl Step<'_> {
         let Some(engine) = self.state.engines.remove(&id) else { return };
         let error = ApiError::new(ErrorKind::EngineFailed, "engine_failed", reason);
         for (job, attempt) in &engine.running {
+            self.state.strays.remove(&(*job, id));
             self.attempt_lost(*job, *attempt, &error);
         }
         if let Some(model) = self.state.models.get_mut(&engine.model) {
@@ -309,6 +311,9 @@ impl Step<'_> {
             };
             host.failed.insert(id.clone(), (times, self.now.plus(pause)));
         }
+        if let Some(model) = self.state.models.get_mut(id) {
+            model.failed_on.insert(host.clone());
+        }
         let untried = self.has_untried_host(id);
         let Some(model) = self.state.models.get_mut(id) else { return };
         model.start_failures += 1;
@@ -329,9 +334,7 @@ impl Step<'_> {
         .retry_after(pause);
         model.blocked = Some((until, error.clone()));
         model.not_before = Some(until);
-        for host in self.state.hosts.values_mut() {
-            host.failed.remove(id);
-        }
+        self.forgive_hosts(id);
         // A pinned model is tried again without being asked for.
         self.state.timers.set(until, Due::Place(id.clone()));
         self.fail_queue(id, &error);
@@ -341,10 +344,24 @@ impl Step<'_> {
     /// Whether some host that could have the model has not failed to start it.
     fn has_untried_host(&self, id: &ModelId) -> bool {
         let Some(model) = self.state.models.get(id) else { return false };
-        let scene = Scene { state: self.state, now: self.now, protected: BTreeSet::new() };
-        self.state.hosts.values().any(|host| {
-            eligible(host, model) && scene.fits_empty(host, model) && !host.failed.contains_key(id)
-        })
+        // At most so many are passed over as have failed.
+        self.state
+            .yard
+            .kinds()
+            .filter(|alike| self.state.could_have(alike, model))
+            .flatten()
+            .filter_map(|host| self.state.hosts.get(host))
+            .any(|host| !host.failed.contains_key(id))
+    }
+
+    /// Forgets on which hosts the model failed to start.
+    pub(crate) fn forgive_hosts(&mut self, id: &ModelId) {
+        let Some(model) = self.state.models.get_mut(id) else { return };
+        for host in std::mem::take(&mut model.failed_on) {
+            if let Some(host) = self.state.hosts.get_mut(&host) {
+                host.failed.remove(id);
+            }
+        }
     }
 
     pub(crate) fn set_idle_timer(&mut self, id: EngineId) {

@@ -4,7 +4,7 @@ use berth_wire::{AcceleratorId, ApiError, EngineId, ErrorKind, HostId, JobId, Mo
 use bytesize::ByteSize;
 use serde::Serialize;
 
-use crate::books::{EnginePhase, JobPhase, Model};
+use crate::books::{JobPhase, Model};
 use crate::demand::{Cause, Demand};
 use crate::scene::{Reach, Scene};
 use crate::site::{Found, Site, Wish, eligible};
@@ -159,14 +159,14 @@ impl Scene<'_> {
 
     /// Why it waits though an engine of it is there or on its way.
     fn why_served_later(&self, model: &Model) -> Option<String> {
-        let engines = || self.engines_of(model).map(|(_, engine)| engine);
-        if engines().any(|engine| engine.phase == EnginePhase::Ready && engine.draining_for.is_none()) {
+        let tally = self.state.tallies.of(&model.needs.id);
+        if tally.ready > 0 {
             return Some(format!("all {} slots of its model are taken", model.needs.concurrency));
         }
-        if engines().any(|engine| engine.phase.is_loading()) {
+        if tally.loads() {
             return Some("its model is being loaded".into());
         }
-        if engines().any(|engine| engine.phase == EnginePhase::Ready) {
+        if tally.up > 0 {
             return Some("its engine is being drained for a model that has waited longer".into());
         }
         model.plan.is_some().then(|| "memory is being freed for its model".into())
@@ -231,7 +231,7 @@ impl Step<'_> {
         let mut needs = "more than there is".to_owned();
         if let Some(model) = self.state.models.get(id) {
             needs = need_text(model);
-            for (name, host) in &self.state.hosts {
+            for (name, host) in self.state.hosts.iter() {
                 let memory = host.devices.iter().map(|d| d.memory).max().unwrap_or(0);
                 let offer = if eligible(host, model) {
                     format!("{name} has {} accelerator(s) of up to {}", host.devices.len(), show(memory))

@@ -51,9 +51,9 @@ impl Hints {
         self.all().map(|hint| hint.due).min()
     }
 
-    /// A request of the session has come: the first of its hints has come true.
-    pub(crate) fn came_true(&mut self, session: &SessionId) {
-        let Some(hints) = self.by_session.get_mut(session) else { return };
+    /// A request of the session has come: the first of its hints has come true. Whether there was one.
+    pub(crate) fn came_true(&mut self, session: &SessionId) -> bool {
+        let Some(hints) = self.by_session.get_mut(session) else { return false };
         let first = hints.iter().enumerate().min_by_key(|(_, hint)| hint.due).map(|(place, _)| place);
         if let Some(place) = first {
             hints.swap_remove(place);
@@ -61,17 +61,26 @@ impl Hints {
         if hints.is_empty() {
             self.by_session.remove(session);
         }
+        first.is_some()
     }
 
-    fn of_session(&self, session: &SessionId) -> usize {
-        self.by_session.get(session).map_or(0, Vec::len)
+    /// How many there are of each session.
+    pub(crate) fn sessions(&self) -> Vec<(SessionId, usize)> {
+        self.by_session.iter().map(|(session, hints)| (session.clone(), hints.len())).collect()
     }
 
-    fn expire(&mut self, before: Timestamp) {
-        self.by_session.retain(|_, hints| {
+    /// Forgets what was due before; of which sessions, and how many.
+    fn expire(&mut self, before: Timestamp) -> Vec<(SessionId, usize)> {
+        let mut gone = Vec::new();
+        self.by_session.retain(|session, hints| {
+            let had = hints.len();
             hints.retain(|hint| hint.due > before);
+            if hints.len() < had {
+                gone.push((session.clone(), had - hints.len()));
+            }
             !hints.is_empty()
         });
+        gone
     }
 }
 
@@ -83,13 +92,14 @@ impl Step<'_> {
         }
         let policy = &self.state.policy;
         let grace = policy.hint_grace;
-        let of_session: usize = self.state.models.values().map(|model| model.hints.of_session(session)).sum();
+        let of_session = self.state.hints_of.get(session).copied().unwrap_or(0);
         if of_session >= policy.hints_per_session {
             return;
         }
         let Some(entry) = self.state.models.get_mut(model) else { return };
         let hint = Hint { said: self.now, due: due.max(self.now) };
         entry.hints.by_session.entry(session.clone()).or_default().push(hint);
+        *self.state.hints_of.entry(session.clone()).or_default() += 1;
         self.state.timers.set(hint.due.plus(grace), Due::Hints(model.clone()));
         self.touch(model);
     }
@@ -98,7 +108,19 @@ impl Step<'_> {
         let grace = self.state.policy.hint_grace;
         let Some(entry) = self.state.models.get_mut(model) else { return };
         let before = Timestamp(self.now.0.saturating_sub(u64::try_from(grace.as_millis()).unwrap_or(0)));
-        entry.hints.expire(before);
+        for (session, count) in entry.hints.expire(before) {
+            self.hints_gone(&session, count);
+        }
         self.touch(model);
+    }
+
+    /// A session has so many hints less.
+    pub(crate) fn hints_gone(&mut self, session: &SessionId, count: usize) {
+        if let Some(left) = self.state.hints_of.get_mut(session) {
+            *left = left.saturating_sub(count);
+            if *left == 0 {
+                self.state.hints_of.remove(session);
+            }
+        }
     }
 }

@@ -116,8 +116,9 @@ impl Step<'_> {
                 Some((JobPhase::Queued, _)) => false,
             };
             if wanted {
-                if let Some(engine) = self.state.engines.get_mut(&engine) {
-                    engine.running.insert(job, attempt);
+                if let Some(entry) = self.state.engines.get_mut(&engine) {
+                    entry.running.insert(job, attempt);
+                    self.state.strays.insert((job, engine));
                 }
                 self.mark_running(job, engine, attempt);
             } else {
@@ -147,6 +148,7 @@ impl Step<'_> {
             }
             self.touch(&engine.model);
             for (job, attempt) in engine.running {
+                self.state.strays.remove(&(job, engine_id));
                 self.attempt_lost(job, attempt, &error);
             }
         }

@@ -1,5 +1,7 @@
 //! What must hold after every step. Tests check it; a release does not pay for it.
 
+use std::collections::BTreeSet;
+
 use thiserror::Error;
 
 use crate::books::{Engine, EnginePhase, JobPhase};
@@ -18,11 +20,12 @@ impl State {
     pub fn check(&self) -> Result<(), Violation> {
         self.check_memory()?;
         self.check_jobs()?;
-        self.check_engines()
+        self.check_engines()?;
+        self.check_counts()
     }
 
     fn check_memory(&self) -> Result<(), Violation> {
-        for (id, host) in &self.hosts {
+        for (id, host) in self.hosts.iter() {
             for device in &host.devices {
                 let taken: u64 = host
                     .engines
@@ -77,8 +80,48 @@ impl State {
         Ok(())
     }
 
+    /// What is counted along is what counting anew gives.
+    fn check_counts(&self) -> Result<(), Violation> {
+        let (mut unserved, mut arrivals) = (0, 0);
+        for (id, model) in self.models.iter() {
+            let tally = self.tallies.of(id);
+            let engines = || model.engines.iter().filter_map(|id| Some((*id, self.engines.get(id)?)));
+            let open: BTreeSet<_> = engines()
+                .filter(|(_, e)| e.admits() && self.hosts.get(&e.host).is_some_and(|host| !host.draining))
+                .map(|(id, e)| (e.free_slots(), std::cmp::Reverse(id)))
+                .collect();
+            let in_phase =
+                |phases: &[EnginePhase]| engines().filter(|(_, e)| phases.contains(&e.phase)).count();
+            let serving = engines().filter(|(_, e)| e.serves()).count();
+            let starting = in_phase(&[EnginePhase::Ordered, EnginePhase::Starting]);
+            if open != tally.open
+                || serving != tally.serving
+                || in_phase(&[EnginePhase::Ready]) != tally.up
+                || starting != tally.starting.len()
+                || in_phase(&[EnginePhase::Waking]) != tally.waking.len()
+                || in_phase(&[EnginePhase::Sleeping]) != tally.sleeping.len()
+            {
+                return Err(Violation(format!("the engines of {id} are not as they are counted")));
+            }
+            if self.wanting.contains(id)
+                && serving == 0
+                && let Some(oldest) = model.oldest()
+            {
+                unserved += 1;
+                arrivals += u128::from(oldest.0);
+            }
+        }
+        if let Some(host) = self.misjudged() {
+            return Err(Violation(format!("the room on {host} is not as it is noted")));
+        }
+        if self.wanting.unserved() != (unserved, arrivals) {
+            return Err(Violation("those who wait without an engine are not as they are counted".into()));
+        }
+        Ok(())
+    }
+
     fn check_engines(&self) -> Result<(), Violation> {
-        for (id, engine) in &self.engines {
+        for (id, engine) in self.engines.iter() {
             let serves =
                 matches!(engine.phase, EnginePhase::Ready | EnginePhase::Ordered | EnginePhase::Starting);
             if !serves && !engine.is_idle() {
@@ -97,7 +140,7 @@ impl State {
                 return Err(Violation(format!("engine {id} is not in its host's books")));
             }
         }
-        for (id, model) in &self.models {
+        for (id, model) in self.models.iter() {
             if let Some(plan) = &model.plan
                 && plan.victims.is_empty()
             {

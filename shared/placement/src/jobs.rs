@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use berth_wire::{ApiError, Attempt, Class, EngineId, ErrorKind, EventBody, JobId, ModelId, Stage, Usage};
+use berth_wire::{
+    ApiError, Attempt, Class, EngineId, Epoch, ErrorKind, EventBody, JobId, ModelId, Stage, Usage,
+};
 
 use crate::books::{Engine, EnginePhase, Job, JobPhase};
 use crate::effect::{Effect, Verdict};
@@ -77,8 +79,10 @@ impl Step<'_> {
         }
         if let Some(model) = self.state.models.get_mut(&facts.model) {
             model.queue.push(id, waiting(&job, &self.state.policy));
-            if let Some(session) = &facts.session {
-                model.hints.came_true(session);
+            if let Some(session) = &facts.session
+                && model.hints.came_true(session)
+            {
+                self.hints_gone(session, 1);
             }
         }
         self.state.jobs.insert(id, job);
@@ -160,7 +164,9 @@ impl Step<'_> {
 
     fn found_running(&self, id: JobId) -> Option<(EngineId, Attempt)> {
         let model = self.state.model_of(id)?;
-        model.engines.iter().find_map(|engine| {
+        let strays =
+            self.state.strays.range((id, EngineId::new(Epoch(0), 0))..).take_while(|(job, _)| *job == id);
+        strays.map(|(_, engine)| engine).filter(|engine| model.engines.contains(engine)).find_map(|engine| {
             let attempt = self.state.engines.get(engine)?.running.get(&id)?;
             Some((*engine, *attempt))
         })
@@ -267,6 +273,7 @@ impl Step<'_> {
             return;
         }
         engine.running.remove(&id);
+        self.state.strays.remove(&(id, engine_id));
         engine.last_used = self.now;
         let model = engine.model.clone();
         if engine.is_idle() {
@@ -311,8 +318,8 @@ impl Step<'_> {
             // What it was counted for it has not had.
             entry.queue.settle(&waits, 0);
             entry.queue.push(id, waits);
-            entry.stale_places = true;
         }
+        self.places_changed(&model);
         self.emit(Effect::Record(EventBody::JobRetried { job: id, why: error.message }));
         self.emit(Effect::Tell { job: id, stage: Stage::Queued, position: 0, eta: None });
         self.touch(&model);
@@ -340,6 +347,7 @@ impl Step<'_> {
             target.running.remove(&id);
             // A host that is full closes its lane by itself.
             target.lane = None;
+            self.state.strays.remove(&(id, engine));
             let (idle, host) = (target.is_idle(), target.host.clone());
             if let Refusal::Failed(_) = why {
                 // It may have been taken all the same, its answer lost.
@@ -411,7 +419,7 @@ impl Step<'_> {
         }
         if let Some(model) = self.state.models.get_mut(&job.model) {
             if model.queue.remove(id) {
-                model.stale_places = true;
+                self.places_changed(&job.model);
             }
             self.touch(&job.model);
         }
@@ -458,7 +466,7 @@ impl Step<'_> {
             self.make_way(id, stops, format!("drained: {claimant} has waited too long for its room"));
             return;
         }
-        if !self.state.wanting.is_empty() {
+        if self.state.wanting.len() > 0 {
             self.room_changed();
         }
         self.set_idle_timer(id);

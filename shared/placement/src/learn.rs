@@ -24,8 +24,7 @@ const HEADROOM: u64 = 20;
 
 impl State {
     pub(crate) fn profile(&self, model: &Model, accelerator: &str) -> Option<&Profile> {
-        let key = (model.needs.id.clone(), accelerator.to_owned());
-        let profile = &self.profiles.get(&key)?.profile;
+        let profile = &self.profiles.get(&model.needs.id)?.get(accelerator)?.profile;
         (profile.config == model.needs.config).then_some(profile)
     }
 
@@ -80,16 +79,20 @@ impl Step<'_> {
             if entry.is_some_and(|entry| entry.needs.config != profile.config) {
                 continue;
             }
-            let key = (model.clone(), profile.accelerator.clone());
-            self.state.profiles.insert(key, Learned { profile, kept: self.now });
+            let of_model = self.state.profiles.entry(model.clone()).or_default();
+            of_model.insert(profile.accelerator.clone(), Learned { profile, kept: self.now });
+            self.state.protected_stale = true;
+            self.state.shares.remove(&model);
             self.touch(&model);
         }
     }
 
     /// What earlier leaders measured of a model that has just been entered.
     pub(crate) fn recall(&self, model: &mut Model) {
-        for Learned { profile, .. } in self.state.profiles.values() {
-            if profile.model == model.needs.id && profile.config == model.needs.config {
+        for Learned { profile, .. } in
+            self.state.profiles.get(&model.needs.id).iter().flat_map(|of| of.values())
+        {
+            if profile.config == model.needs.config {
                 recall(model, profile);
             }
         }
@@ -149,7 +152,9 @@ impl Step<'_> {
 
     /// An engine was measured to hold more than before.
     pub(crate) fn learn_peak(&mut self, id: EngineId, peak: u64) {
-        let known = self.profile_key(id).and_then(|key| self.state.profiles.get(&key)?.profile.peak_memory);
+        let known = self
+            .profile_key(id)
+            .and_then(|(model, on)| self.state.profiles.get(&model)?.get(&on)?.profile.peak_memory);
         if known.is_none_or(|known| known < peak) {
             self.learn(id, true, |profile| profile.peak_memory = Some(peak));
         }
@@ -171,7 +176,13 @@ impl Step<'_> {
             profile: Profile::new(key.0.clone(), config.clone(), key.1.clone()),
             kept: Timestamp(0),
         };
-        let learned = self.state.profiles.entry(key.clone()).or_insert_with(fresh);
+        if keep {
+            // It may need more memory than was known.
+            self.state.protected_stale = true;
+            self.state.shares.remove(&key.0);
+        }
+        let of_model = self.state.profiles.entry(key.0.clone()).or_default();
+        let learned = of_model.entry(key.1.clone()).or_insert_with(fresh);
         if learned.profile.config != config {
             *learned = fresh();
         }

@@ -1,7 +1,7 @@
 //! Leases: a session's claim that a model stays warm. They weigh in the choice of victims and load a model that
 //! is not there onto room that is idle; they are capped, and jobs that have waited too long override them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use berth_wire::{ApiError, ErrorKind, KeyId, Lease, LeaseState, ModelId, SessionId, Timestamp};
@@ -9,8 +9,6 @@ use serde::Serialize;
 
 use crate::books::{EnginePhase, Model};
 use crate::effect::Effect;
-use crate::scene::Scene;
-use crate::site::eligible;
 use crate::state::{State, Step};
 use crate::timers::Due;
 
@@ -20,6 +18,67 @@ pub(crate) struct Held {
     pub(crate) lease: Lease,
     /// The expiry that was last handed out to be kept.
     kept: Timestamp,
+}
+
+/// With leases on more models than this, those that count are found anew no more often than this.
+const MANY: usize = 64;
+const NOT_BEFORE: Duration = Duration::from_millis(250);
+
+/// Leases in the orders in which they are asked for.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Order {
+    /// By model, the oldest first.
+    on: BTreeMap<ModelId, BTreeSet<(Timestamp, SessionId)>>,
+    /// The oldest of each model.
+    first: BTreeSet<(Timestamp, SessionId, ModelId)>,
+    expiries: BTreeSet<(Timestamp, SessionId, ModelId)>,
+    of_key: BTreeMap<KeyId, usize>,
+}
+
+impl Order {
+    fn insert(&mut self, lease: &Lease) {
+        self.change(&lease.model, |on| on.insert((lease.since, lease.session.clone())));
+        self.expiries.insert((lease.expires, lease.session.clone(), lease.model.clone()));
+        if let Some(key) = &lease.key {
+            *self.of_key.entry(key.clone()).or_default() += 1;
+        }
+    }
+
+    fn remove(&mut self, lease: &Lease) {
+        self.change(&lease.model, |on| on.remove(&(lease.since, lease.session.clone())));
+        self.expiries.remove(&(lease.expires, lease.session.clone(), lease.model.clone()));
+        if let Some(key) = &lease.key
+            && let Some(count) = self.of_key.get_mut(key)
+        {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                self.of_key.remove(key);
+            }
+        }
+    }
+
+    fn change(
+        &mut self,
+        model: &ModelId,
+        change: impl FnOnce(&mut BTreeSet<(Timestamp, SessionId)>) -> bool,
+    ) {
+        let on = self.on.entry(model.clone()).or_default();
+        let before = on.first().cloned();
+        change(on);
+        let after = on.first().cloned();
+        if after.is_none() {
+            self.on.remove(model);
+        }
+        if before == after {
+            return;
+        }
+        if let Some((since, session)) = before {
+            self.first.remove(&(since, session, model.clone()));
+        }
+        if let Some((since, session)) = after {
+            self.first.insert((since, session, model.clone()));
+        }
+    }
 }
 
 /// A lease as its holder sees it.
@@ -41,6 +100,17 @@ impl State {
     #[must_use]
     pub fn leases(&self, now: Timestamp) -> Vec<LeaseView> {
         self.leases.keys().filter_map(|(session, model)| self.lease(session, model, now)).collect()
+    }
+
+    /// Models on which the session has leases.
+    fn leases_of(&self, session: &SessionId) -> impl Iterator<Item = &ModelId> {
+        let from = (session.clone(), ModelId::from(""));
+        let of_session = move |of: &SessionId| of == &from.0;
+        self.leases
+            .range((session.clone(), ModelId::from(""))..)
+            .map(|((of, on), _)| (of, on))
+            .take_while(move |(of, _)| of_session(of))
+            .map(|(_, on)| on)
     }
 
     /// One lease.
@@ -70,28 +140,32 @@ impl State {
 impl State {
     /// Models whose leases count: the oldest leases first, until their engines hold the share of the
     /// accelerators' memory that leases may keep.
-    pub(crate) fn protected(&self) -> BTreeSet<ModelId> {
+    fn find_protected(&self, shares: &mut HashMap<ModelId, f64>) -> BTreeSet<ModelId> {
         let mut protected = BTreeSet::new();
-        if self.leases.is_empty() {
-            return protected;
-        }
-        let accelerators: usize = self.hosts.values().map(|host| host.devices.len()).sum();
-        let most = libm::ceil(accelerators as f64 * self.policy.lease_share);
-        let mut leases: Vec<&Lease> = self.leases.values().map(|held| &held.lease).collect();
-        leases.sort_by_key(|lease| (lease.since, &lease.session, &lease.model));
+        let most = libm::ceil(self.yard.accelerators() as f64 * self.policy.lease_share);
         let mut kept = 0.0;
-        for lease in leases {
-            if protected.contains(&lease.model) {
-                continue;
-            }
-            let Some(model) = self.models.get(&lease.model) else { continue };
-            kept += self.accelerators_of(model);
+        for (_, _, id) in &self.lease_order.first {
+            let Some(model) = self.models.get(id) else { continue };
+            kept += *shares.entry(id.clone()).or_insert_with(|| self.accelerators_of(model));
             if kept > most {
                 break;
             }
-            protected.insert(lease.model.clone());
+            protected.insert(id.clone());
         }
         protected
+    }
+
+    /// Brings them up to date; where there are many, not at every change.
+    pub(crate) fn refresh_protected(&mut self, now: Timestamp) {
+        let soon = self.lease_order.first.len() > MANY && now.since(self.protected_at) < NOT_BEFORE;
+        if !self.protected_stale || soon {
+            return;
+        }
+        self.protected_stale = false;
+        self.protected_at = now;
+        let mut shares = std::mem::take(&mut self.shares);
+        self.protected = self.find_protected(&mut shares);
+        self.shares = shares;
     }
 
     /// Accelerators that a model's engines hold, by their share of each one's memory; one that is not there yet
@@ -100,9 +174,11 @@ impl State {
         let engines = model.engines.iter().filter_map(|id| self.engines.get(id));
         let mut up = engines.filter(|engine| engine.phase != EnginePhase::Sleeping).peekable();
         if up.peek().is_none() {
-            let devices = self.hosts.values().flat_map(|host| &host.devices);
-            let share =
-                devices.map(|device| part(self.need_on(model, device), device.memory)).fold(1.0, f64::min);
+            let share = self
+                .yard
+                .sorts()
+                .map(|device| part(self.need_on(model, device), device.memory))
+                .fold(1.0, f64::min);
             return share * f64::from(model.needs.accelerators);
         }
         up.filter_map(|engine| Some((engine, self.hosts.get(&engine.host)?)))
@@ -174,9 +250,7 @@ impl Step<'_> {
         {
             return Some(error.clone().retry_after(until.since(self.now)));
         }
-        let scene = Scene { state: self.state, now: self.now, protected: BTreeSet::new() };
-        let fits =
-            self.state.hosts.values().any(|host| eligible(host, model) && scene.fits_empty(host, model));
+        let fits = self.state.fits_somewhere(model);
         let known = self.state.settled && !self.state.hosts.is_empty();
         (known && !fits).then(|| self.cannot_fit(id))
     }
@@ -184,9 +258,8 @@ impl Step<'_> {
     /// Why the session or its key may hold no more.
     fn lease_cap(&self, session: &SessionId, key: Option<&KeyId>) -> Option<ApiError> {
         let policy = &self.state.policy;
-        let leases = || self.state.leases.values().map(|held| &held.lease);
-        let of_session = leases().filter(|lease| lease.session == *session).count();
-        let of_key = leases().filter(|lease| key.is_some() && lease.key.as_ref() == key).count();
+        let of_session = self.state.leases_of(session).count();
+        let of_key = key.and_then(|key| self.state.lease_order.of_key.get(key)).copied().unwrap_or(0);
         let (who, held, cap) = if of_session >= policy.leases_per_session {
             ("session", of_session, policy.leases_per_session)
         } else if of_key >= policy.leases_per_key {
@@ -194,7 +267,7 @@ impl Step<'_> {
         } else {
             return None;
         };
-        let soonest = leases().map(|lease| lease.expires.since(self.now)).min();
+        let soonest = self.state.lease_order.expiries.first().map(|(at, _, _)| at.since(self.now));
         let error = ApiError::new(
             ErrorKind::Overloaded,
             "too_many_leases",
@@ -220,10 +293,16 @@ impl Step<'_> {
         if let Some(model) = self.state.models.get_mut(&lease.model) {
             model.leases.insert(lease.session.clone());
         }
-        if let Some(before) = self.state.leases.get(&id) {
-            self.state.timers.unset(before.lease.expires, Due::Lease(id.0.clone(), id.1.clone()));
-        }
         self.state.timers.set(lease.expires, Due::Lease(id.0.clone(), id.1.clone()));
+        let before = self.state.leases.remove(&id).map(|held| held.lease);
+        if let Some(before) = &before {
+            if before.expires != lease.expires {
+                self.state.timers.unset(before.expires, Due::Lease(id.0.clone(), id.1.clone()));
+            }
+            self.state.lease_order.remove(before);
+        }
+        self.state.protected_stale |= before.is_none_or(|before| before.since != lease.since);
+        self.state.lease_order.insert(&lease);
         self.state.leases.insert(id, Held { lease, kept });
     }
 
@@ -251,10 +330,9 @@ impl Step<'_> {
     pub(crate) fn lease_released(&mut self, session: &SessionId, model: Option<&ModelId>) {
         let held: Vec<ModelId> = self
             .state
-            .leases
-            .keys()
-            .filter(|(of, on)| of == session && model.is_none_or(|model| model == on))
-            .map(|(_, on)| on.clone())
+            .leases_of(session)
+            .filter(|on| model.is_none_or(|model| model == *on))
+            .cloned()
             .collect();
         for model in held {
             self.end_lease(session.clone(), model);
@@ -275,6 +353,8 @@ impl Step<'_> {
     fn end_lease(&mut self, session: SessionId, model: ModelId) {
         let Some(held) = self.state.leases.remove(&(session.clone(), model.clone())) else { return };
         self.state.timers.unset(held.lease.expires, Due::Lease(session.clone(), model.clone()));
+        self.state.lease_order.remove(&held.lease);
+        self.state.protected_stale = true;
         if let Some(entry) = self.state.models.get_mut(&model) {
             entry.leases.remove(&session);
             let idle: Vec<_> = entry.engines.iter().copied().collect();

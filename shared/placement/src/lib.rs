@@ -31,8 +31,13 @@ mod queue;
 mod rate;
 mod scene;
 mod site;
+mod small;
 mod state;
+mod tally;
 mod timers;
+mod wanting;
+mod watch;
+mod yard;
 
 pub use books::{EnginePhase, JobPhase, JobView, ModelView};
 pub use effect::{Effect, Verdict};

@@ -1,7 +1,6 @@
 //! When, and the taking of a place: at once where those who wait have waited enough for what the victims lose,
 //! else at the moment at which they will have.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use berth_wire::{EngineId, ModelId, Timestamp};
@@ -69,6 +68,7 @@ impl Scene<'_> {
 impl Step<'_> {
     /// Finds the model a place and acts on it.
     pub(crate) fn place(&mut self, id: &ModelId) {
+        self.state.survey(self.now);
         let Some(model) = self.state.models.get(id) else { return };
         if model.plan.is_some()
             || model.not_before.is_some_and(|at| at > self.now)
@@ -83,6 +83,7 @@ impl Step<'_> {
             return;
         };
         let found = scene.find(&demand.wish(model));
+        let weighed = found.weighed;
         match &found.best {
             Some(site) => match scene.timing(&demand, site) {
                 Timing::Now => {
@@ -106,6 +107,7 @@ impl Step<'_> {
             }
             None => self.fits_nowhere(id, &demand),
         }
+        self.searched(id, &demand, weighed);
     }
 
     fn fits_nowhere(&mut self, id: &ModelId, demand: &Demand) {
@@ -118,9 +120,22 @@ impl Step<'_> {
 
     /// When the first host on which the model failed to start may be tried again.
     fn host_is_tried_again(&self, id: &ModelId) -> Option<Timestamp> {
-        let failed =
-            self.state.hosts.values().filter_map(|host| host.failed.get(id).map(|(_, until)| *until));
+        let hosts = self.state.models.get(id)?.failed_on.iter().filter_map(|host| self.state.hosts.get(host));
+        let failed = hosts.filter_map(|host| host.failed.get(id).map(|(_, until)| *until));
         failed.filter(|until| *until > self.now).min()
+    }
+
+    /// Notes what a search has cost, how high the model ranks, and where its next search goes on.
+    fn searched(&mut self, id: &ModelId, demand: &Demand, weighed: usize) {
+        self.worked(weighed);
+        self.state.wanting.rank(id, Some(demand));
+        if self.state.yard.is_small() {
+            return;
+        }
+        let turn = self.state.models.get(id).map_or(0, |model| self.state.yard.turn_after(model.turn));
+        if let Some(model) = self.state.models.get_mut(id) {
+            model.turn = turn;
+        }
     }
 
     /// Sees to it that the model is looked at again then.
@@ -210,7 +225,7 @@ impl Step<'_> {
     /// Whether the room is there: a victim may have kept more than was expected.
     fn still_fits(&self, claimant: &ModelId, plan: &Plan) -> bool {
         let Some(host) = self.state.hosts.get(&plan.host) else { return false };
-        let scene = Scene { state: self.state, now: self.now, protected: BTreeSet::new() };
+        let scene = Scene::new(self.state, self.now);
         let sleeper = plan.wake.map(|id| self.state.engines.get(&id));
         if sleeper.is_some_and(|engine| engine.is_none_or(|engine| engine.phase != EnginePhase::Sleeping)) {
             return false;
@@ -220,7 +235,7 @@ impl Step<'_> {
                 return false;
             };
             let kept = sleeper.flatten().map_or(0, |engine| engine.asleep_on(&device.id));
-            scene.free(host, device, claimant) >= reservation.bytes.saturating_sub(kept)
+            scene.free(host, device, Some(claimant)) >= reservation.bytes.saturating_sub(kept)
         })
     }
 

@@ -80,6 +80,10 @@ pub struct Policy {
     pub hint_grace: Duration,
     /// Hints of one session at a time.
     pub hints_per_session: usize,
+    /// In a fleet of so many accelerators a search for a place weighs every one, in a larger one the likely ones.
+    pub searched_whole: usize,
+    /// So many models that want an engine are put in order anew whenever room becomes free, of more some at a time.
+    pub ordered_whole: usize,
 }
 
 impl Default for Policy {
@@ -118,6 +122,8 @@ impl Default for Policy {
             leases_per_key: 256,
             hint_grace: Duration::from_secs(60),
             hints_per_session: 32,
+            searched_whole: 64,
+            ordered_whole: 64,
         }
     }
 }

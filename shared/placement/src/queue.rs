@@ -8,6 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use berth_wire::{Class, JobId, KeyId, SessionId, Timestamp};
 
+use crate::small::{SmallMap, SmallSet};
+
 /// A job as its queue sees it.
 #[derive(Debug, Clone)]
 pub(crate) struct Waiting {
@@ -27,18 +29,20 @@ const REMEMBERED: usize = 1024;
 #[derive(Debug, Clone, Default)]
 struct Flow {
     counter: u64,
-    jobs: BTreeSet<(Timestamp, JobId)>,
+    jobs: SmallSet<(Timestamp, JobId)>,
 }
 
 #[derive(Debug, Clone, Default)]
 struct KeyFlow {
     counter: u64,
     waiting: usize,
-    sessions: BTreeMap<Option<SessionId>, Flow>,
+    sessions: SmallMap<Option<SessionId>, Flow>,
     /// Sessions with waiting jobs by what they have had, then by their oldest job.
-    order: BTreeSet<(u64, Timestamp, Option<SessionId>)>,
+    order: SmallSet<(u64, Timestamp, Option<SessionId>)>,
     /// The counter of the session served last.
     last: u64,
+    /// Sessions that were kept when idle ones were forgotten last.
+    kept: usize,
 }
 
 /// The queue.
@@ -48,6 +52,10 @@ pub(crate) struct Queue {
     by_arrival: BTreeSet<(Timestamp, JobId)>,
     by_limit: BTreeSet<(Timestamp, JobId)>,
     keys: BTreeMap<Option<KeyId>, KeyFlow>,
+    /// Keys with waiting jobs by what they have had, then by the oldest job of the session that is next.
+    order: BTreeSet<(u64, Option<Timestamp>, Option<KeyId>)>,
+    /// Keys that were kept when idle ones were forgotten last.
+    kept: usize,
     /// The counter of the key served last.
     last: u64,
     /// Sum of weights, in quarters, and of weight times arrival.
@@ -83,10 +91,20 @@ impl Queue {
         self.by_arrival.iter().map(|(_, id)| *id)
     }
 
-    /// How many came before the job, counted up to 100,000.
+    /// How many came before the job, counted from the nearer end.
     pub(crate) fn position(&self, id: JobId) -> usize {
         let Some(job) = self.jobs.get(&id) else { return 0 };
-        self.by_arrival.range(..(job.arrival, id)).take(100_000).count()
+        let mut before = self.by_arrival.range(..(job.arrival, id));
+        let mut from = self.by_arrival.range((job.arrival, id)..);
+        for n in 0.. {
+            if before.next().is_none() {
+                return n;
+            }
+            if from.next().is_none() {
+                return self.by_arrival.len() - n;
+            }
+        }
+        0
     }
 
     /// Sum of the weights; one standard job weighs 1.
@@ -105,12 +123,14 @@ impl Queue {
             return;
         }
         let floor = self.floor();
-        let key = self.keys.entry(job.key.clone()).or_default();
-        if key.waiting == 0 {
-            key.counter = key.counter.max(floor);
-        }
-        key.waiting += 1;
-        key.push(&job, id);
+        self.keys.entry(job.key.clone()).or_default();
+        self.change(&job.key, |key| {
+            if key.waiting == 0 {
+                key.counter = key.counter.max(floor);
+            }
+            key.waiting += 1;
+            key.push(&job, id);
+        });
         self.by_arrival.insert((job.arrival, id));
         self.by_limit.insert((job.limit, id));
         self.weight += job.class.quarters();
@@ -125,11 +145,28 @@ impl Queue {
         self.weight = self.weight.saturating_sub(job.class.quarters());
         let weighted = u128::from(job.class.quarters()) * u128::from(job.arrival.0);
         self.weighted_arrival = self.weighted_arrival.saturating_sub(weighted);
-        if let Some(key) = self.keys.get_mut(&job.key) {
+        self.change(&job.key, |key| {
             key.waiting = key.waiting.saturating_sub(1);
             key.remove(&job, id);
-        }
+        });
         true
+    }
+
+    /// Changes a key's flow, and its place in the order.
+    fn change(&mut self, id: &Option<KeyId>, change: impl FnOnce(&mut KeyFlow)) {
+        let Some(key) = self.keys.get_mut(id) else { return };
+        let before = key.rank();
+        change(key);
+        let after = key.rank();
+        if before == after {
+            return;
+        }
+        if let Some((counter, head)) = before {
+            self.order.remove(&(counter, head, id.clone()));
+        }
+        if let Some((counter, head)) = after {
+            self.order.insert((counter, head, id.clone()));
+        }
     }
 
     /// The job that a free slot takes next.
@@ -139,11 +176,8 @@ impl Queue {
         {
             return Some(*id);
         }
-        let key = self
-            .keys
-            .values()
-            .filter(|key| key.waiting > 0)
-            .min_by_key(|key| (key.counter, key.order.first().map(|(_, at, _)| *at)))?;
+        let (_, _, key) = self.order.first()?;
+        let key = self.keys.get(key)?;
         let (_, _, session) = key.order.first()?;
         key.sessions.get(session)?.jobs.first().map(|(_, id)| *id)
     }
@@ -153,12 +187,12 @@ impl Queue {
         let Some(job) = self.jobs.get(&id).cloned() else { return };
         self.remove(id);
         let cost = cost(job.class, tokens);
-        if let Some(key) = self.keys.get_mut(&job.key) {
-            self.last = self.last.max(key.counter);
+        self.last = self.keys.get(&job.key).map_or(self.last, |key| self.last.max(key.counter));
+        self.change(&job.key, |key| {
             key.counter = key.counter.saturating_add(cost);
             key.last = key.last.max(key.sessions.get(&job.session).map_or(0, |flow| flow.counter));
             key.charge(&job.session, |counter| counter.saturating_add(cost));
-        }
+        });
         self.forget();
     }
 
@@ -166,26 +200,31 @@ impl Queue {
     pub(crate) fn pass(&mut self, job: &Waiting) {
         let cost = cost(job.class, job.tokens);
         let floor = self.floor();
-        let key = self.keys.entry(job.key.clone()).or_default();
-        if key.waiting == 0 {
-            key.counter = key.counter.max(floor);
-        }
-        self.last = self.last.max(key.counter);
-        key.counter = key.counter.saturating_add(cost);
-        key.pass(job, cost);
+        self.keys.entry(job.key.clone()).or_default();
+        let mut before = 0;
+        self.change(&job.key, |key| {
+            if key.waiting == 0 {
+                key.counter = key.counter.max(floor);
+            }
+            before = key.counter;
+            key.counter = key.counter.saturating_add(cost);
+            key.pass(job, cost);
+        });
+        self.last = self.last.max(before);
         self.forget();
     }
 
     /// What the flow that comes back has had at the least.
     fn floor(&self) -> u64 {
-        let waiting = self.keys.values().filter(|key| key.waiting > 0);
-        waiting.map(|key| key.counter).min().unwrap_or(self.last)
+        self.order.first().map_or(self.last, |(counter, _, _)| *counter)
     }
 
     fn forget(&mut self) {
-        if self.keys.len() > REMEMBERED {
+        // Not at every job again where many are kept.
+        if self.keys.len() > REMEMBERED.max(2 * self.kept) {
             let last = self.last;
             self.keys.retain(|_, key| key.waiting > 0 || key.counter > last);
+            self.kept = self.keys.len();
         }
     }
 
@@ -193,10 +232,10 @@ impl Queue {
     pub(crate) fn settle(&mut self, job: &Waiting, actual: u64) {
         let (expected, actual) = (cost(job.class, job.tokens), cost(job.class, actual));
         let right = |counter: u64| counter.saturating_sub(expected).saturating_add(actual);
-        if let Some(key) = self.keys.get_mut(&job.key) {
+        self.change(&job.key, |key| {
             key.counter = right(key.counter);
             key.charge(&job.session, right);
-        }
+        });
     }
 }
 
@@ -206,9 +245,17 @@ fn cost(class: Class, tokens: u64) -> u64 {
 }
 
 impl KeyFlow {
+    /// Where it stands among the keys; `None`: nothing of it waits.
+    fn rank(&self) -> Option<(u64, Option<Timestamp>)> {
+        (self.waiting > 0).then(|| (self.counter, self.order.first().map(|(_, at, _)| *at)))
+    }
+
     fn push(&mut self, job: &Waiting, id: JobId) {
         let floor = self.order.first().map_or(self.last, |(counter, _, _)| *counter);
-        let flow = self.sessions.entry(job.session.clone()).or_default();
+        if self.sessions.get(&job.session).is_none() {
+            self.sessions.insert(job.session.clone(), Flow::default());
+        }
+        let Some(flow) = self.sessions.get_mut(&job.session) else { return };
         match flow.jobs.first() {
             None => flow.counter = flow.counter.max(floor),
             Some((at, _)) => {
@@ -224,7 +271,10 @@ impl KeyFlow {
     /// Counts a job of a session that never waited.
     fn pass(&mut self, job: &Waiting, cost: u64) {
         let floor = self.order.first().map_or(self.last, |(counter, _, _)| *counter);
-        let flow = self.sessions.entry(job.session.clone()).or_default();
+        if self.sessions.get(&job.session).is_none() {
+            self.sessions.insert(job.session.clone(), Flow::default());
+        }
+        let Some(flow) = self.sessions.get_mut(&job.session) else { return };
         if flow.jobs.is_empty() {
             flow.counter = flow.counter.max(floor);
         }
@@ -254,9 +304,10 @@ impl KeyFlow {
         if let Some(at) = head {
             self.order.insert((flow.counter, at, session.clone()));
         }
-        if self.sessions.len() > REMEMBERED {
+        if self.sessions.len() > REMEMBERED.max(2 * self.kept) {
             let last = self.last;
-            self.sessions.retain(|_, flow| !flow.jobs.is_empty() || flow.counter > last);
+            self.sessions.retain(|flow| !flow.jobs.is_empty() || flow.counter > last);
+            self.kept = self.sessions.len();
         }
     }
 }

@@ -16,7 +16,7 @@ pub(crate) struct Scene<'a> {
     pub(crate) state: &'a State,
     pub(crate) now: Timestamp,
     /// Models whose leases count.
-    pub(crate) protected: BTreeSet<ModelId>,
+    pub(crate) protected: &'a BTreeSet<ModelId>,
 }
 
 /// Whose room a model may take.
@@ -46,22 +46,17 @@ pub(crate) struct Claim {
 
 impl<'a> Scene<'a> {
     pub(crate) fn new(state: &'a State, now: Timestamp) -> Self {
-        Self { state, now, protected: state.protected() }
-    }
-
-    pub(crate) fn engines_of(&self, model: &'a Model) -> impl Iterator<Item = (EngineId, &'a Engine)> {
-        let engines = &self.state.engines;
-        model.engines.iter().filter_map(move |id| Some((*id, engines.get(id)?)))
+        Self { state, now, protected: &state.protected }
     }
 
     /// Engines of the model that serve it now or soon.
     pub(crate) fn replicas(&self, model: &'a Model) -> usize {
-        self.engines_of(model).filter(|(_, engine)| engine.serves()).count()
+        self.state.tallies.of(&model.needs.id).serving
     }
 
     /// Whether an engine of the model is on its way.
     pub(crate) fn loads(&self, model: &'a Model) -> bool {
-        self.engines_of(model).any(|(_, engine)| engine.phase.is_loading())
+        self.state.tallies.of(&model.needs.id).loads()
     }
 
     /// Seconds that the waiting jobs of a model take on so many engines.
@@ -70,17 +65,13 @@ impl<'a> Scene<'a> {
         model.queue.len() as f64 * self.state.service(model).as_secs_f64() / slots
     }
 
-    /// What a start takes on that host, longer where other loads share its disk.
-    pub(crate) fn start_on(&self, model: &Model, host: &Host, device: Option<&Device>) -> f64 {
-        self.state.start_cost(model, host, device).as_secs_f64() * self.crowding(host)
-    }
-
-    /// The same for waking an engine.
+    /// What waking an engine takes on that host, longer where other loads share its disk.
     pub(crate) fn wake_on(&self, model: &Model, host: &Host, device: Option<&Device>) -> f64 {
         self.state.wake_cost(model, device).as_secs_f64() * self.crowding(host)
     }
 
-    fn crowding(&self, host: &Host) -> f64 {
+    /// How many times as long a load takes on the host because of others.
+    pub(crate) fn crowding(&self, host: &Host) -> f64 {
         let loads = host
             .engines
             .iter()
@@ -116,10 +107,7 @@ impl<'a> Scene<'a> {
         let device = host.devices.iter().find(|device| engine.awake_on(&device.id) > 0);
         let service = self.state.service(model).as_secs_f64();
         let rate = model.rate.per_second(self.now, &self.state.policy);
-        let others = self
-            .engines_of(model)
-            .filter(|(_, other)| other.serves() && !std::ptr::eq(*other, engine))
-            .count();
+        let others = self.replicas(model).saturating_sub(usize::from(engine.serves()));
         let slots = f64::from(model.needs.concurrency.max(1)) * others as f64;
         if others > 0 && rate * service < slots * SPARE_BELOW {
             return 0.0;
@@ -186,7 +174,7 @@ impl<'a> Scene<'a> {
     }
 
     /// Bytes of the accelerator that are neither taken nor claimed by another model.
-    pub(crate) fn free(&self, host: &Host, device: &Device, except: &ModelId) -> u64 {
+    pub(crate) fn free(&self, host: &Host, device: &Device, except: Option<&ModelId>) -> u64 {
         let taken: u64 = host
             .engines
             .iter()
@@ -196,7 +184,7 @@ impl<'a> Scene<'a> {
         let claimed: u64 = host
             .plans
             .iter()
-            .filter(|claimant| *claimant != except)
+            .filter(|claimant| Some(*claimant) != except)
             .filter_map(|claimant| self.state.models.get(claimant)?.plan.as_ref())
             .map(|plan| {
                 let claim: u64 =

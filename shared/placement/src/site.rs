@@ -9,6 +9,7 @@ use berth_wire::{EngineId, HostId, ModelId, Reservation};
 
 use crate::books::{Device, Engine, EnginePhase, Host, Model};
 use crate::scene::{Claim, Reach, Scene};
+use crate::state::State;
 
 /// Up to so many possible victims on an accelerator, every subset is weighed.
 const EXACT: usize = 10;
@@ -64,6 +65,8 @@ pub(crate) struct Found {
     pub(crate) second: Option<Site>,
     /// On empty hosts it has a place.
     pub(crate) could_fit: bool,
+    /// Accelerators that were looked at.
+    pub(crate) weighed: usize,
 }
 
 /// Room on one accelerator.
@@ -77,30 +80,53 @@ struct Spot<'a> {
 }
 
 impl<'a> Scene<'a> {
-    /// Weighs every place.
+    /// Weighs every place, in a large fleet those that are worth it.
     pub(crate) fn find(&self, wish: &Wish<'a>) -> Found {
-        let model = wish.model;
-        let mut found = Found { best: None, second: None, could_fit: false };
-        for (id, host) in &self.state.hosts {
-            if !eligible(host, model) {
-                continue;
+        let could_fit = self.state.fits_somewhere(wish.model);
+        let mut found = Found { best: None, second: None, could_fit, weighed: 0 };
+        if self.state.yard.is_small() {
+            for (id, host) in self.state.hosts.iter() {
+                self.weigh(id, host, None, wish, &mut found);
             }
-            found.could_fit = found.could_fit || self.fits_empty(host, model);
-            let failed_until = host.failed.get(&model.needs.id).map(|(_, until)| *until);
-            // One gang at a time takes a host apart.
-            let gang_first = model.needs.accelerators > 1 && self.has_gang_plan(host, &model.needs.id);
-            if failed_until.is_some_and(|until| until > self.now) || gang_first {
-                continue;
-            }
-            let sleepers = self
-                .engines_of(model)
-                .filter(|(_, engine)| engine.host == *id && engine.phase == EnginePhase::Sleeping)
-                .filter_map(|(sleeper, engine)| self.wake_site(id, host, wish, sleeper, engine));
-            for site in sleepers.chain(self.start_site(id, host, wish)) {
-                found.offer(site, wish.weight);
+        } else {
+            for (id, devices) in self.worth_weighing(wish) {
+                if let Some(host) = self.state.hosts.get(id) {
+                    self.weigh(id, host, Some(&devices), wish, &mut found);
+                }
             }
         }
         found
+    }
+
+    /// Weighs the places on one host, or on some of its accelerators.
+    fn weigh(
+        &self,
+        id: &'a HostId,
+        host: &'a Host,
+        devices: Option<&BTreeSet<usize>>,
+        wish: &Wish<'a>,
+        found: &mut Found,
+    ) {
+        let model = wish.model;
+        if !eligible(host, model) {
+            return;
+        }
+        let failed_until = host.failed.get(&model.needs.id).map(|(_, until)| *until);
+        // One gang at a time takes a host apart.
+        let gang_first = model.needs.accelerators > 1 && self.has_gang_plan(host, &model.needs.id);
+        if failed_until.is_some_and(|until| until > self.now) || gang_first {
+            return;
+        }
+        found.weighed += devices.map_or(host.devices.len(), BTreeSet::len);
+        let asleep = &self.state.tallies.of(&model.needs.id).sleeping;
+        let sleepers = host
+            .engines
+            .intersection(asleep)
+            .filter_map(|sleeper| Some((*sleeper, self.state.engines.get(sleeper)?)))
+            .filter_map(|(sleeper, engine)| self.wake_site(id, host, wish, sleeper, engine));
+        for site in sleepers.chain(self.start_site(id, host, devices, wish)) {
+            found.offer(site, wish.weight);
+        }
     }
 
     fn has_gang_plan(&self, host: &Host, except: &ModelId) -> bool {
@@ -112,14 +138,23 @@ impl<'a> Scene<'a> {
     }
 
     /// The cheapest accelerators of one host for a new engine.
-    fn start_site(&self, id: &HostId, host: &'a Host, wish: &Wish<'a>) -> Option<Site> {
+    fn start_site(
+        &self,
+        id: &HostId,
+        host: &'a Host,
+        devices: Option<&BTreeSet<usize>>,
+        wish: &Wish<'a>,
+    ) -> Option<Site> {
         let model = wish.model;
         let wanted = usize::try_from(model.needs.accelerators).ok()?;
         let mut spots: Vec<(f64, u64, f64, Spot<'a>)> = Vec::new();
-        for device in &host.devices {
-            let start = self.start_on(model, host, Some(device));
+        let picked = |n: &usize| devices.is_none_or(|devices| devices.contains(n));
+        let crowding = self.crowding(host);
+        for (n, device) in host.devices.iter().enumerate().filter(|(n, _)| picked(n)) {
+            let start = self.state.start_cost(model, host, Some(device)).as_secs_f64() * crowding;
+            let known = self.known_free(id, n, model);
             let need = self.state.need_on(model, device);
-            let Some(spot) = self.spot(host, device, need, need, wish, start) else {
+            let Some(spot) = self.spot(host, device, known, (need, need), wish, start) else {
                 continue;
             };
             let price = spot.loss + wish.weight * (spot.drain + start);
@@ -157,7 +192,7 @@ impl<'a> Scene<'a> {
             let device = host.devices.iter().find(|device| device.id == reservation.accelerator)?;
             let need = reservation.bytes.saturating_sub(engine.asleep_on(&device.id));
             let bytes = reservation.bytes;
-            spots.push(self.spot(host, device, need, bytes, wish, start)?);
+            spots.push(self.spot(host, device, None, (need, bytes), wish, start)?);
         }
         let tie = device.map_or(0, |device| tie(model, id, device));
         Some(self.site(id, spots.into_iter(), start, Some(sleeper), tie))
@@ -200,8 +235,8 @@ impl<'a> Scene<'a> {
         &self,
         host: &Host,
         device: &'a Device,
-        need: u64,
-        bytes: u64,
+        known_free: Option<u64>,
+        (need, bytes): (u64, u64),
         wish: &Wish<'_>,
         start: f64,
     ) -> Option<Spot<'a>> {
@@ -212,7 +247,7 @@ impl<'a> Scene<'a> {
         if wish.replica && self.is_in_use(host, device, &wish.model.needs.id) {
             return None;
         }
-        let free = self.free(host, device, &wish.model.needs.id);
+        let free = known_free.unwrap_or_else(|| self.free(host, device, Some(&wish.model.needs.id)));
         if free >= need {
             return Some(Spot { device, bytes, victims: Vec::new(), stops: false, loss: 0.0, drain: 0.0 });
         }
@@ -262,11 +297,13 @@ impl<'a> Scene<'a> {
             .filter(|candidate| candidate.frees > 0)
             .collect()
     }
+}
 
+impl State {
     /// Whether the model fits on the host with nothing else there.
     pub(crate) fn fits_empty(&self, host: &Host, model: &Model) -> bool {
         let enough =
-            host.devices.iter().filter(|device| self.state.need_on(model, device) <= device.memory).count();
+            host.devices.iter().filter(|device| self.need_on(model, device) <= device.memory).count();
         enough as u64 >= u64::from(model.needs.accelerators)
     }
 }

@@ -1,6 +1,6 @@
 //! The state and the step function.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 
 use std::time::Duration;
 
@@ -11,10 +11,21 @@ use crate::demand::Demand;
 use crate::effect::Effect;
 use crate::event::Event;
 use crate::learn::Learned;
-use crate::lease::Held;
+use crate::lease::{Held, Order};
 use crate::policy::Policy;
 use crate::scene::Scene;
+use crate::tally::Tallies;
 use crate::timers::{Due, Timers};
+use crate::wanting::Wanting;
+use crate::watch::Watched;
+use crate::yard::Yard;
+
+/// So many timers run in one step.
+const TIMERS: usize = 32;
+/// A step that has weighed so many places leaves the other models to the next.
+const ENOUGH: usize = 24;
+/// Where many models wait for their turn, the next step follows after this if nothing happens.
+const PAUSE: Duration = Duration::from_millis(2);
 
 /// Everything the core knows.
 #[derive(Debug, Clone)]
@@ -23,25 +34,47 @@ pub struct State {
     pub(crate) epoch: Epoch,
     engines_made: u32,
     attempts_made: u32,
-    pub(crate) models: BTreeMap<ModelId, Model>,
-    pub(crate) hosts: BTreeMap<HostId, Host>,
-    pub(crate) engines: BTreeMap<EngineId, Engine>,
+    pub(crate) models: Watched<ModelId, Model>,
+    pub(crate) hosts: Watched<HostId, Host>,
+    pub(crate) engines: Watched<EngineId, Engine>,
     pub(crate) jobs: HashMap<JobId, Job>,
     pub(crate) leases: BTreeMap<(SessionId, ModelId), Held>,
+    pub(crate) lease_order: Order,
+    /// Models whose leases count, whether that may have changed, and when it was found last.
+    pub(crate) protected: BTreeSet<ModelId>,
+    pub(crate) protected_stale: bool,
+    pub(crate) protected_at: Timestamp,
+    /// Accelerators that a model's engines hold or will, where that was found and has not changed.
+    pub(crate) shares: HashMap<ModelId, f64>,
+    /// Hints by session.
+    pub(crate) hints_of: HashMap<SessionId, usize>,
     /// What was measured, by model and accelerator.
-    pub(crate) profiles: BTreeMap<(ModelId, String), Learned>,
+    pub(crate) profiles: HashMap<ModelId, BTreeMap<String, Learned>>,
     /// How long a job of any model takes (EWMA).
     pub(crate) mean_service: Option<Duration>,
     /// How long a start of any model takes (EWMA): the guess for one that was never started.
     pub(crate) mean_start: Option<Duration>,
     /// Jobs outstanding by API key.
-    pub(crate) of_key: BTreeMap<KeyId, usize>,
+    pub(crate) of_key: HashMap<KeyId, usize>,
     /// Models that may want an engine.
-    pub(crate) wanting: BTreeSet<ModelId>,
+    pub(crate) wanting: Wanting,
+    pub(crate) tallies: Tallies,
+    pub(crate) yard: Yard,
+    /// Hosts whose room may have changed.
+    pub(crate) surveyed: BTreeSet<HostId>,
+    /// What runs at engines without having been sent there by this leader.
+    pub(crate) strays: BTreeSet<(JobId, EngineId)>,
     pub(crate) timers: Timers,
     pub(crate) settled: bool,
     /// Whether the `Tell` timer is running.
     pub(crate) telling: bool,
+    /// Models of whose queues places have changed since they were told.
+    pub(crate) stale: BTreeSet<ModelId>,
+    /// Those that are still to be told in this round, of so many.
+    pub(crate) round: BTreeSet<ModelId>,
+    pub(crate) round_of: usize,
+    /// The `Look` timer runs.
+    looking: bool,
     /// Jobs that ended, or were cancelled before they were submitted; the stream may yet deliver them.
     pub(crate) over: Recent,
     /// Express jobs that ended; a snapshot that crossed their ends may yet tell of them.
@@ -51,7 +84,7 @@ pub struct State {
 /// A bounded memory of job ids.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Recent {
-    known: BTreeSet<JobId>,
+    known: HashSet<JobId>,
     order: VecDeque<JobId>,
 }
 
@@ -81,23 +114,37 @@ impl State {
         let mut timers = Timers::default();
         timers.set(now.plus(policy.settle), Due::Settled);
         Self {
+            wanting: Wanting::new(policy.ordered_whole),
+            yard: Yard::new(policy.searched_whole),
             policy,
             epoch,
             engines_made: 0,
             attempts_made: 0,
-            models: BTreeMap::new(),
-            hosts: BTreeMap::new(),
-            engines: BTreeMap::new(),
+            models: Watched::default(),
+            hosts: Watched::default(),
+            engines: Watched::default(),
             jobs: HashMap::new(),
             leases: BTreeMap::new(),
-            profiles: BTreeMap::new(),
+            lease_order: Order::default(),
+            protected: BTreeSet::new(),
+            protected_stale: false,
+            protected_at: now,
+            shares: HashMap::new(),
+            hints_of: HashMap::new(),
+            profiles: HashMap::new(),
             mean_service: None,
             mean_start: None,
-            of_key: BTreeMap::new(),
-            wanting: BTreeSet::new(),
+            of_key: HashMap::new(),
+            tallies: Tallies::default(),
+            surveyed: BTreeSet::new(),
+            strays: BTreeSet::new(),
             timers,
             settled: false,
             telling: false,
+            stale: BTreeSet::new(),
+            round: BTreeSet::new(),
+            round_of: 0,
+            looking: false,
             over: Recent::default(),
             express_over: Recent::default(),
         }
@@ -219,15 +266,19 @@ pub(crate) struct Step<'a> {
     touched: BTreeSet<ModelId>,
     /// Memory may have become free, or may be freed.
     room_changed: bool,
+    /// What its searches have cost.
+    work: usize,
 }
 
 /// Takes in what happened at `now` and says what to do. `now` must not go backwards between steps.
 #[must_use]
 pub fn step(state: &mut State, event: Event, now: Timestamp) -> Vec<Effect> {
-    let mut step = Step { state, now, effects: Vec::new(), touched: BTreeSet::new(), room_changed: false };
+    let mut step =
+        Step { state, now, effects: Vec::new(), touched: BTreeSet::new(), room_changed: false, work: 0 };
     step.take_in(event);
     step.run_timers();
     step.decide();
+    step.state.survey(now);
     step.effects
 }
 
@@ -257,7 +308,9 @@ impl Step<'_> {
     }
 
     fn run_timers(&mut self) {
-        while let Some(due) = self.state.timers.take(self.now) {
+        // The others are due still, and the next step follows at once.
+        for _ in 0..TIMERS {
+            let Some(due) = self.state.timers.take(self.now) else { return };
             match due {
                 Due::Idle(engine) => self.idle_due(engine),
                 Due::Deadline(job) => self.deadline_due(job),
@@ -270,6 +323,7 @@ impl Step<'_> {
                     self.room_changed = true;
                 }
                 Due::Tell => self.tell_due(),
+                Due::Look => self.state.looking = false,
             }
         }
     }
@@ -290,38 +344,72 @@ impl Step<'_> {
         self.effects.push(effect);
     }
 
-    /// Admits and places until nothing changes any more.
+    /// Counts accelerators that a search has weighed.
+    pub(crate) fn worked(&mut self, weighed: usize) {
+        self.work += weighed;
+    }
+
+    /// Admits and places until nothing changes any more, or the step has taken long enough.
     fn decide(&mut self) {
         // Each round settles the models it touches; placing one may undrain or stop engines of another.
-        for _ in 0..=self.state.models.len() {
+        for round in 0..=self.state.models.len() {
             let touched = std::mem::take(&mut self.touched);
             for model in &touched {
                 self.admit(model);
                 self.review(model);
             }
-            let room = std::mem::take(&mut self.room_changed);
-            for model in self.in_turn(|model| room || touched.contains(model)) {
-                self.place(&model);
+            if std::mem::take(&mut self.room_changed) {
+                self.state.wanting.room_changed();
+            }
+            let mut concerned = self.state.wanting.take_left();
+            concerned.extend(touched.iter().cloned());
+            for model in self.in_turn(concerned) {
+                self.place_in_time(model);
+            }
+            if round == 0 {
+                let next = self.state.wanting.next_of_round();
+                for model in self.in_turn(next) {
+                    self.place_in_time(model);
+                }
             }
             for model in &touched {
                 self.settle_lanes(model);
             }
             if self.touched.is_empty() && !self.room_changed {
-                return;
+                break;
             }
+        }
+        if self.state.wanting.has_left() && !self.state.looking {
+            self.state.looking = true;
+            let at = if self.state.wanting.are_few() { self.now } else { self.now.plus(PAUSE) };
+            self.state.timers.set(at, Due::Look);
         }
     }
 
-    /// Models that want an engine, in the order in which they are seen to.
-    fn in_turn(&self, concerned: impl Fn(&ModelId) -> bool) -> Vec<ModelId> {
+    /// Places a model, or leaves it for the next step where this one has done enough.
+    fn place_in_time(&mut self, id: ModelId) {
+        if self.work >= ENOUGH && !self.state.yard.is_small() {
+            self.state.wanting.leave(id);
+        } else {
+            self.place(&id);
+        }
+    }
+
+    /// Those of the models that want an engine, in the order in which they are seen to.
+    fn in_turn(&mut self, mut concerned: BTreeSet<ModelId>) -> Vec<ModelId> {
+        concerned.retain(|id| self.state.wanting.contains(id));
+        if concerned.len() < 2 {
+            return concerned.into_iter().collect();
+        }
+        self.state.survey(self.now);
         let scene = Scene::new(self.state, self.now);
         let mut turn: Vec<(Demand, ModelId)> = Vec::new();
         let mut later = Vec::new();
-        for id in self.state.wanting.iter().filter(|id| concerned(id)) {
-            match scene.demand(id) {
-                Some(demand) => turn.push((demand, id.clone())),
+        for id in concerned {
+            match scene.demand(&id) {
+                Some(demand) => turn.push((demand, id)),
                 // A hint that is not near yet.
-                None => later.push(id.clone()),
+                None => later.push(id),
             }
         }
         turn.sort_by(|(a, a_id), (b, b_id)| a.before(b).then_with(|| a_id.cmp(b_id)));
@@ -330,19 +418,20 @@ impl Step<'_> {
 
     /// Brings `wanting` and the plan of a model up to date.
     fn review(&mut self, id: &ModelId) {
+        self.state.tidy();
         let Some(model) = self.state.models.get(id) else {
             self.state.wanting.remove(id);
             return;
         };
-        let served =
-            model.engines.iter().filter_map(|engine| self.state.engines.get(engine)).any(Engine::serves);
+        let served = self.state.tallies.of(id).serving > 0;
         let wanted = if served {
             Scene::new(self.state, self.now).demand(id).is_some()
         } else {
             model.is_awaited() || model.needs.pin
         };
         if wanted {
-            self.state.wanting.insert(id.clone());
+            self.state.wanting.insert(id);
+            self.state.recount(id);
             return;
         }
         self.state.wanting.remove(id);

@@ -23,6 +23,8 @@ pub(crate) enum Due {
     Settled,
     /// Waiting jobs are told their places.
     Tell,
+    /// Models that a step had no time for are looked at.
+    Look,
 }
 
 /// Timers in order.

@@ -217,7 +217,16 @@ pub fn apply(world: &mut World, action: &Action, next: &mut u128) {
 
 /// Two hosts, and models that fit together, alone, on two accelerators or not at all.
 pub fn fleet(ttl: Option<u64>, ram: (u64, u64)) -> World {
-    let policy = Policy { idle_ttl: ttl.map(Duration::from_secs), ..Policy::default() };
+    fleet_under(Policy { idle_ttl: ttl.map(Duration::from_secs), ..Policy::default() }, ram)
+}
+
+/// The same as if it were a large one: searched in part, its models seen to a few at a time.
+fn as_a_large_one(ttl: Option<u64>, ram: (u64, u64)) -> World {
+    let idle_ttl = ttl.map(Duration::from_secs);
+    fleet_under(Policy { idle_ttl, searched_whole: 0, ordered_whole: 0, ..Policy::default() }, ram)
+}
+
+fn fleet_under(policy: Policy, ram: (u64, u64)) -> World {
     let mut gang = model("gang", 8 * GIB, 2);
     gang.accelerators = 2;
     let mut whole = model("whole", 0, 1);
@@ -256,7 +265,9 @@ fn no_rule_breaks_in_a_long_run() {
     let rams = [(0, 0), (7 * GIB, 0), (8 * GIB, 8 * GIB)];
     let mut done = 0;
     for round in 0.. {
-        let mut world = fleet((round % 2 == 0).then_some(20), rams[round % 3]);
+        let ttl = (round % 2 == 0).then_some(20);
+        let ram = rams[round % 3];
+        let mut world = if round % 4 < 2 { fleet(ttl, ram) } else { as_a_large_one(ttl, ram) };
         let mut next = 0;
         for _ in 0..1000 {
             let action = action().new_tree(&mut runner).unwrap().current();
@@ -280,8 +291,9 @@ proptest! {
         actions in prop::collection::vec(action(), 1..150),
         ttl in prop::option::of(1u64..30),
         ram in prop_oneof![Just((0, 0)), Just((7 * GIB, 0)), Just((8 * GIB, 8 * GIB))],
+        large in any::<bool>(),
     ) {
-        let mut world = fleet(ttl, ram);
+        let mut world = if large { as_a_large_one(ttl, ram) } else { fleet(ttl, ram) };
         let mut next = 0;
         for action in &actions {
             apply(&mut world, action, &mut next);
