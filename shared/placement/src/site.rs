@@ -82,8 +82,7 @@ struct Spot<'a> {
 impl<'a> Scene<'a> {
     /// Weighs every place, in a large fleet those that are worth it.
     pub(crate) fn find(&self, wish: &Wish<'a>) -> Found {
-        let could_fit = self.state.fits_somewhere(wish.model);
-        let mut found = Found { best: None, second: None, could_fit, weighed: 0 };
+        let mut found = Found { best: None, second: None, could_fit: false, weighed: 0 };
         if self.state.yard.is_small() {
             for (id, host) in self.state.hosts.iter() {
                 self.weigh(id, host, None, wish, &mut found);
@@ -95,6 +94,7 @@ impl<'a> Scene<'a> {
                 }
             }
         }
+        found.could_fit = found.best.is_some() || self.state.fits_somewhere(wish.model);
         found
     }
 

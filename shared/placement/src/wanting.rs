@@ -12,8 +12,8 @@ use berth_wire::{ModelId, Timestamp};
 use crate::demand::{Cause, Demand};
 
 /// Of more models, so many are looked at in one step: by rank, and in rotation.
-const BY_RANK: usize = 6;
-const IN_ROTATION: usize = 2;
+const BY_RANK: usize = 3;
+const IN_ROTATION: usize = 1;
 
 /// Where a model stood when it was looked at last; the least goes first.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]

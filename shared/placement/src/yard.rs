@@ -202,6 +202,10 @@ impl Kind {
         }
     }
 
+    fn has(&self, device: &Device) -> bool {
+        self.devices.iter().any(|(name, memory)| *memory == device.memory && *name == device.name)
+    }
+
     fn is(&self, host: &Host) -> bool {
         let alike = |((name, memory), device): (&(String, u64), &Device)| {
             *name == device.name && *memory == device.memory
@@ -478,22 +482,19 @@ impl<'a> Scene<'a> {
             }
             _ => None,
         };
-        let kinds = yard.kinds.values().filter_map(|orders| {
+        let needs: Vec<(&Device, u64)> =
+            yard.sorts().map(|sort| (sort, state.need_on(model, sort))).collect();
+        let kinds = yard.kinds.iter().filter_map(|(kind, orders)| {
             let host = state.hosts.get(orders.hosts.first()?)?;
-            eligible(host, model).then_some((orders, host))
+            eligible(host, model).then_some((kind, orders))
         });
         let kinds: Vec<_> = kinds.collect();
         let most = (PICKED / kinds.len().max(1)).max(2);
         let (mut free, mut idle, mut oldest, mut lightest) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        for (orders, host) in kinds {
-            let needs: BTreeSet<u64> = host
-                .devices
-                .iter()
-                .map(|device| (state.need_on(model, device), device.memory))
-                .filter(|(need, memory)| need <= memory)
-                .map(|(need, _)| need)
-                .collect();
-            for need in needs {
+        for (kind, orders) in kinds {
+            let fits = |(device, need): &&(&Device, u64)| *need <= device.memory && kind.has(device);
+            for (_, need) in needs.iter().filter(fits) {
+                let need = *need;
                 orders.with_free(need, false, most, &mut free);
                 if !wish.replica {
                     orders.with_free(need, true, most, &mut free);
@@ -530,7 +531,7 @@ impl<'a> Scene<'a> {
             if gang {
                 devices.extend(0..host.devices.len());
             }
-            devices.retain(|n| self.may_do(id, host, *n, wish));
+            devices.retain(|n| self.may_do(id, host, *n, wish, &needs));
             devices.len() as u64 >= u64::from(model.needs.accelerators)
                 || !state.tallies.of(&model.needs.id).sleeping.is_disjoint(&host.engines)
         });
@@ -547,10 +548,18 @@ impl<'a> Scene<'a> {
     }
 
     /// Whether there may be room for the model on an accelerator, as far as the yard knows.
-    fn may_do(&self, id: &HostId, host: &Host, device: usize, wish: &Wish<'_>) -> bool {
+    fn may_do(
+        &self,
+        id: &HostId,
+        host: &Host,
+        device: usize,
+        wish: &Wish<'_>,
+        needs: &[(&Device, u64)],
+    ) -> bool {
         let Some(room) = self.state.yard.room(id, device) else { return true };
         let Some(device) = host.devices.get(device) else { return false };
-        let need = self.state.need_on(wish.model, device);
+        let sort = needs.iter().find(|(sort, _)| sort.memory == device.memory && sort.name == device.name);
+        let need = sort.map_or(u64::MAX, |(_, need)| *need);
         let idle = room.idle.map_or(room.free, |(bytes, _)| bytes);
         let bytes = match wish.reach {
             Reach::Free => room.free,
