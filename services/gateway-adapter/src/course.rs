@@ -45,7 +45,7 @@ pub(crate) enum Wish {
 impl Wish {
     /// As the headers say it.
     pub(crate) fn of(headers: &HeaderMap, stream: bool) -> Result<Self, ApiError> {
-        let retries = patience::retries(headers)?;
+        let retries = patience::retries(headers);
         let key = patience::idempotency_key(headers)?.filter(|_| !stream);
         Ok(match (key, retries) {
             // A preference need not be followed: a job of its own for each repeat would break the promise of the key.
