@@ -291,12 +291,21 @@ impl Course<'_> {
         None
     }
 
-    /// Frees the memory of an engine that failed, and says why with its last words.
+    /// Frees the memory of an engine that failed, and says why: with its last words, unless it has served, since then
+    /// they may be of what others asked it.
     async fn give_up(&self, mut instance: Box<dyn Instance>, what: String, was_ready: bool) -> EngineFailure {
-        let lines = instance.tail().await;
+        let endpoint = instance.endpoint().to_owned();
+        let lines = if was_ready { Vec::new() } else { instance.tail().await };
         instance.stop(Duration::ZERO).await;
         self.attempts_ended().await;
-        EngineFailure { message: with_log(&what, &lines), permanent: false, was_ready }
+        let message = if was_ready {
+            format!("{what}; what it logged is not told, since requests may be in it")
+        } else {
+            // Where an engine listens is nobody's business but ours.
+            let told = with_log(&what, &lines);
+            if endpoint.is_empty() { told } else { told.replace(&endpoint, "its address") }
+        };
+        EngineFailure { message, permanent: false, was_ready }
     }
 
     /// Attempts notice the end by themselves; their ends are to be told before the engine's.

@@ -568,7 +568,7 @@ impl World {
             Command::Start(engine, ..) => {
                 let engine = *engine;
                 let failure = EngineFailure { message: "gone".into(), permanent: false, was_ready: false };
-                self.tell(Event::StartRefused { engine, failure }, None);
+                self.tell(Event::StartRefused { engine, failure, silent: false }, None);
             }
             Command::Dispatch(job, attempt, _) => {
                 let (job, attempt) = (*job, *attempt);
@@ -606,7 +606,7 @@ impl World {
                 if epoch.0 == self.epoch {
                     let failure =
                         EngineFailure { message: "full".into(), permanent: false, was_ready: false };
-                    self.tell(Event::StartRefused { engine, failure }, None);
+                    self.tell(Event::StartRefused { engine, failure, silent: false }, None);
                 }
             }
             Command::Start(id, model, reservations) => {

@@ -88,15 +88,17 @@ impl Carrier {
         engine: EngineId,
         model: ModelSpec,
         reservations: Vec<Reservation>,
-    ) -> Result<(), EngineFailure> {
+    ) -> Result<(), (EngineFailure, bool)> {
         let command = StartEngine { epoch: self.epoch, engine, model, reservations };
         let subject = self.bus.subjects.ctl(host, Verb::Start);
         match answer(self.bus.request(subject, &command, COMMAND_LIMIT).await, host) {
             Answer::Taken | Answer::Stale => Ok(()),
             Answer::Refused(why) => {
-                Err(EngineFailure { message: told(why, host), permanent: false, was_ready: false })
+                Err((EngineFailure { message: told(why, host), permanent: false, was_ready: false }, false))
             }
-            Answer::Unanswered(message) => Err(EngineFailure { message, permanent: false, was_ready: false }),
+            Answer::Unanswered(message) => {
+                Err((EngineFailure { message, permanent: false, was_ready: false }, true))
+            }
         }
     }
 
@@ -185,6 +187,6 @@ fn answer(reply: Result<Reply, BusError>, host: &HostId) -> Answer {
 pub(crate) fn told(why: Refusal, host: &HostId) -> String {
     match why {
         Refusal::Busy => format!("the host {host} is busy"),
-        Refusal::Failed(message) => message,
+        Refusal::Failed(message) | Refusal::Silent(message) => message,
     }
 }

@@ -274,11 +274,11 @@ impl Step<'_> {
         }));
         self.forget_engine(facts.id, &failure.message);
         if at_start && !stopping {
-            self.start_failed(&facts.model, host, &failure);
+            self.start_failed(&facts.model, host, &failure, false);
         }
     }
 
-    pub(crate) fn start_refused(&mut self, id: EngineId, failure: &EngineFailure) {
+    pub(crate) fn start_refused(&mut self, id: EngineId, failure: &EngineFailure, silent: bool) {
         let Some(engine) = self.state.engines.get(&id) else { return };
         let (model, host, phase) = (engine.model.clone(), engine.host.clone(), engine.phase);
         if !matches!(phase, EnginePhase::Ordered | EnginePhase::Waking) {
@@ -296,11 +296,11 @@ impl Step<'_> {
         } else {
             self.forget_engine(id, &failure.message);
         }
-        self.start_failed(&model, &host, failure);
+        self.start_failed(&model, &host, failure, silent);
     }
 
     /// Tries again elsewhere, or there after a delay, or gives the model up for a while and tells its jobs why.
-    fn start_failed(&mut self, id: &ModelId, host: &HostId, failure: &EngineFailure) {
+    fn start_failed(&mut self, id: &ModelId, host: &HostId, failure: &EngineFailure, silent: bool) {
         let policy = self.state.policy.clone();
         if let Some(host) = self.state.hosts.get_mut(host) {
             let times = host.failed.get(id).map_or(0, |(times, _)| *times) + 1;
@@ -316,7 +316,10 @@ impl Step<'_> {
         }
         let untried = self.has_untried_host(id);
         let Some(model) = self.state.models.get_mut(id) else { return };
-        model.start_failures += 1;
+        // A host that is away says nothing of the model; it is soon lost, or back.
+        if !silent {
+            model.start_failures += 1;
+        }
         let again = !failure.permanent && model.start_failures < policy.max_start_failures;
         if again || untried {
             self.touch(id);

@@ -136,8 +136,10 @@ pub enum AttemptEnd {
 pub enum Refusal {
     /// Its slots are taken.
     Busy,
-    /// It did not answer, or said no.
+    /// It said no.
     Failed(String),
+    /// It did not answer: it is lost, or will be back.
+    Silent(String),
 }
 
 /// Something that happened.
@@ -174,6 +176,9 @@ pub enum Event {
         engine: EngineId,
         /// Why.
         failure: EngineFailure,
+        /// It did not answer: it is lost, or will be back.
+        #[serde(default)]
+        silent: bool,
     },
     /// A job was submitted; repeats are ignored.
     JobSubmitted(JobFacts),

@@ -338,8 +338,9 @@ impl Step<'_> {
         }
         let Some(job) = self.state.jobs.get_mut(&id) else { return };
         let cancelled = job.cancelled;
-        if *why == Refusal::Busy {
-            // The host's slots are taken by express jobs that it has yet to tell of: not the job's fault.
+        if matches!(why, Refusal::Busy | Refusal::Silent(_)) {
+            // The host's slots are taken by express jobs that it has yet to tell of, or it is away and not yet counted
+            // as lost: not the job's fault.
             job.attempts = job.attempts.saturating_sub(1);
         }
         self.hold(engine, if *why == Refusal::Busy { BUSY_PAUSE } else { SILENT_PAUSE });
@@ -349,7 +350,7 @@ impl Step<'_> {
             target.lane = None;
             self.state.strays.remove(&(id, engine));
             let (idle, host) = (target.is_idle(), target.host.clone());
-            if let Refusal::Failed(_) = why {
+            if *why != Refusal::Busy {
                 // It may have been taken all the same, its answer lost.
                 self.emit(Effect::CancelAttempt { job: id, attempt, host });
             }
@@ -363,7 +364,7 @@ impl Step<'_> {
         }
         let message = match why {
             Refusal::Busy => "the engine's slots were taken".to_owned(),
-            Refusal::Failed(message) => message.clone(),
+            Refusal::Failed(message) | Refusal::Silent(message) => message.clone(),
         };
         let error = ApiError::new(ErrorKind::Unavailable, "dispatch_failed", message)
             .retry_after(Duration::from_secs(5));

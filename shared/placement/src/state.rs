@@ -289,7 +289,7 @@ impl Step<'_> {
             Event::HostSnapshot { host, engines, running } => self.host_snapshot(host, engines, running),
             Event::HostLost { host, reason } => self.host_lost(&host, &reason),
             Event::EngineChanged { host, engine } => self.engine_changed(&host, engine),
-            Event::StartRefused { engine, failure } => self.start_refused(engine, &failure),
+            Event::StartRefused { engine, failure, silent } => self.start_refused(engine, &failure, silent),
             Event::JobSubmitted(job) => self.job_submitted(&job),
             Event::JobCancelled(job) => self.job_cancelled(job),
             Event::JobStarted { job, engine } => self.job_started(&job, engine),

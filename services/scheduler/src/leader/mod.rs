@@ -178,7 +178,7 @@ impl Leader {
                         leader.feed(Event::DispatchRefused { job, attempt, why }, ctx);
                     }
                     Answer::Unanswered(why) => {
-                        let why = Refusal::Failed(why);
+                        let why = Refusal::Silent(why);
                         leader.feed(Event::DispatchRefused { job, attempt, why }, ctx);
                     }
                     Answer::Stale => leader.over.cancel(),
@@ -189,8 +189,8 @@ impl Leader {
                 let spec = ModelSpec::clone(spec);
                 let sent = async move { carrier.start(&host, engine, spec, reservations).await };
                 ctx.spawn(sent.into_actor(self).map(move |result, leader, ctx| {
-                    if let Err(failure) = result {
-                        leader.feed(Event::StartRefused { engine, failure }, ctx);
+                    if let Err((failure, silent)) = result {
+                        leader.feed(Event::StartRefused { engine, failure, silent }, ctx);
                     }
                 }));
             }

@@ -105,6 +105,7 @@ fn refused(engine: EngineId, order: &Order, why: String) -> Event {
         Order::Wake { .. } => Event::StartRefused {
             engine,
             failure: EngineFailure { message: why, permanent: false, was_ready: false },
+            silent: false,
         },
     }
 }

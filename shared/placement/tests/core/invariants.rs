@@ -166,7 +166,7 @@ pub fn apply(world: &mut World, action: &Action, next: &mut u128) {
                 // It sleeps on, and is stopped then.
                 world.engines.get_mut(&engine).unwrap().state = EngineState::Sleeping;
                 let failure = EngineFailure { message: "x".into(), permanent: false, was_ready: true };
-                world.tell(Event::StartRefused { engine, failure });
+                world.tell(Event::StartRefused { engine, failure, silent: false });
             }
         }
         Action::Lease(session, model, ttl) => {

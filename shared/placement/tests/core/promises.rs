@@ -371,6 +371,30 @@ fn a_job_that_is_given_up_is_told_how_its_engines_failed() {
 }
 
 #[test]
+fn a_host_that_does_not_answer_for_a_while_costs_a_job_none_of_its_attempts() {
+    let mut world = World::new(&[(1, 8 * GIB)], vec![model("a", GIB, 1)]);
+    let job = world.submit(0, "a");
+    let mut silences = 0;
+    for _ in 0..40 {
+        if silences == 12 {
+            break;
+        }
+        if let Some((job, attempt, engine)) = world.running().first() {
+            let why = berth_placement::Refusal::Silent("it does not answer".into());
+            world.engines.get_mut(engine).unwrap().running.clear();
+            world.tell(Event::DispatchRefused { job: *job, attempt: *attempt, why });
+            silences += 1;
+        } else {
+            world.progress();
+        }
+        world.wait(Duration::from_secs(1));
+    }
+    assert!(silences == 12 && !world.verdicts.contains_key(&job), "it waits for its host");
+    world.run_out();
+    assert!(matches!(world.verdicts[&job], Verdict::Completed { .. }), "{:?}", world.verdicts[&job]);
+}
+
+#[test]
 fn an_engine_that_is_used_again_and_again_is_stopped_its_idle_ttl_after_the_last_time() {
     let mut short = model("a", GIB, 1);
     short.idle_ttl = Some(Duration::from_secs(60));
