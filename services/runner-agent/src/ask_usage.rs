@@ -1,14 +1,12 @@
 //! Asks an engine for the token counts of a stream where its client did not, and leaves every other byte as it is. The
 //! gateway keeps what is told from clients that did not ask.
 
-use std::borrow::Cow;
 use std::ops::Range;
 
 use berth_wire::Route;
 use bytes::Bytes;
-use serde::Deserializer;
-use serde::de::{IgnoredAny, MapAccess, Visitor};
-use serde_json::value::RawValue;
+
+use crate::spans::{splice, values};
 
 /// Whether engines tell the usage of streams on this route only when asked.
 pub(crate) fn must_be_asked(route: Route, stream: bool) -> bool {
@@ -19,18 +17,18 @@ pub(crate) fn must_be_asked(route: Route, stream: bool) -> bool {
 /// no, stays: the engine says what is wrong with it.
 pub(crate) fn ask_for_usage(body: Bytes) -> Bytes {
     let Some(options) = values(&body, "stream_options") else { return body };
-    let mut edits: Vec<(Range<usize>, &str)> = Vec::new();
+    let mut edits: Vec<(Range<usize>, &[u8])> = Vec::new();
     if options.is_empty() {
         let Some(end) = body.iter().rposition(|byte| *byte == b'}') else { return body };
         let empty = body.get(..end).is_some_and(|before| before.trim_ascii_end().ends_with(b"{"));
         let field = r#""stream_options":{"include_usage":true}"#;
         let with_comma = r#","stream_options":{"include_usage":true}"#;
-        edits.push((end..end, if empty { field } else { with_comma }));
+        edits.push((end..end, if empty { field.as_bytes() } else { with_comma.as_bytes() }));
     }
     for span in options {
         let value = body.get(span.clone()).unwrap_or_default();
         if value == b"null" {
-            edits.push((span, r#"{"include_usage":true}"#));
+            edits.push((span, br#"{"include_usage":true}"#));
             continue;
         }
         let Some(told) = values(value, "include_usage") else { continue };
@@ -38,69 +36,17 @@ pub(crate) fn ask_for_usage(body: Bytes) -> Bytes {
             let inside = value.get(1..).unwrap_or_default().trim_ascii_start();
             let at = span.start + 1;
             let empty = inside.starts_with(b"}");
-            edits.push((at..at, if empty { r#""include_usage":true"# } else { r#""include_usage":true,"# }));
+            edits
+                .push((at..at, if empty { br#""include_usage":true"# } else { br#""include_usage":true,"# }));
         }
         for inner in told {
             if matches!(value.get(inner.clone()), Some(b"false" | b"null")) {
-                edits.push((span.start + inner.start..span.start + inner.end, "true"));
+                edits.push((span.start + inner.start..span.start + inner.end, b"true"));
             }
         }
     }
     splice(body, &edits)
 }
-
-fn splice(body: Bytes, edits: &[(Range<usize>, &str)]) -> Bytes {
-    if edits.is_empty() {
-        return body;
-    }
-    let mut out = Vec::with_capacity(body.len() + 64);
-    let mut from = 0;
-    for (span, text) in edits {
-        out.extend_from_slice(body.get(from..span.start).unwrap_or_default());
-        out.extend_from_slice(text.as_bytes());
-        from = span.end;
-    }
-    out.extend_from_slice(body.get(from..).unwrap_or_default());
-    out.into()
-}
-
-/// Where the values of an object's keys of this name lie; `None`: it is no object. Parsers differ in which of two they
-/// take, so all are found.
-fn values(object: &[u8], name: &str) -> Option<Vec<Range<usize>>> {
-    struct Spans<'a>(&'a [u8], &'a str);
-
-    impl<'de> Visitor<'de> for Spans<'de> {
-        type Value = Vec<Range<usize>>;
-
-        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-            f.write_str("an object")
-        }
-
-        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-            let mut spans = Vec::new();
-            while let Some(key) = map.next_key::<Key<'de>>()? {
-                if key.0 == self.1 {
-                    // Borrowed, so its address tells where in the object it lies.
-                    let raw: &'de RawValue = map.next_value()?;
-                    let start = raw.get().as_ptr().addr() - self.0.as_ptr().addr();
-                    spans.push(start..start + raw.get().len());
-                } else {
-                    map.next_value::<IgnoredAny>()?;
-                }
-            }
-            Ok(spans)
-        }
-    }
-
-    let mut reader = serde_json::Deserializer::from_slice(object);
-    let spans = reader.deserialize_map(Spans(object, name)).ok()?;
-    reader.end().ok()?;
-    Some(spans)
-}
-
-/// A key, borrowed unless it is written with escapes.
-#[derive(serde::Deserialize)]
-struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
 
 #[cfg(test)]
 mod tests {

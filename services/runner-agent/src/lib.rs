@@ -34,6 +34,7 @@ mod rewrite;
 mod run;
 mod shared;
 mod slots;
+mod spans;
 mod tail;
 mod usage;
 

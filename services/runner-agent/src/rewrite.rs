@@ -1,13 +1,11 @@
 //! Gives a request the model name that the engine answers to, and leaves every other byte as the client sent it.
 
-use std::borrow::Cow;
 use std::ops::Range;
 
 use berth_wire::{Job, ModelSpec, multipart};
 use bytes::Bytes;
-use serde::Deserializer;
-use serde::de::{IgnoredAny, MapAccess, Visitor};
-use serde_json::value::RawValue;
+
+use crate::spans::{splice, values};
 
 /// What is to be done with a request's body before the engine sees it.
 pub(crate) struct Prepare {
@@ -101,51 +99,14 @@ fn replace(body: Bytes, spans: Vec<Range<usize>>, wanted: &[u8]) -> Bytes {
     if spans.iter().all(|span| body.get(span.clone()) == Some(wanted)) {
         return body;
     }
-    let mut out = Vec::with_capacity(body.len() + wanted.len() * spans.len());
-    let mut from = 0;
-    for span in spans {
-        out.extend_from_slice(body.get(from..span.start).unwrap_or_default());
-        out.extend_from_slice(wanted);
-        from = span.end;
-    }
-    out.extend_from_slice(body.get(from..).unwrap_or_default());
-    out.into()
+    let edits: Vec<_> = spans.into_iter().map(|span| (span, wanted)).collect();
+    splice(body, &edits)
 }
 
-/// Where the values of top-level `model` keys lie; parsers differ in which of two they take, so all are found.
+/// Where the values of top-level `model` keys lie.
 fn model_spans(body: &[u8]) -> Vec<Range<usize>> {
-    struct Spans<'a>(&'a [u8]);
-
-    impl<'de> Visitor<'de> for Spans<'de> {
-        type Value = Vec<Range<usize>>;
-
-        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-            f.write_str("an object")
-        }
-
-        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-            let mut spans = Vec::new();
-            while let Some(key) = map.next_key::<Key<'de>>()? {
-                if key.0 == "model" {
-                    // Borrowed, so its address tells where in the body it lies.
-                    let raw: &'de RawValue = map.next_value()?;
-                    let start = raw.get().as_ptr().addr() - self.0.as_ptr().addr();
-                    spans.push(start..start + raw.get().len());
-                } else {
-                    map.next_value::<IgnoredAny>()?;
-                }
-            }
-            Ok(spans)
-        }
-    }
-
-    let mut reader = serde_json::Deserializer::from_slice(body);
-    reader.deserialize_map(Spans(body)).unwrap_or_default()
+    values(body, "model").unwrap_or_default()
 }
-
-/// A key, borrowed unless it is written with escapes.
-#[derive(serde::Deserialize)]
-struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
 
 #[cfg(test)]
 mod tests {
