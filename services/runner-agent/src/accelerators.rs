@@ -1,32 +1,65 @@
-//! What this machine computes with: GPUs seen through NVML, else its RAM as one pseudo-device.
+//! What this machine computes with: its GPUs, else its RAM as one pseudo-device.
+
+use std::collections::BTreeMap;
 
 use berth_config::Config;
-use berth_wire::{Accelerator, AcceleratorId, AcceleratorKind, Reservation};
-use nvml_wrapper::Nvml;
+use berth_wire::{Accelerator, AcceleratorId, AcceleratorKind, EngineId, Reservation};
 use sysinfo::{MemoryRefreshKind, System};
-use tracing::{debug, warn};
+
+use crate::gauge::{Gauge, Machine, Reading};
+use crate::ledger::{Account, account};
+use crate::procs::{self, Mark};
 
 /// The accelerators, and what measures them.
+#[derive(Debug)]
 pub(crate) struct Devices {
-    nvml: Option<Nvml>,
+    gauge: Box<dyn Gauge>,
     known: Vec<Accelerator>,
+    /// Bytes of each GPU that engines may use, whatever it has.
+    limit: u64,
 }
 
 /// The RAM pseudo-device's id.
 const RAM: &str = "ram";
+/// Budgets change in steps of this, so that small allocations of others move nothing.
+const STEP: u64 = 64 << 20;
+
+/// What an engine was promised, and how its processes are known.
+#[derive(Debug, Clone)]
+pub(crate) struct Claim {
+    pub(crate) engine: EngineId,
+    pub(crate) mark: Option<Mark>,
+    pub(crate) reservations: Vec<Reservation>,
+}
+
+/// All accelerators at one moment.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Measured {
+    pub(crate) accelerators: Vec<Accelerator>,
+    /// Bytes that engines hold of GPUs, over all of them.
+    pub(crate) engines: BTreeMap<EngineId, u64>,
+}
 
 impl Devices {
-    /// Looks for GPUs. NVML is loaded at run time; a machine without it is a normal one.
+    /// Looks for GPUs.
     pub(crate) fn find(config: &Config) -> Self {
-        let nvml = Nvml::init().inspect_err(|error| debug!(%error, "no NVML")).ok();
-        let mut known = nvml.as_ref().map(gpus).unwrap_or_default();
-        for gpu in &mut known {
-            gpu.memory = gpu.memory.min(config.host.memory.unwrap_or(u64::MAX));
-        }
+        Self::measured_by(Box::new(Machine::this()), config.host.memory)
+    }
+
+    pub(crate) fn measured_by(gauge: Box<dyn Gauge>, budget: Option<u64>) -> Self {
+        let limit = budget.unwrap_or(u64::MAX);
+        let mut known: Vec<Accelerator> = gauge
+            .read()
+            .into_iter()
+            .map(|gpu| Accelerator {
+                free: Some(gpu.free.min(limit)),
+                ..Accelerator::new(gpu.id, gpu.kind, gpu.name, gpu.usable.min(limit))
+            })
+            .collect();
         if known.is_empty() {
-            known.push(ram(config.host.memory));
+            known.push(ram(budget));
         }
-        Self { nvml, known }
+        Self { gauge, known, limit }
     }
 
     /// The accelerators without a measurement.
@@ -38,31 +71,69 @@ impl Devices {
         self.known.iter().find(|accelerator| accelerator.id == *id)
     }
 
-    /// The accelerators with what is free of them now. Blocks for as long as NVML takes.
-    pub(crate) fn measure(&self) -> Vec<Accelerator> {
-        self.known
-            .iter()
-            .map(|accelerator| Accelerator { free: self.free(accelerator), ..accelerator.clone() })
-            .collect()
-    }
-
-    /// Bytes measured free on one accelerator.
-    pub(crate) fn free(&self, accelerator: &Accelerator) -> Option<u64> {
-        let free = match accelerator.kind {
-            AcceleratorKind::Ram => available_ram(),
-            AcceleratorKind::Nvidia => {
-                let device = self.nvml.as_ref()?.device_by_uuid(accelerator.id.as_str()).ok()?;
-                device.memory_info().ok()?.free
+    /// Measures the accelerators, on which engines hold `claims`; `before` is what was measured last. Blocks for as
+    /// long as drivers take.
+    pub(crate) fn measure(&self, claims: &[Claim], before: &[Accelerator]) -> Measured {
+        let readings = self.gauge.read();
+        let marks = marks(claims);
+        let mut measured = Measured::default();
+        for known in &self.known {
+            let mut now = known.clone();
+            if known.kind == AcceleratorKind::Ram {
+                now.free = Some(available_ram().min(known.memory));
+                now.held = Some(procs::ram(&marks).into_values().fold(0, u64::saturating_add));
+            } else if let Some(reading) = readings.iter().find(|reading| reading.id == known.id) {
+                let reserved = reserved(claims, &known.id);
+                let account = account(reading, reserved, |pid| procs::owner(pid, &marks));
+                let last = before.iter().find(|last| last.id == known.id).and_then(|last| last.unexplained);
+                self.enter(&mut now, reading, &account, reserved, last);
+                for (engine, bytes) in account.engines {
+                    let sum = measured.engines.entry(engine).or_default();
+                    *sum = sum.saturating_add(bytes);
+                }
+            } else {
+                // It fell off its bus, or the driver is being exchanged.
+                now.free = None;
             }
-        };
-        Some(free.min(accelerator.memory))
+            measured.accelerators.push(now);
+        }
+        measured
     }
 
-    /// GPUs among the reservations, by UUID.
-    pub(crate) fn gpus(&self, reservations: &[Reservation]) -> Vec<String> {
-        self.of_kind(reservations, AcceleratorKind::Nvidia)
-            .map(|reservation| reservation.accelerator.to_string())
-            .collect()
+    fn enter(
+        &self,
+        now: &mut Accelerator,
+        reading: &Reading,
+        account: &Account,
+        reserved: u64,
+        last: Option<u64>,
+    ) {
+        now.free = Some(reading.free.min(self.limit));
+        now.held = Some(account.held());
+        now.unexplained = Some(account.unexplained);
+        // What an engine that has just ended held looks like nobody's for a moment: only what stays counts.
+        let stays = account.unexplained.min(last.unwrap_or(0));
+        let left = reading.usable.saturating_sub(stays.next_multiple_of(STEP)).min(self.limit);
+        // Nothing that was promised is taken back.
+        now.memory = left.max(reserved).min(now.memory);
+    }
+
+    /// Bytes measured free on one accelerator, and who else is on it.
+    pub(crate) fn free(&self, id: &AcceleratorId, claims: &[Claim]) -> Option<(u64, String)> {
+        let known = self.get(id)?;
+        if known.kind == AcceleratorKind::Ram {
+            return Some((available_ram().min(known.memory), String::new()));
+        }
+        let readings = self.gauge.read();
+        let reading = readings.iter().find(|reading| reading.id == *id)?;
+        let marks = marks(claims);
+        let who = account(reading, reserved(claims, id), |pid| procs::owner(pid, &marks)).who(procs::name);
+        Some((reading.free.min(self.limit), who))
+    }
+
+    /// GPUs of a kind among the reservations, by their ids.
+    pub(crate) fn gpus(&self, reservations: &[Reservation], kind: AcceleratorKind) -> Vec<String> {
+        self.of_kind(reservations, kind).map(|reservation| reservation.accelerator.to_string()).collect()
     }
 
     /// RAM set aside, where RAM is what is reserved.
@@ -110,24 +181,13 @@ impl Devices {
     }
 }
 
-fn gpus(nvml: &Nvml) -> Vec<Accelerator> {
-    let count = nvml.device_count().unwrap_or(0);
-    (0..count)
-        .filter_map(|index| {
-            let read = || -> Result<Accelerator, nvml_wrapper::error::NvmlError> {
-                let device = nvml.device_by_index(index)?;
-                let memory = device.memory_info()?;
-                Ok(Accelerator {
-                    id: device.uuid()?.into(),
-                    kind: AcceleratorKind::Nvidia,
-                    name: device.name()?,
-                    memory: memory.total,
-                    free: Some(memory.free),
-                })
-            };
-            read().inspect_err(|error| warn!(index, %error, "left out a GPU that NVML cannot read")).ok()
-        })
-        .collect()
+fn marks(claims: &[Claim]) -> Vec<(EngineId, Mark)> {
+    claims.iter().filter_map(|claim| Some((claim.engine, claim.mark.clone()?))).collect()
+}
+
+fn reserved(claims: &[Claim], id: &AcceleratorId) -> u64 {
+    let all = claims.iter().flat_map(|claim| &claim.reservations);
+    all.filter(|reservation| reservation.accelerator == *id).fold(0, |sum, r| sum.saturating_add(r.bytes))
 }
 
 fn ram(budget: Option<u64>) -> Accelerator {
@@ -137,11 +197,8 @@ fn ram(budget: Option<u64>) -> Accelerator {
         system.cgroup_limits().map_or(u64::MAX, |limits| limits.total_memory).min(system.total_memory());
     let memory = budget.unwrap_or(total / 5 * 4);
     Accelerator {
-        id: RAM.into(),
-        kind: AcceleratorKind::Ram,
-        name: "CPU and RAM".into(),
-        memory,
         free: Some(available_ram().min(memory)),
+        ..Accelerator::new(RAM.into(), AcceleratorKind::Ram, "CPU and RAM", memory)
     }
 }
 
@@ -152,38 +209,5 @@ fn available_ram() -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn devices(memory: u64) -> Devices {
-        Devices { nvml: None, known: vec![ram(Some(memory))] }
-    }
-
-    fn reservation(id: &str, bytes: u64) -> Reservation {
-        Reservation { accelerator: id.into(), bytes }
-    }
-
-    #[test]
-    fn what_is_held_counts_against_the_budget() {
-        let devices = devices(100 << 20);
-        let held = [reservation(RAM, 60 << 20), reservation("other", 90 << 20)];
-        assert_eq!(devices.check_fit(&[reservation(RAM, 40 << 20)], &held.iter()), Ok(()));
-        let refused = devices.check_fit(&[reservation(RAM, 41 << 20)], &held.iter()).unwrap_err();
-        assert!(refused.contains("only 40 MiB are left"), "{refused}");
-    }
-
-    #[test]
-    fn an_unknown_or_repeated_accelerator_is_refused() {
-        let devices = devices(100);
-        assert!(devices.check_fit(&[reservation("gpu", 1)], &[].iter()).unwrap_err().contains("`gpu`"));
-        let twice = [reservation(RAM, 1), reservation(RAM, 1)];
-        assert!(devices.check_fit(&twice, &[].iter()).unwrap_err().contains("twice"));
-        assert!(devices.check_fit(&[], &[].iter()).unwrap_err().contains("reservations"));
-    }
-
-    #[test]
-    fn the_pseudo_device_measures_what_is_free() {
-        let devices = devices(1 << 20);
-        assert_eq!(devices.measure()[0].free, Some(1 << 20));
-    }
-}
+#[path = "accelerators_tests.rs"]
+mod tests;

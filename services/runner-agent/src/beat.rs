@@ -8,6 +8,7 @@ use async_nats::jetstream::kv::Store;
 use berth_actors::{Supervised, Vitals};
 use berth_bus::put_json;
 use berth_telemetry::Chain;
+use berth_wire::Accelerator;
 use futures::FutureExt;
 use tokio::time::MissedTickBehavior;
 use tracing::warn;
@@ -56,13 +57,28 @@ async fn beat(shared: Rc<Shared>, store: Store) {
     }
 }
 
-/// Measures what is free. NVML may block, so not on this thread.
+/// Measures what is free and who holds the rest. Drivers may block, so not on this thread.
 pub(crate) async fn measure(shared: &Shared) {
-    let devices = Arc::clone(&shared.devices);
-    let measured = tokio::task::spawn_blocking(move || devices.measure());
-    match tokio::time::timeout(LIMIT, measured).await {
-        Ok(Ok(accelerators)) => *shared.measured.borrow_mut() = accelerators,
-        _ => warn!("measuring the accelerators takes long; the last measurement stands"),
+    let (devices, claims) = (Arc::clone(&shared.devices), shared.claims());
+    let before = shared.measured.borrow().clone();
+    let last = before.clone();
+    let measured = tokio::task::spawn_blocking(move || devices.measure(&claims, &last));
+    let Ok(Ok(now)) = tokio::time::timeout(LIMIT, measured).await else {
+        warn!("measuring the accelerators takes long; the last measurement stands");
+        return;
+    };
+    let budgets = |of: &[Accelerator]| of.iter().map(|device| device.memory).collect::<Vec<_>>();
+    let changed = budgets(&before) != budgets(&now.accelerators);
+    *shared.measured.borrow_mut() = now.accelerators;
+    if changed {
+        // A leader reads budgets from snapshots.
+        shared.want_snapshot();
+    }
+    for engine in shared.books.borrow().engines.values() {
+        let cell = &engine.cell;
+        if now.engines.get(&cell.id()).is_some_and(|bytes| cell.measured(*bytes)) {
+            shared.tell_engine(cell);
+        }
     }
 }
 

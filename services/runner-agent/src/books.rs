@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 
 use berth_actors::Supervised;
 use berth_wire::{
-    Attempt, EngineFailure, EngineId, EngineRecord, EngineReport, EngineState, Epoch, GatewayId, HostId,
-    JobId, ModelSpec, Reservation, RunningAttempt, StartEngine, Timestamp,
+    Attempt, EngineFailure, EngineId, EngineKind, EngineRecord, EngineReport, EngineState, Epoch, GatewayId,
+    HostId, JobId, ModelSpec, Reservation, RunningAttempt, StartEngine, Timestamp,
 };
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::engine::EngineActor;
+use crate::procs::Mark;
 use crate::slots::Slots;
 
 /// What is known of one engine; shared by its actor and its attempts.
@@ -30,6 +31,10 @@ pub(crate) struct EngineCell {
     start_took: Cell<Option<Duration>>,
     detail: RefCell<Option<String>>,
     failure: RefCell<Option<EngineFailure>>,
+    /// How its processes are known.
+    mark: RefCell<Option<Mark>>,
+    /// Most bytes of GPUs that it was measured to hold, and how many of these were told.
+    peak: Cell<(u64, u64)>,
     /// Slots in use when last asked.
     seen_taken: Cell<u32>,
 }
@@ -46,6 +51,8 @@ impl EngineCell {
             start_took: Cell::new(None),
             detail: RefCell::new(None),
             failure: RefCell::new(None),
+            mark: RefCell::new(None),
+            peak: Cell::new((0, 0)),
             seen_taken: Cell::new(0),
         })
     }
@@ -87,6 +94,29 @@ impl EngineCell {
         self.set_state(EngineState::Failed, None);
     }
 
+    pub(crate) fn mark(&self) -> Option<Mark> {
+        self.mark.borrow().clone()
+    }
+
+    pub(crate) fn set_mark(&self, mark: Option<Mark>) {
+        *self.mark.borrow_mut() = mark;
+    }
+
+    /// It was measured to hold so many bytes of GPUs; whether that is news.
+    pub(crate) fn measured(&self, bytes: u64) -> bool {
+        let (peak, told) = self.peak.get();
+        let peak = peak.max(bytes);
+        // A cache that fills block by block is no news each time.
+        let news = self.learns_memory() && peak > told.saturating_add(told / 64);
+        self.peak.set((peak, if news { peak } else { told }));
+        news
+    }
+
+    /// Whether what it holds says what it needs: vLLM takes whatever it is given.
+    fn learns_memory(&self) -> bool {
+        self.model().engine.kind != EngineKind::Vllm
+    }
+
     /// Whether other slots are in use than when this was last asked.
     pub(crate) fn slots_changed(&self) -> bool {
         let taken = self.slots.taken();
@@ -104,7 +134,7 @@ impl EngineCell {
             start_took: self.start_took.get(),
             detail: self.detail.borrow().clone(),
             sleep: None,
-            peak_memory: None,
+            peak_memory: Some(self.peak.get().0).filter(|bytes| *bytes > 0 && self.learns_memory()),
         }
     }
 

@@ -19,6 +19,7 @@ use crate::docker_spec::{ANY, Owner, container, missing_source, port_key, read_s
 use crate::driver::{Doing, Driver, Failure, Instance, Order, Progress, TOLD_LINES};
 use crate::layers::Layers;
 use crate::mask::Mask;
+use crate::procs::Mark;
 use crate::tail::{Lines, Tail};
 
 /// How long Docker may take for an ordinary answer.
@@ -360,6 +361,14 @@ impl Container {
 impl Instance for Container {
     fn endpoint(&self) -> &str {
         &self.endpoint
+    }
+
+    fn mark(&mut self) -> Doing<'_, Option<Mark>> {
+        async {
+            let seen = self.docker.inspect_container(&self.name, None::<InspectContainerOptions>).await.ok();
+            seen.and_then(|seen| seen.id).map(Mark::Container)
+        }
+        .boxed_local()
     }
 
     fn exited(&mut self) -> Doing<'_, ()> {

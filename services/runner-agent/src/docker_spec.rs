@@ -4,7 +4,8 @@ use std::collections::HashMap;
 
 use berth_wire::{EngineKind, HostId, StartEngine};
 use bollard::models::{
-    ContainerCreateBody, DeviceRequest, HostConfig, PortBinding, RestartPolicy, RestartPolicyNameEnum,
+    ContainerCreateBody, DeviceMapping, DeviceRequest, HostConfig, PortBinding, RestartPolicy,
+    RestartPolicyNameEnum,
 };
 
 use crate::driver::{Order, environment};
@@ -98,7 +99,18 @@ pub(crate) fn missing_source(volumes: &[String]) -> Option<String> {
 pub(crate) fn container(owner: &Owner, order: &Order, network: Option<&str>) -> ContainerCreateBody {
     let spec = &order.model().engine;
     let values = order.values(ANY, spec.port);
-    let args = fill_all(&spec.args, &values);
+    let args = [fill_all(&spec.args, &values), order.more.clone()].concat();
+    // ROCm reaches its GPUs by two device nodes; which of them it may use is said by name.
+    let visible = (!order.amd.is_empty()).then(|| format!("ROCR_VISIBLE_DEVICES={}", order.amd.join(",")));
+    let nodes = visible.is_some().then(|| {
+        ["/dev/kfd", "/dev/dri"]
+            .map(|node| DeviceMapping {
+                path_on_host: Some(node.into()),
+                path_in_container: Some(node.into()),
+                cgroup_permissions: Some("rwm".into()),
+            })
+            .to_vec()
+    });
     let env = environment(&spec.env, &values).into_iter().map(|(name, value)| format!("{name}={value}"));
     let port = port_key(spec.port);
     let published = network.is_none().then(|| {
@@ -119,7 +131,7 @@ pub(crate) fn container(owner: &Owner, order: &Order, network: Option<&str>) -> 
         labels: Some(owner.labels(&order.start)),
         entrypoint: (!spec.command.is_empty()).then(|| fill_all(&spec.command, &values)),
         cmd: (!args.is_empty()).then_some(args),
-        env: Some(env.collect()),
+        env: Some(visible.into_iter().chain(env).collect()),
         exposed_ports: Some(vec![port]),
         host_config: Some(HostConfig {
             binds: (!spec.volumes.is_empty()).then(|| spec.volumes.iter().map(|v| bind(v)).collect()),
@@ -127,6 +139,7 @@ pub(crate) fn container(owner: &Owner, order: &Order, network: Option<&str>) -> 
             // The same as `memory`: no swap.
             memory_swap: ram,
             device_requests: gpus,
+            devices: nodes,
             port_bindings: published,
             network_mode: network.map(str::to_owned),
             shm_size: (spec.kind == EngineKind::Vllm).then_some(VLLM_SHM),

@@ -7,6 +7,7 @@ use futures::future::LocalBoxFuture;
 
 use crate::fill::Values;
 use crate::mask::Mask;
+use crate::procs::Mark;
 
 /// A boxed future: starting and stopping engines is far from the hot path.
 pub(crate) type Doing<'a, T> = LocalBoxFuture<'a, T>;
@@ -16,8 +17,12 @@ pub(crate) type Doing<'a, T> = LocalBoxFuture<'a, T>;
 pub(crate) struct Order {
     /// The command it comes from.
     pub(crate) start: StartEngine,
-    /// GPUs it may see, by UUID.
+    /// NVIDIA GPUs it may see, by UUID.
     pub(crate) gpus: Vec<String>,
+    /// AMD GPUs it may see, by their ids.
+    pub(crate) amd: Vec<String>,
+    /// Arguments behind its own: what is known only here.
+    pub(crate) more: Vec<String>,
     /// RAM it may use, where RAM is what it runs in.
     pub(crate) ram: Option<u64>,
 }
@@ -96,6 +101,9 @@ pub(crate) trait Driver {
 pub(crate) trait Instance {
     /// `host:port` of its HTTP server.
     fn endpoint(&self) -> &str;
+
+    /// How its processes are known, so that what they hold can be measured.
+    fn mark(&mut self) -> Doing<'_, Option<Mark>>;
 
     /// Waits for its end. May be dropped and asked again.
     fn exited(&mut self) -> Doing<'_, ()>;

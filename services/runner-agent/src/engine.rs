@@ -5,6 +5,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix::{Actor, ActorContext, AsyncContext, Context, Handler, Message, WrapFuture};
@@ -16,6 +17,7 @@ use tracing::{info, warn};
 use crate::books::{Engine, EngineCell};
 use crate::driver::{Driver, Failure, Instance, Order};
 use crate::ready::wait_ready;
+use crate::share;
 use crate::shared::Shared;
 use crate::tail::with_log;
 
@@ -125,6 +127,13 @@ struct Course<'a> {
     began: Instant,
 }
 
+/// Memory that was promised and is not free.
+struct Shortage {
+    reservation: Reservation,
+    free: u64,
+    who: String,
+}
+
 fn failed(failure: Failure) -> EngineFailure {
     EngineFailure { message: failure.message, permanent: failure.permanent, was_ready: false }
 }
@@ -137,7 +146,13 @@ impl Course<'_> {
     fn order(&self) -> Order {
         let start = self.cell.start.clone();
         let devices = &self.shared.devices;
-        Order { gpus: devices.gpus(&start.reservations), ram: devices.ram(&start.reservations), start }
+        Order {
+            gpus: devices.gpus(&start.reservations, AcceleratorKind::Nvidia),
+            amd: devices.gpus(&start.reservations, AcceleratorKind::Amd),
+            ram: devices.ram(&start.reservations),
+            more: share::of(&start, devices),
+            start,
+        }
     }
 
     fn set(&self, state: EngineState, detail: Option<String>) {
@@ -188,17 +203,20 @@ impl Course<'_> {
 
     /// A GPU's memory may still be held by what was just stopped, or by somebody else.
     async fn memory_is_free(&self, order: &Order) -> Result<(), Failure> {
-        // A model that does not say what it needs gets what there is.
-        if self.cell.model().memory.is_none() {
-            return Ok(());
-        }
         let began = Instant::now();
         loop {
-            let Some((reservation, free)) = self.shortage(&order.start.reservations) else { return Ok(()) };
+            let Some(Shortage { reservation, free, who }) = self.shortage(&order.start.reservations).await
+            else {
+                return Ok(());
+            };
             if began.elapsed() >= MEMORY_WAIT {
+                // A model of which nothing is known gets what there is.
+                if self.cell.model().memory.is_none() {
+                    return Ok(());
+                }
                 return Err(Failure::passing(format!(
-                    "accelerator {} has only {} MiB free of the {} MiB set aside for this engine; something \
-                     else uses it",
+                    "accelerator {} has only {} MiB free of the {} MiB set aside for this engine; the rest is held by \
+                     {who}",
                     reservation.accelerator,
                     free >> 20,
                     reservation.bytes >> 20
@@ -208,16 +226,20 @@ impl Course<'_> {
         }
     }
 
-    fn shortage<'r>(&self, reservations: &'r [Reservation]) -> Option<(&'r Reservation, u64)> {
-        let devices = &self.shared.devices;
-        reservations.iter().find_map(|reservation| {
-            let accelerator = devices.get(&reservation.accelerator)?;
-            if accelerator.kind != AcceleratorKind::Nvidia {
-                return None;
-            }
-            let free = devices.free(accelerator)?;
-            (free < reservation.bytes).then_some((reservation, free))
-        })
+    /// The first GPU of which less is measured free than was promised. Drivers may block, so not on this thread.
+    async fn shortage(&self, reservations: &[Reservation]) -> Option<Shortage> {
+        let (devices, claims) = (Arc::clone(&self.shared.devices), self.shared.claims());
+        let reservations = reservations.to_vec();
+        let looked = tokio::task::spawn_blocking(move || {
+            reservations.into_iter().find_map(|reservation| {
+                if devices.get(&reservation.accelerator)?.kind == AcceleratorKind::Ram {
+                    return None;
+                }
+                let (free, who) = devices.free(&reservation.accelerator, &claims)?;
+                (free < reservation.bytes).then_some(Shortage { reservation, free, who })
+            })
+        });
+        looked.await.ok().flatten()
     }
 
     async fn load(&self, mut instance: Box<dyn Instance>) -> Option<EngineFailure> {
@@ -229,6 +251,7 @@ impl Course<'_> {
             Exited,
             TooLong,
         }
+        self.cell.set_mark(instance.mark().await);
         let endpoint = instance.endpoint().to_owned();
         let last = RefCell::new(None);
         let event = tokio::select! {
@@ -265,6 +288,9 @@ impl Course<'_> {
     }
 
     async fn serve(&self, mut instance: Box<dyn Instance>) -> Option<EngineFailure> {
+        if self.cell.mark().is_none() {
+            self.cell.set_mark(instance.mark().await);
+        }
         self.cell.set_endpoint(instance.endpoint());
         self.set(EngineState::Ready, None);
         let exited = tokio::select! {

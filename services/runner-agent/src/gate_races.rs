@@ -247,6 +247,8 @@ impl World {
                 name: "test".into(),
                 memory: 1 << 30,
                 free: None,
+                held: None,
+                unexplained: None,
             }],
             drivers: vec![Driver::Process],
             labels: Vec::new(),
@@ -262,7 +264,7 @@ impl World {
             .map(|(job, attempt, engine)| RunningAttempt { job, attempt, engine })
             .collect();
         let engines = agent.engines.iter().map(|(id, engine)| report_of(*id, engine)).collect();
-        Snapshot { beat, engines, models: Vec::new(), running, ended }
+        Snapshot { beat, engines, models: Vec::new(), running, ended, estimates: Vec::new() }
     }
 
     fn queued(&self, model: &ModelId) -> bool {

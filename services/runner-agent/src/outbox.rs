@@ -277,7 +277,8 @@ mod tests {
             sleep_memory: 0,
             sleep_spare: 0,
         };
-        Snapshot { beat, engines: Vec::new(), models: Vec::new(), running: Vec::new(), ended }
+        let (engines, models, running) = (Vec::new(), Vec::new(), Vec::new());
+        Snapshot { beat, engines, models, running, ended, estimates: Vec::new() }
     }
 
     fn ack(epoch: u64, want_snapshot: bool) -> ReportAck {

@@ -11,6 +11,7 @@ use tokio::process::{Child, Command};
 
 use crate::driver::{Doing, Driver, Failure, Instance, Order, Progress, TOLD_LINES, environment};
 use crate::fill::fill_all;
+use crate::procs::Mark;
 use crate::record::{Leader, Notes, group_gone, group_lives, signal_group};
 use crate::tail::Tail;
 
@@ -40,6 +41,7 @@ impl ProcessDriver {
         command
             .args(leading)
             .args(fill_all(&spec.args, &values))
+            .args(&order.more)
             .process_group(0)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -50,6 +52,9 @@ impl ProcessDriver {
         }
         if !order.gpus.is_empty() {
             command.env("CUDA_VISIBLE_DEVICES", order.gpus.join(","));
+        }
+        if !order.amd.is_empty() {
+            command.env("ROCR_VISIBLE_DEVICES", order.amd.join(","));
         }
         command.envs(environment(&spec.env, &values));
         let mut child = command.spawn().map_err(|error| match error.kind() {
@@ -169,6 +174,11 @@ impl Drop for Process {
 impl Instance for Process {
     fn endpoint(&self) -> &str {
         &self.endpoint
+    }
+
+    fn mark(&mut self) -> Doing<'_, Option<Mark>> {
+        let mark = u32::try_from(self.group).ok().filter(|pid| *pid > 0).map(Mark::Process);
+        async move { mark }.boxed_local()
     }
 
     fn exited(&mut self) -> Doing<'_, ()> {

@@ -26,6 +26,7 @@ use crate::docker::DockerDriver;
 use crate::docker_spec::Owner;
 use crate::engine::Stop;
 use crate::error::AgentError;
+use crate::estimate;
 use crate::heard;
 use crate::host::{HostActor, supervise_host};
 use crate::leftovers;
@@ -116,6 +117,7 @@ struct Agent {
     reporter: Supervised<Worker>,
     gateways: Supervised<Worker>,
     records: Supervised<Worker>,
+    estimates: Supervised<Worker>,
     _registered: Option<Registered>,
 }
 
@@ -166,6 +168,7 @@ impl Agent {
             outbox_changed: Notify::new(),
             records: Records::new(stores.engines),
             draining: Cell::new(false),
+            estimates: RefCell::default(),
             beat_now: Notify::new(),
             listening: tokio::sync::watch::Sender::new(false),
         });
@@ -193,8 +196,9 @@ impl Agent {
             }),
             Rc::new(move || observe.records.observe()),
         );
+        let estimates = estimate::supervise(&vitals, &shared);
         let registered = register_service(&shared).await;
-        Self { shared, hosts, host, beat, reporter, gateways, records, _registered: registered }
+        Self { shared, hosts, host, beat, reporter, gateways, records, estimates, _registered: registered }
     }
 
     async fn leave(self) {
@@ -233,6 +237,7 @@ impl Agent {
             self.stop(&self.host),
             self.stop(&self.reporter),
             self.stop(&self.gateways),
+            self.stop(&self.estimates),
             self.stop(&self.records)
         );
         let _ = tokio::time::timeout(END, shared.bus.close()).await;

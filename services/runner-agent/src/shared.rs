@@ -8,13 +8,14 @@ use berth_actors::Vitals;
 use berth_bus::{Bodies, Bus};
 use berth_config::Config;
 use berth_wire::{
-    Accelerator, Driver as DriverKind, Ended, EngineId, HostBeat, HostId, ModelSpec, Snapshot, Started,
+    Accelerator, Driver as DriverKind, Ended, EngineId, Estimate, HostBeat, HostId, ModelSpec, Snapshot,
+    Started,
 };
 use tokio::sync::Notify;
 
-use crate::accelerators::Devices;
+use crate::accelerators::{Claim, Devices};
 use crate::actor::END;
-use crate::books::{Books, EngineCell, now};
+use crate::books::{Books, Engine, EngineCell, now};
 use crate::docker::DockerDriver;
 use crate::driver::Driver;
 use crate::outbox::Outbox;
@@ -43,6 +44,8 @@ pub(crate) struct Shared {
     pub(crate) draining: Cell<bool>,
     /// The accelerators as last measured.
     pub(crate) measured: RefCell<Vec<Accelerator>>,
+    /// What files say of models that do not say what they need.
+    pub(crate) estimates: RefCell<Vec<Estimate>>,
     /// The heartbeat should not wait for its time.
     pub(crate) beat_now: Notify,
     /// Commands are heard.
@@ -56,6 +59,16 @@ impl Shared {
             DriverKind::Docker => self.docker.as_ref().map(|docker| docker as &dyn Driver),
             DriverKind::Process => self.drivers.contains(&kind).then_some(&self.process as &dyn Driver),
         }
+    }
+
+    /// What engines were promised.
+    pub(crate) fn claims(&self) -> Vec<Claim> {
+        let claim = |engine: &Engine| Claim {
+            engine: engine.cell.id(),
+            mark: engine.cell.mark(),
+            reservations: engine.cell.start.reservations.clone(),
+        };
+        self.books.borrow().engines.values().map(claim).collect()
     }
 
     /// Tells the leader, and those who read the engines' bucket, how an engine is.
@@ -149,6 +162,7 @@ impl Shared {
             models,
             running: books.running(),
             ended,
+            estimates: self.estimates.borrow().clone(),
         }
     }
 

@@ -146,6 +146,9 @@ pub(crate) fn snapshot(snapshot: Snapshot) -> Vec<Event> {
     let engines = snapshot.engines.into_iter().map(engine).collect();
     // Ends come first: what has ended must not look as if it ran, nor be run again.
     let mut events: Vec<Event> = snapshot.ended.into_iter().map(ended).collect();
+    if !snapshot.estimates.is_empty() {
+        events.push(Event::Estimates(snapshot.estimates));
+    }
     events.push(Event::HostSnapshot { host, engines, running });
     events
 }

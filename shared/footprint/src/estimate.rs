@@ -37,6 +37,25 @@ pub struct Use {
     pub runtime: u64,
 }
 
+const MIB: u64 = 1 << 20;
+
+impl Use {
+    /// By llama.cpp's server, one slot.
+    #[must_use]
+    pub fn llama(context: Option<u64>, on_gpu: bool) -> Self {
+        // CUDA's context and kernels take some hundred MiB before any tensor.
+        Self { context, slots: 1, batch: 512, runtime: if on_gpu { 600 * MIB } else { 128 * MIB } }
+    }
+
+    /// By vLLM on so many GPUs, one request at a time.
+    #[must_use]
+    pub fn vllm(context: u64, gpus: u64) -> Self {
+        // On each GPU: CUDA, PyTorch's allocator and captured graphs.
+        let runtime = gpus.saturating_mul(2048 * MIB);
+        Self { context: Some(context), slots: 1, batch: 8192, runtime }
+    }
+}
+
 /// Assumed of a model that does not say what it was trained for.
 const CONTEXT: u64 = 4096;
 /// Bytes of a logit or an activation while it is computed.

@@ -193,6 +193,8 @@ pub(crate) struct Model {
     pub(crate) start_took: Option<Duration>,
     /// How long a job takes, once measured (EWMA).
     pub(crate) service: Option<Duration>,
+    /// Bytes that it is to take by its files, over all its accelerators.
+    pub(crate) estimate: Option<u64>,
     /// Tokens that a job takes, once measured (EWMA).
     pub(crate) tokens: Option<u64>,
     /// Hosts on which it may have failed to start.
@@ -223,6 +225,7 @@ impl Model {
             blocked: None,
             start_took: None,
             service: None,
+            estimate: None,
             tokens: None,
             failed_on: BTreeSet::new(),
             ran_on: VecDeque::new(),

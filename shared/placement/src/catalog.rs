@@ -57,6 +57,7 @@ impl Step<'_> {
         if reconfigured {
             model.start_took = None;
             model.service = None;
+            model.estimate = None;
         }
         // What was wrong may have been put right.
         model.blocked = None;

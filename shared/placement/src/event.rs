@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use berth_wire::{
-    Accelerator, ApiError, Attempt, Class, Driver, EngineFailure, EngineId, EngineState, HostId, JobId,
-    KeyId, Lease, ModelId, ModelSpec, Profile, Reservation, SessionId, SleepCost, Timestamp, Usage,
+    Accelerator, ApiError, Attempt, Class, Driver, EngineFailure, EngineId, EngineState, Estimate, HostId,
+    JobId, KeyId, Lease, ModelId, ModelSpec, Profile, Reservation, SessionId, SleepCost, Timestamp, Usage,
 };
 use serde::{Deserialize, Serialize};
 
@@ -222,6 +222,8 @@ pub enum Event {
     },
     /// What earlier leaders measured.
     Profiles(Vec<Profile>),
+    /// What models that do not say what they need are to take, by their files.
+    Estimates(Vec<Estimate>),
     /// A session asks for a lease, or to renew its own.
     LeaseAsked {
         /// Whose.

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use berth_wire::{AcceleratorId, EngineId, ModelId, Profile, Residency, Timestamp, Usage};
+use berth_wire::{AcceleratorId, EngineId, Estimate, ModelId, Profile, Residency, Timestamp, Usage};
 
 use crate::books::{Device, Host, Model};
 use crate::effect::Effect;
@@ -53,20 +53,35 @@ impl State {
         model.service.or(self.mean_service).unwrap_or(self.policy.service_guess)
     }
 
-    /// Bytes that the model needs on one of its accelerators, of this kind: as measured, else as declared.
+    /// Bytes that the model needs on one of its accelerators, of this kind: as measured, else as declared, else as its
+    /// files say, else all.
     pub(crate) fn need_on(&self, model: &Model, device: &Device) -> u64 {
         let share = |bytes: u64| bytes.div_ceil(u64::from(model.needs.accelerators.max(1)));
-        match model.needs.memory {
-            None => device.memory,
-            Some(declared) => self
-                .profile(model, &device.name)
-                .and_then(|profile| profile.peak_memory)
-                .map_or(share(declared), |peak| share(peak.saturating_add(peak / HEADROOM))),
+        let peak = self.profile(model, &device.name).and_then(|profile| profile.peak_memory);
+        let measured = peak.map(|peak| share(peak.saturating_add(peak / HEADROOM)));
+        match (model.needs.memory, model.estimate) {
+            (Some(declared), _) => measured.unwrap_or(share(declared)),
+            // An estimate is no reason to refuse: what may be too large is tried alone.
+            (None, Some(estimate)) => measured.unwrap_or(share(estimate)).min(device.memory),
+            (None, None) => device.memory,
         }
     }
 }
 
 impl Step<'_> {
+    pub(crate) fn estimates(&mut self, estimates: Vec<Estimate>) {
+        for Estimate { model, bytes } in estimates {
+            let Some(entry) = self.state.models.get_mut(&model) else { continue };
+            if entry.estimate == Some(bytes) {
+                continue;
+            }
+            entry.estimate = Some(bytes);
+            self.state.protected_stale = true;
+            self.state.shares.remove(&model);
+            self.touch(&model);
+        }
+    }
+
     pub(crate) fn profiles(&mut self, profiles: Vec<Profile>) {
         for profile in profiles {
             let model = profile.model.clone();

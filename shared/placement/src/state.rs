@@ -299,6 +299,7 @@ impl Step<'_> {
             Event::DispatchRefused { job, attempt, why } => self.dispatch_refused(job, attempt, &why),
             Event::SleepRefused { engine, why } => self.sleep_refused(engine, &why),
             Event::Profiles(profiles) => self.profiles(profiles),
+            Event::Estimates(estimates) => self.estimates(estimates),
             Event::LeaseAsked { session, model, key, ttl } => self.lease_asked(session, model, key, ttl),
             Event::LeaseReleased { session, model } => self.lease_released(&session, model.as_ref()),
             Event::LeasesRestored(leases) => self.leases_restored(leases),

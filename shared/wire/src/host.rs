@@ -14,6 +14,8 @@ use crate::time::Timestamp;
 pub enum AcceleratorKind {
     /// An NVIDIA GPU, seen through NVML.
     Nvidia,
+    /// An AMD GPU, seen through the kernel's `amdgpu` driver.
+    Amd,
     /// The CPU and RAM of a host without a GPU.
     Ram,
 }
@@ -27,11 +29,25 @@ pub struct Accelerator {
     pub kind: AcceleratorKind,
     /// The name people know it by.
     pub name: String,
-    /// Bytes that engines may use of it in all.
+    /// Bytes that engines may use of it in all: what it has, or its configured part, less what others hold.
     pub memory: u64,
     /// Bytes measured free just now, where they can be measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub free: Option<u64>,
+    /// Bytes measured as held by this host's engines, where they can be measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held: Option<u64>,
+    /// Bytes of a GPU that something else holds; a person is to look.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unexplained: Option<u64>,
+}
+
+impl Accelerator {
+    /// One of which nothing is measured yet.
+    #[must_use]
+    pub fn new(id: AcceleratorId, kind: AcceleratorKind, name: impl Into<String>, memory: u64) -> Self {
+        Self { id, kind, name: name.into(), memory, free: None, held: None, unexplained: None }
+    }
 }
 
 /// Memory set aside on one accelerator.

@@ -51,8 +51,8 @@ pub use lease::{
 pub use marker::EndMarker;
 pub use profile::{Profile, Residency};
 pub use report::{
-    Ended, EngineFailure, EngineReport, EngineState, Outcome, Report, ReportAck, ReportEntry, RunningAttempt,
-    SleepCost, Snapshot, Started, Usage,
+    Ended, EngineFailure, EngineReport, EngineState, Estimate, Outcome, Report, ReportAck, ReportEntry,
+    RunningAttempt, SleepCost, Snapshot, Started, Usage,
 };
 pub use route::{Dialect, Route, Target};
 pub use subject::{Subjects, Verb};

@@ -212,6 +212,15 @@ pub struct RunningAttempt {
     pub engine: EngineId,
 }
 
+/// What a host reads from a model's files before it first runs there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Estimate {
+    /// Which model.
+    pub model: ModelId,
+    /// Bytes that it is to take, over all its accelerators.
+    pub bytes: u64,
+}
+
 /// All that is true at a host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Snapshot {
@@ -225,6 +234,9 @@ pub struct Snapshot {
     pub running: Vec<RunningAttempt>,
     /// Attempts that ended and that no leader has acknowledged.
     pub ended: Vec<Ended>,
+    /// What its files say of models that do not say what they need.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub estimates: Vec<Estimate>,
 }
 
 impl Message for Snapshot {

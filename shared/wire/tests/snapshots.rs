@@ -88,6 +88,8 @@ fn beat() -> HostBeat {
             name: "CPU and RAM".into(),
             memory: 2 << 30,
             free: Some(1 << 30),
+            held: None,
+            unexplained: None,
         }],
         drivers: vec![Driver::Docker, Driver::Process],
         labels: vec![],
@@ -173,6 +175,7 @@ fn reports_keep_their_bytes() {
         models: vec![spec()],
         running: vec![running],
         ended: vec![ended()],
+        estimates: vec![Estimate { model: "m".into(), bytes: 3 << 30 }],
     };
     pin("snapshot", &snapshot);
     let entries = vec![

@@ -166,6 +166,8 @@ impl Played {
                 name: "RAM".into(),
                 memory: 1,
                 free: None,
+                held: None,
+                unexplained: None,
             }],
             drivers: vec![Driver::Process],
             labels: Vec::new(),

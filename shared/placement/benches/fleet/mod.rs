@@ -427,6 +427,8 @@ fn host(n: usize) -> HostFacts {
                 name: if memory == 48 * GIB { "L40S".into() } else { "H100".into() },
                 memory,
                 free: None,
+                held: None,
+                unexplained: None,
             })
             .collect(),
         drivers: vec![Driver::Process],

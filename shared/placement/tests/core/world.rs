@@ -139,6 +139,8 @@ impl World {
                     name: "test".into(),
                     memory,
                     free: None,
+                    held: None,
+                    unexplained: None,
                 })
                 .collect(),
             drivers: vec![Driver::Process],

@@ -68,6 +68,8 @@ impl Facts<'_> {
                 name: NAME.into(),
                 memory: MEMORY,
                 free: None,
+                held: None,
+                unexplained: None,
             })
             .collect();
         let host = HostFacts {
