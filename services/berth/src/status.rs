@@ -115,7 +115,18 @@ impl Picture {
             "HOST",
             "no host has joined",
             &self.hosts(now),
-            &["HOST", "ACCELERATOR", "SET ASIDE", "OF", "FREE NOW", "DRIVERS", "RUNNING", "SEEN"],
+            &[
+                "HOST",
+                "ACCELERATOR",
+                "SET ASIDE",
+                "OF",
+                "HELD",
+                "OTHERS",
+                "FREE NOW",
+                "DRIVERS",
+                "RUNNING",
+                "SEEN",
+            ],
         ));
         text.push('\n');
         text.push_str(&section(
@@ -157,6 +168,8 @@ impl Picture {
                     accelerator.name.clone(),
                     show_bytes(self.set_aside(beat, accelerator)),
                     show_bytes(accelerator.memory),
+                    accelerator.held.map_or_else(|| "-".into(), show_bytes),
+                    accelerator.unexplained.map_or_else(|| "-".into(), show_bytes),
                     accelerator.free.map_or_else(|| "-".into(), show_bytes),
                     once(drivers.join(", ")),
                     once(beat.running.to_string()),

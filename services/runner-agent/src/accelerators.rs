@@ -136,9 +136,15 @@ impl Devices {
         self.of_kind(reservations, kind).map(|reservation| reservation.accelerator.to_string()).collect()
     }
 
-    /// RAM set aside, where RAM is what is reserved.
-    pub(crate) fn ram(&self, reservations: &[Reservation]) -> Option<u64> {
-        self.of_kind(reservations, AcceleratorKind::Ram).map(|reservation| reservation.bytes).next()
+    /// RAM that an engine may take, where RAM is what is reserved: what it was promised if its model `declared` that, else
+    /// what engines have together. An estimate is no reason to kill.
+    pub(crate) fn ram(&self, reservations: &[Reservation], declared: bool) -> Option<u64> {
+        let reservation = self.of_kind(reservations, AcceleratorKind::Ram).next()?;
+        if declared {
+            Some(reservation.bytes)
+        } else {
+            self.get(&reservation.accelerator).map(|ram| ram.memory)
+        }
     }
 
     fn of_kind<'a>(

@@ -59,6 +59,13 @@ fn the_pseudo_device_measures_what_is_free() {
 }
 
 #[test]
+fn only_a_declared_need_is_a_limit() {
+    let devices = devices(100);
+    let promised = [reservation(RAM, 30)];
+    assert_eq!((devices.ram(&promised, true), devices.ram(&promised, false)), (Some(30), Some(100)));
+}
+
+#[test]
 fn memory_that_others_keep_is_taken_out_of_the_budget_and_given_back() {
     let (idle, taken) = (gpu(0, &[]), gpu(10 * GIB, &[(1, 10 * GIB)]));
     let devices = replayed(&[idle.clone(), idle.clone(), taken.clone(), taken.clone(), idle.clone(), idle]);

@@ -149,7 +149,7 @@ impl Course<'_> {
         Order {
             gpus: devices.gpus(&start.reservations, AcceleratorKind::Nvidia),
             amd: devices.gpus(&start.reservations, AcceleratorKind::Amd),
-            ram: devices.ram(&start.reservations),
+            ram: devices.ram(&start.reservations, start.model.memory.is_some()),
             more: share::of(&start, devices),
             start,
         }

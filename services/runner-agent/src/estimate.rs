@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use berth_actors::{Supervised, Vitals};
-use berth_bus::View;
+use berth_bus::{Entries, View};
 use berth_footprint::{Footprint, FootprintError, Use, of_folder, of_gguf};
 use berth_wire::{AcceleratorKind, Driver, EngineKind, Estimate, ModelSpec};
 use futures::FutureExt;
@@ -17,6 +17,9 @@ use crate::shared::Shared;
 
 /// Files come and change; they are looked at again this often.
 const AGAIN: Duration = Duration::from_secs(60);
+
+/// The first snapshot waits for the first estimates at most so long.
+const FIRST: Duration = Duration::from_secs(2);
 
 /// Keeps this host's estimates current with the catalog and the files.
 pub(crate) fn supervise(vitals: &Vitals, shared: &Rc<Shared>) -> Supervised<Worker> {
@@ -33,21 +36,7 @@ async fn follow(shared: Rc<Shared>) {
     let mut catalog: View<ModelSpec> = View::follow(&shared.bus, "catalog");
     catalog.synced().await;
     loop {
-        let models = catalog.entries();
-        let on_gpu = shared.devices.known().iter().any(|device| device.kind != AcceleratorKind::Ram);
-        let drivers = shared.drivers.clone();
-        let read = tokio::task::spawn_blocking(move || {
-            let ours = models.values().filter(|model| drivers.contains(&model.engine.driver));
-            ours.filter_map(|model| {
-                Some(Estimate { model: model.id.clone(), bytes: estimate(model, on_gpu)? })
-            })
-            .collect::<Vec<_>>()
-        });
-        if let Ok(read) = read.await
-            && *shared.estimates.borrow() != read
-        {
-            info!(models = read.len(), "read from files what models take that do not say so");
-            *shared.estimates.borrow_mut() = read;
+        if renew(&shared, catalog.entries()).await {
             shared.want_snapshot();
         }
         tokio::select! {
@@ -55,6 +44,37 @@ async fn follow(shared: Rc<Shared>) {
             () = tokio::time::sleep(AGAIN) => {}
         }
     }
+}
+
+/// Reads the files of the catalog as it is now, before the first leader hears of this host: it may have jobs waiting.
+pub(crate) async fn first(shared: &Shared) {
+    let mut catalog: View<ModelSpec> = View::follow(&shared.bus, "catalog");
+    let read = async {
+        catalog.synced().await;
+        renew(shared, catalog.entries()).await;
+    };
+    if tokio::time::timeout(FIRST, read).await.is_err() {
+        debug!("the catalog or the models' files take long; the first snapshot goes without estimates");
+    }
+}
+
+/// Reads the files anew; whether they say something else than before.
+async fn renew(shared: &Shared, models: Entries<ModelSpec>) -> bool {
+    let on_gpu = shared.devices.known().iter().any(|device| device.kind != AcceleratorKind::Ram);
+    let drivers = shared.drivers.clone();
+    let read = tokio::task::spawn_blocking(move || {
+        let ours = models.values().filter(|model| drivers.contains(&model.engine.driver));
+        let estimates = ours
+            .filter_map(|model| Some(Estimate { model: model.id.clone(), bytes: estimate(model, on_gpu)? }));
+        estimates.collect::<Vec<_>>()
+    });
+    let Ok(read) = read.await else { return false };
+    let new = *shared.estimates.borrow() != read;
+    if new {
+        info!(models = read.len(), "read from files what models take that do not say so");
+        *shared.estimates.borrow_mut() = read;
+    }
+    new
 }
 
 /// Bytes that a model is to take; `None`: it says so itself, or nothing tells.
@@ -152,6 +172,48 @@ impl<'a> Words<'a> {
             .collect();
         // The deepest one hides the others.
         let (target, source) = mounts.iter().rev().find(|(target, _)| path.starts_with(target))?;
-        Some(source.join(path.strip_prefix(target).ok()?))
+        match path.strip_prefix(target).ok()? {
+            // A volume may be the file itself.
+            rest if rest.as_os_str().is_empty() => Some(source.clone()),
+            rest => Some(source.join(rest)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use berth_config::Config;
+
+    use super::*;
+
+    const TINY: &[u8] = b"GGUF\x03\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0weights";
+
+    fn read(folder: &Path, more: &str) -> Option<u64> {
+        let more = more.replace("FOLDER", &folder.display().to_string());
+        let text = format!("[[models]]\nid = \"m\"\nengine = \"llama.cpp\"\n{more}");
+        estimate(&Config::parse(&text, "test.toml").unwrap().models[0], false)
+    }
+
+    #[test]
+    fn a_file_is_found_where_the_engine_will_find_it() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("m.gguf"), TINY).unwrap();
+        for found in [
+            "driver = \"process\"\nargs = [\"-m\", \"FOLDER/m.gguf\"]\n",
+            "driver = \"process\"\nargs = [\"--model=FOLDER/m.gguf\"]\n",
+            "args = [\"-m\", \"/models/m.gguf\"]\nvolumes = [\"FOLDER:/models:ro\"]\n",
+            "args = [\"-m\", \"/one.gguf\"]\nvolumes = [\"FOLDER/m.gguf:/one.gguf\"]\n",
+        ] {
+            assert!(read(folder.path(), found).is_some(), "{found}");
+        }
+        for unknown in [
+            "args = [\"-m\", \"FOLDER/m.gguf\"]\n",
+            "args = [\"-m\", \"/models/m.gguf\"]\nvolumes = [\"named:/models\"]\n",
+            "args = [\"-hf\", \"org/name\"]\n",
+            "memory = \"1GiB\"\ndriver = \"process\"\nargs = [\"-m\", \"FOLDER/m.gguf\"]\n",
+            "driver = \"process\"\nargs = [\"-m\", \"FOLDER/none.gguf\"]\n",
+        ] {
+            assert_eq!(read(folder.path(), unknown), None, "{unknown}");
+        }
     }
 }

@@ -174,6 +174,7 @@ impl Agent {
         });
         beat::measure(&shared).await;
         leftovers::clear(&shared, killed).await;
+        estimate::first(&shared).await;
         shared.want_snapshot();
         Ok(Self::supervise(shared, stores.hosts).await)
     }

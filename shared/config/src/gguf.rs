@@ -4,11 +4,12 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use berth_footprint::{FootprintError, Use, of_gguf};
 use berth_wire::{Driver, EngineKind, EngineSpec, ModelId, ModelSpec};
 use thiserror::Error;
 
 use crate::env;
-use crate::settings::{Config, HostConfig, MIB};
+use crate::settings::{Config, HostConfig};
 use crate::template::{self, Inputs};
 
 /// Tokens of context that a file is served with: enough for a conversation, and within the memory estimate.
@@ -36,6 +37,9 @@ pub enum ModelFileError {
         /// Which file.
         path: PathBuf,
     },
+    /// Its header contradicts itself.
+    #[error(transparent)]
+    Header(#[from] FootprintError),
     /// Two models would have one name.
     #[error("there is already a model named `{id}`; rename {}", path.display())]
     Taken {
@@ -89,10 +93,10 @@ impl Config {
     }
 
     /// A catalog entry for a GGUF file: named after it, served by llama.cpp's server with 8192 tokens of context,
-    /// its memory estimated as 1.2 times its size (all parts of a split one) plus 512 MiB.
+    /// its memory as its header says (all parts of a split one).
     ///
     /// # Errors
-    /// When the file cannot be read, is no GGUF file, or has a name that gives no id.
+    /// When the file cannot be read, is no GGUF file or a damaged one, or has a name that gives no id.
     pub fn gguf_model(path: &Path, server: &LlamaServer) -> Result<ModelSpec, ModelFileError> {
         let read = |source| ModelFileError::Read { path: path.to_owned(), source };
         let path = &env::expand_home(&path.to_string_lossy());
@@ -108,20 +112,12 @@ impl Config {
         let file_name = path.file_name().and_then(|name| name.to_str()).ok_or_else(bad_name)?;
         let folder = path.parent().and_then(Path::to_str).ok_or_else(bad_name)?;
         let stem = file_name.strip_suffix(".gguf").unwrap_or(file_name);
-        let (id, parts) = split_parts(stem);
+        let id = without_part(stem);
         if id.trim().is_empty() || file_name.contains(['{', '}']) || folder.contains(':') {
             return Err(bad_name());
         }
-        let size: u64 = match parts {
-            None => file.metadata().map_err(read)?.len(),
-            Some(count) => (1..=count)
-                .map(|n| path.with_file_name(format!("{id}-{n:05}-of-{count:05}.gguf")))
-                .map(|part| {
-                    let meta = part.metadata();
-                    meta.map(|meta| meta.len()).map_err(|source| ModelFileError::Read { path: part, source })
-                })
-                .sum::<Result<u64, _>>()?,
-        };
+        let on_gpu = Path::new("/dev/nvidiactl").exists();
+        let memory = of_gguf(&path)?.total(Use::llama(Some(u64::from(CONTEXT)), on_gpu));
         let (driver, image, command, volumes, model_path) = match server {
             LlamaServer::Program(program) => (
                 Driver::Process,
@@ -165,7 +161,7 @@ impl Config {
                 start_timeout: template.start_timeout,
                 stop_grace: HostConfig::default().stop_grace,
             },
-            memory: Some(estimate(size)),
+            memory: Some(memory),
             accelerators: 1,
             concurrency,
             context: Some(CONTEXT),
@@ -177,21 +173,15 @@ impl Config {
     }
 }
 
-/// What a model of this file size takes once loaded: weights, buffers and a cache of modest context.
-fn estimate(size: u64) -> u64 {
-    (size / 5).saturating_mul(6).saturating_add(512 * MIB)
-}
-
 /// `name-00001-of-00003` is the first of three parts of `name`.
-fn split_parts(stem: &str) -> (&str, Option<u32>) {
-    let parts = || {
+fn without_part(stem: &str) -> &str {
+    let first_of = || {
         let (rest, count) = stem.rsplit_once("-of-")?;
         let (id, first) = rest.rsplit_once('-')?;
-        let five = |text: &str| text.len() == 5 && text.bytes().all(|b| b.is_ascii_digit());
-        (five(count) && first == "00001").then_some(())?;
-        Some((id, Some(count.parse().ok().filter(|n| (1..=999).contains(n))?)))
+        let is_count = count.len() == 5 && count.bytes().all(|b| b.is_ascii_digit());
+        (is_count && first == "00001").then_some(id)
     };
-    parts().unwrap_or((stem, None))
+    first_of().unwrap_or(stem)
 }
 
 #[cfg(test)]
@@ -200,13 +190,8 @@ mod tests {
 
     #[test]
     fn the_first_part_of_a_split_model_names_the_whole() {
-        assert_eq!(split_parts("big-00001-of-00003"), ("big", Some(3)));
-        assert_eq!(split_parts("big-00002-of-00003"), ("big-00002-of-00003", None));
-        assert_eq!(split_parts("qwen2.5-0.5b-q4_k_m"), ("qwen2.5-0.5b-q4_k_m", None));
-    }
-
-    #[test]
-    fn the_estimate_is_the_size_and_a_fifth_and_half_a_gibibyte() {
-        assert_eq!(estimate(1000 * MIB), 1712 * MIB);
+        assert_eq!(without_part("big-00001-of-00003"), "big");
+        assert_eq!(without_part("big-00002-of-00003"), "big-00002-of-00003");
+        assert_eq!(without_part("qwen2.5-0.5b-q4_k_m"), "qwen2.5-0.5b-q4_k_m");
     }
 }

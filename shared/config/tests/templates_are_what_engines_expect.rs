@@ -139,12 +139,13 @@ fn a_models_idle_time_comes_from_the_scheduler_unless_it_says() {
 fn a_gguf_file_needs_no_configuration() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("tiny-q4.gguf");
-    std::fs::write(&path, [b"GGUF".as_slice(), &[0; 996]].concat()).unwrap();
+    // A header without fields or tensors, of 24 bytes, and what follows from the next 32 on.
+    std::fs::write(&path, [b"GGUF\x03\0\0\0".as_slice(), &[0; 992]].concat()).unwrap();
     let mut config = Config::empty();
     let program = LlamaServer::Program("/usr/bin/llama-server".into());
     let spec = config.add_gguf(&path, &program).unwrap().clone();
     assert_eq!(spec.id.as_str(), "tiny-q4");
-    assert_eq!(spec.memory, Some(1200 + 512 * 1024 * 1024));
+    assert_eq!(spec.memory, Some(968 + 512 * 1024 * 1024));
     assert_eq!(spec.engine.command, ["/usr/bin/llama-server"]);
     assert!(
         spec.engine.args.ends_with(&["--model".into(), path.canonicalize().unwrap().display().to_string()])
@@ -167,6 +168,9 @@ fn a_file_that_is_no_gguf_is_refused_by_name() {
         let error = Config::gguf_model(&path, &server).unwrap_err().to_string();
         assert!(error.contains("page.gguf is not a GGUF file"), "{error}");
     }
+    std::fs::write(&path, b"GGUF\x03\0\0\0\xff").unwrap();
+    let error = Config::gguf_model(&path, &server).unwrap_err().to_string();
+    assert!(error.contains("page.gguf") && error.contains("was it downloaded whole?"), "{error}");
     let error = Config::gguf_model(&dir.path().join("none.gguf"), &server).unwrap_err().to_string();
     assert!(error.contains("none.gguf") && error.contains("No such file"), "{error}");
 }

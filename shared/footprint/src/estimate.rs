@@ -33,6 +33,8 @@ pub struct Use {
     pub slots: u64,
     /// Tokens that are computed in one go: llama.cpp's `--ubatch-size` (512), vLLM's `--max-num-batched-tokens`.
     pub batch: u64,
+    /// Bytes of the mask that says which tokens see which, for each token of context and each of the batch.
+    pub mask: u64,
     /// What a runtime takes before any tensor: CUDA's context, kernels, allocator.
     pub runtime: u64,
 }
@@ -43,8 +45,8 @@ impl Use {
     /// By llama.cpp's server, one slot.
     #[must_use]
     pub fn llama(context: Option<u64>, on_gpu: bool) -> Self {
-        // CUDA's context and kernels take some hundred MiB before any tensor.
-        Self { context, slots: 1, batch: 512, runtime: if on_gpu { 600 * MIB } else { 128 * MIB } }
+        // CUDA's context and kernels take some hundred MiB before any tensor; in RAM it keeps prompts of the past too.
+        Self { context, slots: 1, batch: 512, mask: 2, runtime: if on_gpu { 600 * MIB } else { 512 * MIB } }
     }
 
     /// By vLLM on so many GPUs, one request at a time.
@@ -52,7 +54,7 @@ impl Use {
     pub fn vllm(context: u64, gpus: u64) -> Self {
         // On each GPU: CUDA, PyTorch's allocator and captured graphs.
         let runtime = gpus.saturating_mul(2048 * MIB);
-        Self { context: Some(context), slots: 1, batch: 8192, runtime }
+        Self { context: Some(context), slots: 1, batch: 8192, mask: 0, runtime }
     }
 }
 
@@ -83,14 +85,15 @@ impl Footprint {
         full.saturating_add(window).saturating_add(self.state_per_slot).saturating_mul(of.slots.max(1))
     }
 
-    /// Bytes that one computation takes beside weights and cache: the logits of a batch and its activations.
+    /// Bytes that one computation takes beside weights and cache: the logits of a batch, its activations and its mask.
     #[must_use]
     pub fn scratch(&self, of: Use) -> u64 {
         let numbers = self
             .vocabulary
             .saturating_add(self.width.saturating_mul(WIDE))
             .saturating_add(self.inner.saturating_mul(INNER));
-        numbers.saturating_mul(of.batch).saturating_mul(FLOAT)
+        let mask = self.context(of).saturating_mul(of.mask);
+        numbers.saturating_mul(FLOAT).saturating_add(mask).saturating_mul(of.batch)
     }
 
     /// Bytes in all.
@@ -104,7 +107,7 @@ impl Footprint {
 mod tests {
     use super::*;
 
-    const USE: Use = Use { context: Some(1000), slots: 2, batch: 100, runtime: 7 };
+    const USE: Use = Use { context: Some(1000), slots: 2, batch: 100, mask: 2, runtime: 7 };
 
     #[test]
     fn every_slot_has_a_cache_of_its_own() {

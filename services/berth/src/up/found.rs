@@ -32,7 +32,8 @@ fn describe(model: &ModelSpec, labels: &[String], found: &Found) -> String {
         EngineKind::Sim => "simulator: its answers are simulated".to_owned(),
         kind => format!("{} by {}", kind.as_str(), engine.driver.as_str()),
     };
-    let memory = model.memory.map_or_else(|| "a whole accelerator".into(), show_bytes);
+    let memory =
+        model.memory.map_or_else(|| "memory as its files say or a whole accelerator".into(), show_bytes);
     let slots = if model.concurrency == 1 { "1 slot".into() } else { format!("{} slots", model.concurrency) };
     let mut text = format!("{} ({what}, {memory}, {slots})", model.id);
     if let Some(problem) = problem(model, labels, found) {
