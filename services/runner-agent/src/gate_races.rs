@@ -262,7 +262,7 @@ impl World {
             .map(|(job, attempt, engine)| RunningAttempt { job, attempt, engine })
             .collect();
         let engines = agent.engines.iter().map(|(id, engine)| report_of(*id, engine)).collect();
-        Snapshot { beat, engines, models: Vec::new(), running, ended }
+        Snapshot { beat, engines, models: Vec::new(), running, ended, found: Vec::new() }
     }
 
     fn queued(&self, model: &ModelId) -> bool {

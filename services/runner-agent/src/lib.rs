@@ -16,6 +16,7 @@ mod docker_spec;
 mod driver;
 mod engine;
 mod error;
+mod external;
 mod fill;
 mod gate;
 mod heard;

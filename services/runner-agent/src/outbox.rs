@@ -277,7 +277,14 @@ mod tests {
             sleep_memory: 0,
             sleep_spare: 0,
         };
-        Snapshot { beat, engines: Vec::new(), models: Vec::new(), running: Vec::new(), ended }
+        Snapshot {
+            beat,
+            engines: Vec::new(),
+            models: Vec::new(),
+            running: Vec::new(),
+            ended,
+            found: Vec::new(),
+        }
     }
 
     fn ack(epoch: u64, want_snapshot: bool) -> ReportAck {

@@ -26,6 +26,7 @@ use crate::docker::DockerDriver;
 use crate::docker_spec::Owner;
 use crate::engine::Stop;
 use crate::error::AgentError;
+use crate::external::Externals;
 use crate::heard;
 use crate::host::{HostActor, supervise_host};
 use crate::leftovers;
@@ -116,6 +117,7 @@ struct Agent {
     reporter: Supervised<Worker>,
     gateways: Supervised<Worker>,
     records: Supervised<Worker>,
+    external: Option<Supervised<Worker>>,
     _registered: Option<Registered>,
 }
 
@@ -148,6 +150,7 @@ impl Agent {
             .pool_idle_timeout(Duration::from_secs(3))
             .build()
             .map_err(AgentError::Http)?;
+        let external = Externals::new(&config, &http, devices.known());
         let shared = Rc::new(Shared {
             host: config.host.name.clone(),
             boot: uuid::Uuid::now_v7().simple().to_string(),
@@ -160,6 +163,7 @@ impl Agent {
             drivers: found.drivers,
             docker,
             process: ProcessDriver::new(notes),
+            external,
             vitals: Vitals::default(),
             books: RefCell::new(Books::default()),
             outbox: RefCell::new(Outbox::default()),
@@ -193,8 +197,20 @@ impl Agent {
             }),
             Rc::new(move || observe.records.observe()),
         );
+        let external = (!shared.external.is_empty()).then(|| {
+            let (work, observe) = (Rc::clone(&shared), Rc::clone(&shared));
+            Worker::supervise(
+                &vitals,
+                "agent.external",
+                Rc::new(move || {
+                    let shared = Rc::clone(&work);
+                    async move { shared.external.watch(&shared).await }.boxed_local()
+                }),
+                Rc::new(move || observe.external.observe()),
+            )
+        });
         let registered = register_service(&shared).await;
-        Self { shared, hosts, host, beat, reporter, gateways, records, _registered: registered }
+        Self { shared, hosts, host, beat, reporter, gateways, records, external, _registered: registered }
     }
 
     async fn leave(self) {
@@ -216,6 +232,9 @@ impl Agent {
         }
         if !wait_until(STOP, || shared.books.borrow().engines.is_empty()).await {
             warn!("engines did not stop in time; the next run of this host removes them");
+        }
+        if let Some(external) = &self.external {
+            self.stop(external).await;
         }
         shared.tell_goodbye();
         if tokio::time::timeout(GOODBYE, reporter::flushed(shared)).await.is_err() {

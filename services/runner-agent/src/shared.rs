@@ -17,6 +17,7 @@ use crate::actor::END;
 use crate::books::{Books, EngineCell, now};
 use crate::docker::DockerDriver;
 use crate::driver::Driver;
+use crate::external::Externals;
 use crate::outbox::Outbox;
 use crate::process::ProcessDriver;
 use crate::records::Records;
@@ -34,6 +35,7 @@ pub(crate) struct Shared {
     pub(crate) drivers: Vec<DriverKind>,
     pub(crate) docker: Option<DockerDriver>,
     pub(crate) process: ProcessDriver,
+    pub(crate) external: Externals,
     pub(crate) vitals: Vitals,
     pub(crate) books: RefCell<Books>,
     pub(crate) outbox: RefCell<Outbox>,
@@ -54,6 +56,7 @@ impl Shared {
     pub(crate) fn driver(&self, kind: DriverKind) -> Option<&dyn Driver> {
         match kind {
             DriverKind::Docker => self.docker.as_ref().map(|docker| docker as &dyn Driver),
+            DriverKind::External => (!self.external.is_empty()).then_some(&self.external as &dyn Driver),
             DriverKind::Process => self.drivers.contains(&kind).then_some(&self.process as &dyn Driver),
         }
     }
@@ -149,6 +152,7 @@ impl Shared {
             models,
             running: books.running(),
             ended,
+            found: self.external.found(),
         }
     }
 

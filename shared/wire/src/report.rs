@@ -225,6 +225,9 @@ pub struct Snapshot {
     pub running: Vec<RunningAttempt>,
     /// Attempts that ended and that no leader has acknowledged.
     pub ended: Vec<Ended>,
+    /// Models of servers there that Berth does not run, as catalog entries.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub found: Vec<ModelSpec>,
 }
 
 impl Message for Snapshot {

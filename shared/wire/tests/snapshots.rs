@@ -173,6 +173,7 @@ fn reports_keep_their_bytes() {
         models: vec![spec()],
         running: vec![running],
         ended: vec![ended()],
+        found: Vec::new(),
     };
     pin("snapshot", &snapshot);
     let entries = vec![

@@ -8,6 +8,7 @@
     reason = "test code"
 )]
 
+mod external;
 mod fairness;
 mod invariants;
 mod kit;
