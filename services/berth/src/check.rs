@@ -1,6 +1,6 @@
 //! `berth check`: what a configuration amounts to, or what is wrong with it.
 
-use berth_config::{Config, show_bytes};
+use berth_config::{Config, ExternalConfig, KeySource, show_bytes};
 use berth_wire::ModelSpec;
 
 use crate::cli::CheckArgs;
@@ -36,9 +36,9 @@ fn summary(name: &str, config: &Config) -> String {
         config.host.name,
     );
     text.push_str(&keys(config));
-    if count == 0 {
+    if count == 0 && config.external.is_empty() {
         text.push_str(NO_MODELS);
-    } else {
+    } else if count > 0 {
         text.push('\n');
         let rows: Vec<Vec<String>> = config.models.iter().map(row).collect();
         text.push_str(&table::render(
@@ -46,7 +46,27 @@ fn summary(name: &str, config: &Config) -> String {
             &rows,
         ));
     }
+    if !config.external.is_empty() {
+        text.push('\n');
+        let rows: Vec<Vec<String>> = config.external.iter().map(server).collect();
+        text.push_str(&table::render(&["EXTERNAL", "KIND", "URL", "MODELS", "SLOTS", "KEY"], &rows));
+    }
     text
+}
+
+fn server(entry: &ExternalConfig) -> Vec<String> {
+    vec![
+        entry.name.clone(),
+        entry.kind.as_str().into(),
+        entry.url.clone(),
+        if entry.models.is_empty() { "all it has".into() } else { entry.models.join(", ") },
+        format!("{} each", entry.concurrency),
+        match &entry.key {
+            None => "-".into(),
+            Some(KeySource::Env(name)) => format!("${name}"),
+            Some(KeySource::File(path)) => path.display().to_string(),
+        },
+    ]
 }
 
 /// Who may come in.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::add::{self, AddArgs};
 use crate::key::{self, KeyArgs};
 use crate::lease::{self, LeaseArgs, LeasesArgs, ReleaseArgs};
 use crate::replay::ReplayArgs;
@@ -17,6 +18,7 @@ Examples:
   berth up --model qwen2.5-7b.gguf     serve a model file, without any configuration
   berth up --config my.toml            serve the models of a configuration file
   berth check my.toml                  see whether a configuration is right, and what it amounts to
+  berth add http://127.0.0.1:11434     serve the models of an Ollama that runs already
   berth status                         hosts, engines and the queue
   berth lease my-session demo          keep a model warm for a conversation
   berth key create laptop              an API key; from then on every request needs one
@@ -74,6 +76,9 @@ pub(crate) enum Command {
     Key(KeyArgs),
     /// Check a configuration: says what it amounts to, or points at what is wrong.
     Check(CheckArgs),
+    /// Add a server that runs already (Ollama, LM Studio, vLLM, ...) to the configuration: its models are served too.
+    #[command(after_help = add::EXAMPLES)]
+    Add(AddArgs),
     /// Run a trace of requests in virtual time: what waits would be under Berth, and under simpler rules.
     #[command(after_help = simulate::EXAMPLES)]
     Simulate(Box<SimulateArgs>),

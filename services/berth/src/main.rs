@@ -3,10 +3,12 @@
 //!
 //! What may enter: what a person types and reads. What may not: the work of a role; each is a library with `run`.
 
+mod add;
 mod check;
 mod cli;
 mod exit;
 mod files;
+mod identify;
 mod input;
 mod key;
 mod lease;
@@ -59,6 +61,7 @@ fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Leases(args) => setup::logs(logs, "error").and_then(|()| lease::list(&args)),
         Command::Key(args) => setup::logs(logs, "error").and_then(|()| key::run(args)),
         Command::Check(args) => check::run(&args),
+        Command::Add(args) => add::run(&args),
         Command::Translate { .. } => translate::run(),
         Command::Simulate(args) => simulate::run(&args),
         Command::Replay(args) => replay::run(&args),

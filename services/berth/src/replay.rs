@@ -221,6 +221,15 @@ fn told(body: &EventBody) -> (String, Option<&ModelId>, Option<JobId>) {
             (format!("job {job} of {model}: {outcome}"), Some(model), Some(*job))
         }
         EventBody::CatalogApplied { models } => (format!("catalog of {models} models"), None, None),
+        EventBody::ModelsFound { host, models } => {
+            (format!("host {host} found {} models of other servers", models.len()), None, None)
+        }
+        EventBody::ModelsGone { host, models } => {
+            (format!("host {host} has {} models of other servers no more", models.len()), None, None)
+        }
+        EventBody::ModelRefused { host, model, why } => {
+            (format!("{model} of host {host} is left out: {why}"), Some(model), None)
+        }
     }
 }
 

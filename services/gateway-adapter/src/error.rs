@@ -231,12 +231,12 @@ pub(crate) fn shutting_down() -> ApiError {
 pub(crate) fn not_served(model: &ModelSpec, route: Route) -> ApiError {
     let served: Vec<&str> = model.engine.routes().iter().map(|route| route.path()).collect();
     let message = format!(
-        "the engine of model `{}` ({}) does not serve {}; it serves {}; GET /v1/models lists other models, and \
-         /upstream/MODEL/PATH reaches what else an engine has",
+        "the engine of model `{}` ({}) does not serve {}; it serves {}; GET /v1/models lists other models{}",
         model.id,
         model.engine.kind.as_str(),
         route.path(),
-        served.join(", ")
+        served.join(", "),
+        if model.is_found() { "" } else { ", and /upstream/MODEL/PATH reaches what else an engine has" }
     );
     ApiError::new(ErrorKind::NotServed, "route_not_served", message).param("model")
 }

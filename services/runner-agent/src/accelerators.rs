@@ -30,6 +30,8 @@ pub(crate) struct Claim {
     pub(crate) engine: EngineId,
     pub(crate) mark: Option<Mark>,
     pub(crate) reservations: Vec<Reservation>,
+    /// Bytes that a server of others says it holds for it.
+    pub(crate) lent: u64,
 }
 
 /// All accelerators at one moment.
@@ -84,7 +86,8 @@ impl Devices {
                 now.held = Some(procs::ram(&marks).into_values().fold(0, u64::saturating_add));
             } else if let Some(reading) = readings.iter().find(|reading| reading.id == known.id) {
                 let reserved = reserved(claims, &known.id);
-                let account = account(reading, reserved, |pid| procs::owner(pid, &marks));
+                let mut account = account(reading, reserved, |pid| procs::owner(pid, &marks));
+                account.lend(lent(claims, &known.id));
                 let last = before.iter().find(|last| last.id == known.id).and_then(|last| last.unexplained);
                 self.enter(&mut now, reading, &account, reserved, last);
                 for (engine, bytes) in account.engines {
@@ -189,6 +192,14 @@ impl Devices {
 
 fn marks(claims: &[Claim]) -> Vec<(EngineId, Mark)> {
     claims.iter().filter_map(|claim| Some((claim.engine, claim.mark.clone()?))).collect()
+}
+
+/// Bytes that servers of others hold for us there, as far as they tell.
+fn lent(claims: &[Claim], id: &AcceleratorId) -> u64 {
+    let there = claims.iter().filter(|claim| claim.reservations.iter().any(|r| r.accelerator == *id));
+    there
+        .map(|claim| claim.lent.checked_div(claim.reservations.len() as u64).unwrap_or(0))
+        .fold(0, u64::saturating_add)
 }
 
 fn reserved(claims: &[Claim], id: &AcceleratorId) -> u64 {

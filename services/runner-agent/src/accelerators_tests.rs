@@ -31,7 +31,8 @@ fn replayed(readings: &[Vec<Reading>]) -> Devices {
 }
 
 fn claim(bytes: u64, mark: Option<Mark>) -> Claim {
-    Claim { engine: EngineId::new(Epoch(1), 1), mark, reservations: vec![reservation("GPU-1", bytes)] }
+    let reservations = vec![reservation("GPU-1", bytes)];
+    Claim { engine: EngineId::new(Epoch(1), 1), mark, reservations, lent: 0 }
 }
 
 #[test]
@@ -98,6 +99,14 @@ fn an_engine_is_measured_by_its_processes() {
     assert_eq!(measured.engines.get(&claims[0].engine), Some(&(30 * GIB)));
     let gpu = &measured.accelerators[0];
     assert_eq!((gpu.held, gpu.unexplained), (Some(30 * GIB), Some(3 * GIB)));
+}
+
+#[test]
+fn what_a_server_of_others_holds_for_us_is_no_strangers() {
+    let devices = replayed(&[gpu(12 * GIB, &[(1, 12 * GIB)])]);
+    let claims = [Claim { lent: 10 * GIB, ..claim(10 * GIB, None) }];
+    let gpu = &devices.measure(&claims, &[]).accelerators[0];
+    assert_eq!((gpu.held, gpu.unexplained), (Some(10 * GIB), Some(2 * GIB)));
 }
 
 #[test]

@@ -15,13 +15,14 @@ use berth_wire::{
 use bytes::Bytes;
 use futures::FutureExt;
 use reqwest::Method;
-use reqwest::header::{CONTENT_TYPE, HeaderValue};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
 use crate::ask_usage::{ask_for_usage, must_be_asked};
 use crate::books::{EngineCell, grant};
+use crate::external::is_refusal;
 use crate::pump::{Answer, Frames, frame_limit};
 use crate::rewrite::Prepare;
 use crate::shared::Shared;
@@ -333,7 +334,10 @@ impl<'a> Course<'a> {
                 (method.map_err(|_| self.broke("its method is not one of HTTP"))?, target.path.as_str())
             }
         };
-        let mut request = shared.http.request(method, format!("http://{}{path}", cell.endpoint()));
+        let mut request = shared.http.request(method, cell.url(path));
+        if let Some(key) = cell.key() {
+            request = request.header(AUTHORIZATION, key);
+        }
         let kind = match &job.content_type {
             Some(kind) => HeaderValue::from_str(kind).ok(),
             None => job.target.is_none().then_some(HeaderValue::from_static("application/json")),
@@ -348,7 +352,17 @@ impl<'a> Course<'a> {
         if let Some(traceparent) = &job.traceparent {
             request = request.header(TRACEPARENT, traceparent);
         }
-        request.send().await.map_err(|error| self.broke(&plain(error)))
+        let answer = request.send().await.map_err(|error| {
+            if error.is_connect() {
+                shared.external.doubt(cell.id());
+            }
+            self.broke(&plain(error))
+        })?;
+        // Of what lets Berth in at a server of others its clients know nothing.
+        if cell.model().is_found() && is_refusal(answer.status()) {
+            return Err(self.broke("its server refuses the key that Berth has for it"));
+        }
+        Ok(answer)
     }
 
     async fn fetch(&self, object: &str, len: u64) -> Result<Bytes, Break> {

@@ -10,9 +10,11 @@ use berth_wire::{
     Attempt, EngineFailure, EngineId, EngineKind, EngineRecord, EngineReport, EngineState, Epoch, GatewayId,
     HostId, JobId, ModelSpec, Reservation, RunningAttempt, StartEngine, Timestamp,
 };
+use reqwest::header::HeaderValue;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::driver::Instance;
 use crate::engine::EngineActor;
 use crate::procs::Mark;
 use crate::slots::Slots;
@@ -28,6 +30,8 @@ pub(crate) struct EngineCell {
     pub(crate) gone: CancellationToken,
     since: Cell<Timestamp>,
     endpoint: RefCell<Rc<str>>,
+    key: RefCell<Option<HeaderValue>>,
+    holds: Cell<Option<u64>>,
     start_took: Cell<Option<Duration>>,
     detail: RefCell<Option<String>>,
     failure: RefCell<Option<EngineFailure>>,
@@ -48,6 +52,8 @@ impl EngineCell {
             gone: CancellationToken::new(),
             since: Cell::new(now()),
             endpoint: RefCell::new("".into()),
+            key: RefCell::new(None),
+            holds: Cell::new(None),
             start_took: Cell::new(None),
             detail: RefCell::new(None),
             failure: RefCell::new(None),
@@ -73,8 +79,32 @@ impl EngineCell {
         Rc::clone(&self.endpoint.borrow())
     }
 
-    pub(crate) fn set_endpoint(&self, endpoint: &str) {
+    fn set_endpoint(&self, endpoint: &str) {
         *self.endpoint.borrow_mut() = endpoint.into();
+    }
+
+    /// Where a request for `path` goes.
+    pub(crate) fn url(&self, path: &str) -> String {
+        let endpoint = self.endpoint.borrow();
+        let scheme = if endpoint.contains("://") { "" } else { "http://" };
+        format!("{scheme}{endpoint}{path}")
+    }
+
+    /// What lets requests in.
+    pub(crate) fn key(&self) -> Option<HeaderValue> {
+        self.key.borrow().clone()
+    }
+
+    /// Takes over what the engine says of itself once it serves.
+    pub(crate) fn meet(&self, instance: &dyn Instance) {
+        self.set_endpoint(instance.endpoint());
+        *self.key.borrow_mut() = instance.key();
+        self.holds.set(instance.holds());
+    }
+
+    /// Bytes that a server of others says it holds for it.
+    pub(crate) fn lent(&self) -> u64 {
+        self.holds.get().unwrap_or(0)
     }
 
     pub(crate) fn set_state(&self, state: EngineState, detail: Option<String>) {
@@ -134,7 +164,10 @@ impl EngineCell {
             start_took: self.start_took.get(),
             detail: self.detail.borrow().clone(),
             sleep: None,
-            peak_memory: Some(self.peak.get().0).filter(|bytes| *bytes > 0 && self.learns_memory()),
+            peak_memory: self
+                .holds
+                .get()
+                .or(Some(self.peak.get().0).filter(|bytes| *bytes > 0 && self.learns_memory())),
         }
     }
 

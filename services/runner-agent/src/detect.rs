@@ -5,7 +5,7 @@ use berth_wire::{Accelerator, Driver};
 use bollard::Docker;
 
 use crate::accelerators::Devices;
-use crate::docker;
+use crate::{docker, external};
 
 /// What was found.
 #[derive(Debug, Clone, Default)]
@@ -34,6 +34,7 @@ pub(crate) async fn try_drivers(config: &Config, devices: &Devices) -> (Found, O
     for driver in &config.host.drivers {
         match driver {
             Driver::Process => found.drivers.push(Driver::Process),
+            Driver::External => {}
             Driver::Docker => match docker::connect().await {
                 Ok(docker) => {
                     connected = Some(docker);
@@ -42,6 +43,9 @@ pub(crate) async fn try_drivers(config: &Config, devices: &Devices) -> (Found, O
                 Err(why) => found.missing.push((Driver::Docker, why)),
             },
         }
+    }
+    if external::any(config) {
+        found.drivers.push(Driver::External);
     }
     (found, connected)
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use berth_wire::{EngineId, ModelSpec, Reservation, StartEngine};
 use futures::future::LocalBoxFuture;
+use reqwest::header::HeaderValue;
 
 use crate::fill::Values;
 use crate::mask::Mask;
@@ -99,11 +100,13 @@ pub(crate) trait Driver {
 
 /// An engine that was launched.
 pub(crate) trait Instance {
-    /// `host:port` of its HTTP server.
+    /// `host:port` of its HTTP server, or its whole address up to the path.
     fn endpoint(&self) -> &str;
 
     /// How its processes are known, so that what they hold can be measured.
-    fn mark(&mut self) -> Doing<'_, Option<Mark>>;
+    fn mark(&mut self) -> Doing<'_, Option<Mark>> {
+        Box::pin(async { None })
+    }
 
     /// Waits for its end. May be dropped and asked again.
     fn exited(&mut self) -> Doing<'_, ()>;
@@ -114,6 +117,21 @@ pub(crate) trait Instance {
     /// Ends it: asks, and kills after `grace`. Returns when its memory is free. Also cleans up after one that
     /// ended by itself.
     fn stop(&mut self, grace: Duration) -> Doing<'_, ()>;
+
+    /// What requests to it are let in by.
+    fn key(&self) -> Option<HeaderValue> {
+        None
+    }
+
+    /// Bytes that it was measured to hold of its accelerators.
+    fn holds(&self) -> Option<u64> {
+        None
+    }
+
+    /// It belongs to a server of somebody else: it serves as soon as it is there, and has no log to tell of.
+    fn is_lent(&self) -> bool {
+        false
+    }
 
     /// Its last log lines, without their secrets.
     fn tail(&mut self) -> Doing<'_, Vec<String>>;

@@ -179,6 +179,7 @@ impl Course<'_> {
             }
         };
         let launched = async {
+            self.shared.external.make_room(self.shared, &order).await;
             self.memory_is_free(&order).await?;
             driver.launch(&order, &progress).await
         };
@@ -203,6 +204,10 @@ impl Course<'_> {
 
     /// A GPU's memory may still be held by what was just stopped, or by somebody else.
     async fn memory_is_free(&self, order: &Order) -> Result<(), Failure> {
+        // A server of others sees to its memory itself.
+        if self.cell.model().is_found() {
+            return Ok(());
+        }
         let began = Instant::now();
         loop {
             let Some(Shortage { reservation, free, who }) = self.shortage(&order.start.reservations).await
@@ -254,11 +259,17 @@ impl Course<'_> {
         self.cell.set_mark(instance.mark().await);
         let endpoint = instance.endpoint().to_owned();
         let last = RefCell::new(None);
+        let lent = instance.is_lent();
+        let ready = async {
+            if !lent {
+                wait_ready(&self.shared.http, &endpoint, &spec.health_path, &last).await;
+            }
+        };
         let event = tokio::select! {
             biased;
             () = self.cell.stop.cancelled() => Event::Stop,
             () = instance.exited() => Event::Exited,
-            () = wait_ready(&self.shared.http, &endpoint, &spec.health_path, &last) => Event::Ready,
+            () = ready => Event::Ready,
             () = tokio::time::sleep(spec.start_timeout) => Event::TooLong,
         };
         match event {
@@ -291,7 +302,7 @@ impl Course<'_> {
         if self.cell.mark().is_none() {
             self.cell.set_mark(instance.mark().await);
         }
-        self.cell.set_endpoint(instance.endpoint());
+        self.cell.meet(instance.as_ref());
         self.set(EngineState::Ready, None);
         let exited = tokio::select! {
             biased;
@@ -304,7 +315,9 @@ impl Course<'_> {
         // First, so that no job is dispatched to it, and what runs on it ends as failed.
         self.cell.set_state(EngineState::Stopping, None);
         self.cell.gone.cancel();
-        let what = format!("the engine {} while it was ready", instance.how().await);
+        let how = instance.how().await;
+        let when = if instance.is_lent() { "" } else { " while it was ready" };
+        let what = format!("the engine {how}{when}");
         Some(self.give_up(instance, what, true).await)
     }
 
@@ -324,7 +337,9 @@ impl Course<'_> {
         let lines = if was_ready { Vec::new() } else { instance.tail().await };
         instance.stop(Duration::ZERO).await;
         self.attempts_ended().await;
-        let message = if was_ready {
+        let message = if instance.is_lent() {
+            what
+        } else if was_ready {
             format!("{what}; what it logged is not told, since requests may be in it")
         } else {
             // Where an engine listens is nobody's business but ours.

@@ -87,7 +87,7 @@ fn estimate(model: &ModelSpec, on_gpu: bool) -> Option<u64> {
         EngineKind::LlamaCpp => words.llama(on_gpu),
         // What vLLM is given beyond weights and cache it makes use of: only a context that is set bounds it.
         EngineKind::Vllm => words.vllm(model.context?),
-        EngineKind::Sim | EngineKind::Custom => None,
+        EngineKind::Sim | EngineKind::Custom | EngineKind::Ollama => None,
     }?;
     read.inspect_err(|error| debug!(model = %model.id, %error, "no estimate of a model's memory")).ok()
 }

@@ -264,7 +264,8 @@ impl World {
             .map(|(job, attempt, engine)| RunningAttempt { job, attempt, engine })
             .collect();
         let engines = agent.engines.iter().map(|(id, engine)| report_of(*id, engine)).collect();
-        Snapshot { beat, engines, models: Vec::new(), running, ended, estimates: Vec::new() }
+        let models = Vec::new();
+        Snapshot { beat, engines, models, running, ended, estimates: Vec::new(), found: Vec::new() }
     }
 
     fn queued(&self, model: &ModelId) -> bool {

@@ -15,12 +15,20 @@ pub(crate) struct Account {
     pub(crate) strangers: Vec<(u32, u64)>,
     /// Bytes that are neither an engine's nor room that was promised to one: other programs, seen or not.
     pub(crate) unexplained: u64,
+    /// Bytes that servers of others hold for our models.
+    pub(crate) lent: u64,
 }
 
 impl Account {
     /// Bytes of all engines.
     pub(crate) fn held(&self) -> u64 {
-        self.engines.values().fold(0, |sum, bytes| sum.saturating_add(*bytes))
+        self.engines.values().fold(self.lent, |sum, bytes| sum.saturating_add(*bytes))
+    }
+
+    /// Takes `bytes` that servers of others say they hold for us out of what nobody explains.
+    pub(crate) fn lend(&mut self, bytes: u64) {
+        self.lent = bytes.min(self.unexplained);
+        self.unexplained -= self.lent;
     }
 
     /// Who else is on it, for a person.

@@ -18,6 +18,7 @@ mod driver;
 mod engine;
 mod error;
 mod estimate;
+mod external;
 mod fill;
 mod gate;
 mod gauge;

@@ -277,8 +277,15 @@ mod tests {
             sleep_memory: 0,
             sleep_spare: 0,
         };
-        let (engines, models, running) = (Vec::new(), Vec::new(), Vec::new());
-        Snapshot { beat, engines, models, running, ended, estimates: Vec::new() }
+        Snapshot {
+            beat,
+            engines: Vec::new(),
+            models: Vec::new(),
+            running: Vec::new(),
+            ended,
+            estimates: Vec::new(),
+            found: Vec::new(),
+        }
     }
 
     fn ack(epoch: u64, want_snapshot: bool) -> ReportAck {

@@ -27,6 +27,7 @@ use crate::docker_spec::Owner;
 use crate::engine::Stop;
 use crate::error::AgentError;
 use crate::estimate;
+use crate::external::Externals;
 use crate::heard;
 use crate::host::{HostActor, supervise_host};
 use crate::leftovers;
@@ -118,6 +119,7 @@ struct Agent {
     gateways: Supervised<Worker>,
     records: Supervised<Worker>,
     estimates: Supervised<Worker>,
+    external: Option<Supervised<Worker>>,
     _registered: Option<Registered>,
 }
 
@@ -150,6 +152,7 @@ impl Agent {
             .pool_idle_timeout(Duration::from_secs(3))
             .build()
             .map_err(AgentError::Http)?;
+        let external = Externals::new(&config, &http, devices.known());
         let shared = Rc::new(Shared {
             host: config.host.name.clone(),
             boot: uuid::Uuid::now_v7().simple().to_string(),
@@ -162,6 +165,7 @@ impl Agent {
             drivers: found.drivers,
             docker,
             process: ProcessDriver::new(notes),
+            external,
             vitals: Vitals::default(),
             books: RefCell::new(Books::default()),
             outbox: RefCell::new(Outbox::default()),
@@ -198,8 +202,31 @@ impl Agent {
             Rc::new(move || observe.records.observe()),
         );
         let estimates = estimate::supervise(&vitals, &shared);
+        let external = (!shared.external.is_empty()).then(|| {
+            let (work, observe) = (Rc::clone(&shared), Rc::clone(&shared));
+            Worker::supervise(
+                &vitals,
+                "agent.external",
+                Rc::new(move || {
+                    let shared = Rc::clone(&work);
+                    async move { shared.external.watch(&shared).await }.boxed_local()
+                }),
+                Rc::new(move || observe.external.observe()),
+            )
+        });
         let registered = register_service(&shared).await;
-        Self { shared, hosts, host, beat, reporter, gateways, records, estimates, _registered: registered }
+        Self {
+            shared,
+            hosts,
+            host,
+            beat,
+            reporter,
+            gateways,
+            records,
+            estimates,
+            external,
+            _registered: registered,
+        }
     }
 
     async fn leave(self) {
@@ -221,6 +248,9 @@ impl Agent {
         }
         if !wait_until(STOP, || shared.books.borrow().engines.is_empty()).await {
             warn!("engines did not stop in time; the next run of this host removes them");
+        }
+        if let Some(external) = &self.external {
+            self.stop(external).await;
         }
         shared.tell_goodbye();
         if tokio::time::timeout(GOODBYE, reporter::flushed(shared)).await.is_err() {

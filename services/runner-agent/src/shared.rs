@@ -18,6 +18,7 @@ use crate::actor::END;
 use crate::books::{Books, Engine, EngineCell, now};
 use crate::docker::DockerDriver;
 use crate::driver::Driver;
+use crate::external::Externals;
 use crate::outbox::Outbox;
 use crate::process::ProcessDriver;
 use crate::records::Records;
@@ -35,6 +36,7 @@ pub(crate) struct Shared {
     pub(crate) drivers: Vec<DriverKind>,
     pub(crate) docker: Option<DockerDriver>,
     pub(crate) process: ProcessDriver,
+    pub(crate) external: Externals,
     pub(crate) vitals: Vitals,
     pub(crate) books: RefCell<Books>,
     pub(crate) outbox: RefCell<Outbox>,
@@ -57,6 +59,7 @@ impl Shared {
     pub(crate) fn driver(&self, kind: DriverKind) -> Option<&dyn Driver> {
         match kind {
             DriverKind::Docker => self.docker.as_ref().map(|docker| docker as &dyn Driver),
+            DriverKind::External => (!self.external.is_empty()).then_some(&self.external as &dyn Driver),
             DriverKind::Process => self.drivers.contains(&kind).then_some(&self.process as &dyn Driver),
         }
     }
@@ -67,6 +70,7 @@ impl Shared {
             engine: engine.cell.id(),
             mark: engine.cell.mark(),
             reservations: engine.cell.start.reservations.clone(),
+            lent: engine.cell.lent(),
         };
         self.books.borrow().engines.values().map(claim).collect()
     }
@@ -163,6 +167,7 @@ impl Shared {
             running: books.running(),
             ended,
             estimates: self.estimates.borrow().clone(),
+            found: self.external.found(),
         }
     }
 

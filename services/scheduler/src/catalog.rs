@@ -7,7 +7,7 @@ use tracing::info;
 
 use crate::effects::record;
 
-/// Makes the bucket agree with `models`: what differs is written, what is not there any more is removed.
+/// Makes the bucket agree with `models`: what differs is written, what was configured and is not any more is removed.
 pub(crate) async fn apply(bus: &Bus, models: &[ModelSpec]) -> Result<(), BusError> {
     let store = bus.bucket("catalog").await?;
     let failed = |what: &str, e: async_nats::Error| BusError::Nats { what: what.to_owned(), source: e };
@@ -31,6 +31,11 @@ pub(crate) async fn apply(bus: &Bus, models: &[ModelSpec]) -> Result<(), BusErro
     for key in held {
         let wanted = models.iter().any(|model| slug::encode(model.id.as_str()) == key);
         if !wanted {
+            // What hosts found is the leader's to remove.
+            let there = store.get(&key).await.map_err(|e| failed("read the catalog", Box::new(e)))?;
+            if there.is_some_and(|value| decode_json::<ModelSpec>(&value).is_ok_and(|m| m.is_found())) {
+                continue;
+            }
             store.delete(&key).await.map_err(|e| failed("remove a model", Box::new(e)))?;
             changed += 1;
         }

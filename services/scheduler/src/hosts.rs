@@ -55,6 +55,11 @@ impl Hosts {
         Self { seen: BTreeMap::new(), timeout }
     }
 
+    /// A host silent for so long counts as lost.
+    pub(crate) fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
     fn host(&mut self, host: &HostId, boot: &str, now: Instant) -> &mut Seen {
         let fresh = || Seen {
             boot: boot.to_owned(),

@@ -1,4 +1,4 @@
-//! Writes leases and profiles down, in order for each key: what is newer replaces what waits to be written, and
+//! Writes leases, profiles and found models down, in order for each key: what is newer replaces what waits to be written, and
 //! one task writes, so that a later write never loses to an earlier one.
 
 use std::collections::BTreeMap;
@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_nats::jetstream::kv::Store;
 use berth_bus::{Bus, BusError};
 use berth_telemetry::Chain;
-use berth_wire::{Lease, Message, ModelId, Profile, SessionId, encode_json};
+use berth_wire::{Lease, Message, ModelId, ModelSpec, Profile, SessionId, encode_json, slug};
 use bytes::Bytes;
 use tokio::sync::watch;
 use tracing::{debug, warn};
@@ -25,6 +25,10 @@ pub(crate) struct Place {
 }
 
 impl Place {
+    fn of_model(model: &ModelId) -> Self {
+        Self { bucket: "catalog", key: slug::encode(model.as_str()) }
+    }
+
     /// A lease's.
     pub(crate) fn of_lease(session: &SessionId, model: &ModelId) -> Self {
         Self { bucket: "leases", key: Lease::key_of(session, model) }
@@ -63,6 +67,15 @@ impl Keeper {
 
     pub(crate) fn keep_profile(&self, profile: &Profile) {
         self.keep(Place { bucket: "profiles", key: profile.key() }, profile);
+    }
+
+    /// A model that hosts report.
+    pub(crate) fn keep_model(&self, model: &ModelSpec) {
+        self.keep(Place::of_model(&model.id), model);
+    }
+
+    pub(crate) fn forget_model(&self, model: &ModelId) {
+        self.put(Place::of_model(model), None);
     }
 
     fn keep<M: Message>(&self, place: Place, value: &M) {

@@ -8,6 +8,7 @@ mod catalog;
 mod effects;
 mod entry;
 mod error;
+mod found;
 mod hosts;
 mod intake;
 mod keeper;

@@ -131,7 +131,9 @@ pub(crate) fn ended(ended: Ended) -> Event {
 
 /// A snapshot as events, in the order in which they are to be taken in.
 pub(crate) fn snapshot(snapshot: Snapshot) -> Vec<Event> {
-    let beat = snapshot.beat;
+    let mut beat = snapshot.beat;
+    // What its servers have can run there and nowhere else.
+    beat.labels.extend(snapshot.found.into_iter().flat_map(|model| model.labels));
     let host = HostFacts {
         id: beat.host,
         boot: beat.boot,

@@ -5,6 +5,7 @@
 //! a half-valid value or a raw variable, and secrets print as `***`.
 
 pub mod env;
+mod external;
 mod gguf;
 mod keys;
 mod model;
@@ -18,6 +19,7 @@ mod settings;
 mod template;
 mod value;
 
+pub use external::{ExternalConfig, ExternalKind, KeySource, parse_url as parse_server_url};
 pub use gguf::{LlamaServer, ModelFileError};
 pub use placeholder::PLACEHOLDERS;
 pub use problem::{ConfigError, Problem};

@@ -81,7 +81,7 @@ pub(crate) fn resolve(raw: &RawModel, around: Surroundings<'_>, findings: &mut F
                 Driver::Docker => {
                     raw.image.as_ref().map(|i| i.get_ref().clone()).or(template.image.map(Into::into))
                 }
-                Driver::Process => None,
+                Driver::Process | Driver::External => None,
             },
             command: raw.command.as_ref().map_or(template.command, |words| words.get_ref().texts()),
             args: [template.args, own_args].concat(),
@@ -110,7 +110,9 @@ pub(crate) fn resolve(raw: &RawModel, around: Surroundings<'_>, findings: &mut F
     }
 }
 
-fn check_name(name: &Spanned<String>, what: &str, findings: &mut Findings<'_>) {
+const EXTERNAL: &str = "add [[external]] with its url, as in url = \"http://127.0.0.1:11434\", instead of this entry (`berth add URL` does)";
+
+pub(crate) fn check_name(name: &Spanned<String>, what: &str, findings: &mut Findings<'_>) {
     let text = name.get_ref();
     let why = if text.is_empty() {
         "is empty"
@@ -130,7 +132,12 @@ fn check_name(name: &Spanned<String>, what: &str, findings: &mut Findings<'_>) {
     );
 }
 
-fn positive(value: Option<&Spanned<u32>>, default: u32, what: &str, findings: &mut Findings<'_>) -> u32 {
+pub(crate) fn positive(
+    value: Option<&Spanned<u32>>,
+    default: u32,
+    what: &str,
+    findings: &mut Findings<'_>,
+) -> u32 {
     let Some(value) = value else { return default };
     if *value.get_ref() == 0 {
         findings.add(value.span(), format!("{what} must be at least 1"), format!("the default is {default}"));
@@ -197,7 +204,11 @@ fn health_path(raw: &RawModel, default: &str, findings: &mut Findings<'_>) -> St
 
 /// The routes that a model says its engine serves: of a custom one nobody else knows, and others get new ones.
 fn routes(raw: &RawModel, findings: &mut Findings<'_>) -> Option<Vec<Route>> {
-    let words = raw.routes.as_ref()?;
+    read_routes(raw.routes.as_ref()?, findings)
+}
+
+/// Routes by their paths.
+pub(crate) fn read_routes(words: &Spanned<Words>, findings: &mut Findings<'_>) -> Option<Vec<Route>> {
     if words.get_ref().0.is_empty() {
         findings.add(
             words.span(),
@@ -258,7 +269,22 @@ fn check_driver(
     findings: &mut Findings<'_>,
 ) {
     let place = raw.driver.as_ref().map_or_else(|| raw.engine.span(), Spanned::span);
+    if kind == EngineKind::Ollama {
+        findings.add(
+            raw.engine.span(),
+            "Berth does not run Ollama: it finds its models on one that runs",
+            EXTERNAL,
+        );
+        return;
+    }
     match driver {
+        Driver::External => {
+            findings.add(
+                place,
+                "the models of a server that somebody else runs are found, not listed",
+                EXTERNAL,
+            );
+        }
         Driver::Docker => {
             if raw.image.is_none() && !has_image {
                 findings.add(

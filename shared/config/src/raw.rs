@@ -1,5 +1,6 @@
 //! The file's shape as written, before defaults and checks; every value knows its place.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use berth_wire::{Class, Driver, EngineKind, Scope};
@@ -7,6 +8,7 @@ use serde::Deserialize;
 use toml::Spanned;
 use toml::value::Datetime;
 
+use crate::external::ExternalKind;
 use crate::secret::Secret;
 use crate::value::{OneOrMany, Size, Span, Ttl, Words};
 
@@ -19,6 +21,7 @@ pub(crate) struct RawConfig {
     pub(crate) scheduler: RawScheduler,
     pub(crate) health: RawHealth,
     pub(crate) models: Vec<RawModel>,
+    pub(crate) external: Vec<RawExternal>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -96,6 +99,27 @@ pub(crate) struct RawScheduler {
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RawHealth {
     pub(crate) listen: Option<Spanned<String>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawExternal {
+    pub(crate) name: Option<Spanned<String>>,
+    pub(crate) url: Spanned<String>,
+    pub(crate) kind: Option<Spanned<ExternalKind>>,
+    pub(crate) key_env: Option<Spanned<String>>,
+    pub(crate) key_file: Option<PathBuf>,
+    pub(crate) concurrency: Option<Spanned<u32>>,
+    pub(crate) models: Option<Spanned<Words>>,
+    #[serde(default)]
+    pub(crate) rename: BTreeMap<String, Spanned<String>>,
+    #[serde(default)]
+    pub(crate) aliases: BTreeMap<Spanned<String>, String>,
+    pub(crate) prefix: Option<Spanned<String>>,
+    pub(crate) routes: Option<Spanned<Words>>,
+    pub(crate) start_timeout: Option<Spanned<Span>>,
+    #[serde(default)]
+    pub(crate) labels: Words,
 }
 
 #[derive(Debug, Deserialize)]

@@ -4,10 +4,11 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use berth_wire::{HostId, Subjects, slug};
+use berth_wire::{Driver, HostId, Subjects, slug};
 use toml::Spanned;
 
 use crate::env;
+use crate::external;
 use crate::keys;
 use crate::model::{self, Surroundings};
 use crate::problem::{ConfigError, Findings};
@@ -89,7 +90,7 @@ impl Config {
 }
 
 /// Reads a file that must be one: a pipe would be waited for.
-fn read_text(path: &Path) -> std::io::Result<String> {
+pub(crate) fn read_text(path: &Path) -> std::io::Result<String> {
     let kind = std::fs::metadata(path)?;
     if kind.is_dir() {
         return Err(std::io::Error::other("it is a folder, not a file"));
@@ -104,6 +105,7 @@ fn resolve(raw: &RawConfig, base: &Path, findings: &mut Findings<'_>) -> Config 
     let host = host(&raw.host, base, findings);
     let scheduler = scheduler(&raw.scheduler, base, findings);
     let around = Surroundings { idle_ttl: scheduler.idle_ttl, stop_grace: host.stop_grace, base };
+    let scheduler_idle = scheduler.idle_ttl;
     model::check_unique(&raw.models, findings);
     let models = raw
         .models
@@ -119,11 +121,13 @@ fn resolve(raw: &RawConfig, base: &Path, findings: &mut Findings<'_>) -> Config 
     };
     Config {
         bus: bus(&raw.bus, base, findings),
-        gateway: gateway(&raw.gateway, &raw.models, findings),
+        // A key may name models that are yet to be found.
+        gateway: gateway(&raw.gateway, if raw.external.is_empty() { &raw.models } else { &[] }, findings),
         host,
         scheduler,
         health,
         models,
+        external: external::resolve(&raw.external, scheduler_idle, base, findings),
         notes: Vec::new(),
     }
 }
@@ -198,7 +202,7 @@ fn secret_file(path: Option<&Spanned<PathBuf>>, base: &Path, findings: &mut Find
 }
 
 /// `path` as seen from the configuration's folder.
-fn below(base: &Path, path: &Path) -> PathBuf {
+pub(crate) fn below(base: &Path, path: &Path) -> PathBuf {
     base.join(path.to_str().map_or_else(|| path.to_owned(), env::expand_home))
 }
 
@@ -303,6 +307,13 @@ fn host(raw: &RawHost, base: &Path, findings: &mut Findings<'_>) -> HostConfig {
                 drivers.span(),
                 "without a driver no engine can run here",
                 "write drivers = [\"docker\", \"process\"], or leave it out",
+            );
+        }
+        if drivers.get_ref().contains(&Driver::External) {
+            findings.add(
+                drivers.span(),
+                "\"external\" is no driver to choose: it works where there is an [[external]] server",
+                "leave it out here",
             );
         }
         drivers.get_ref().clone()

@@ -7,6 +7,7 @@ use std::time::Duration;
 use berth_wire::{Driver, HostId, KeyRecord, ModelSpec};
 
 use crate::env;
+use crate::external::ExternalConfig;
 use crate::problem::Problem;
 use crate::secret::Secret;
 
@@ -28,6 +29,8 @@ pub struct Config {
     pub health: HealthConfig,
     /// The catalog, in the order of the file.
     pub models: Vec<ModelSpec>,
+    /// Servers that somebody else runs, whose models this machine's agent finds.
+    pub external: Vec<ExternalConfig>,
     /// What is right and should be known all the same, at its line.
     pub notes: Vec<Problem>,
 }

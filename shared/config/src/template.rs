@@ -41,7 +41,7 @@ pub(crate) const LLAMA_IMAGE_CUDA: &str = "ghcr.io/ggml-org/llama.cpp:server-cud
 pub(crate) fn default_concurrency(kind: EngineKind) -> u32 {
     match kind {
         // Each slot costs a context of its own.
-        EngineKind::LlamaCpp | EngineKind::Custom => 1,
+        EngineKind::LlamaCpp | EngineKind::Custom | EngineKind::Ollama => 1,
         // It batches continuously and shares its cache.
         EngineKind::Vllm => 32,
         EngineKind::Sim => 4,
@@ -59,7 +59,7 @@ pub(crate) fn default_driver(kind: EngineKind, has_image: bool, has_command: boo
         _ if has_image => Driver::Docker,
         _ if has_command => Driver::Process,
         EngineKind::Sim => Driver::Process,
-        EngineKind::LlamaCpp | EngineKind::Vllm | EngineKind::Custom => Driver::Docker,
+        EngineKind::LlamaCpp | EngineKind::Vllm | EngineKind::Custom | EngineKind::Ollama => Driver::Docker,
     }
 }
 
@@ -69,7 +69,7 @@ pub(crate) fn slot_flags(kind: EngineKind) -> &'static [&'static str] {
         EngineKind::LlamaCpp => &["--parallel", "-np"],
         EngineKind::Vllm => &["--max-num-seqs"],
         EngineKind::Sim => &["--concurrency"],
-        EngineKind::Custom => &[],
+        EngineKind::Custom | EngineKind::Ollama => &[],
     }
 }
 
@@ -136,7 +136,8 @@ pub(crate) fn of(kind: EngineKind, inputs: Inputs<'_>) -> Template {
                 start_timeout: Duration::from_secs(60),
             }
         }
-        EngineKind::Custom => Template {
+        // Ollama is found by `[[external]]` and never run from a template.
+        EngineKind::Custom | EngineKind::Ollama => Template {
             image: None,
             command: Vec::new(),
             args: Vec::new(),

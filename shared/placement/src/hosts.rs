@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use berth_wire::{ApiError, Attempt, EngineId, ErrorKind, EventBody, HostId, JobId};
+use berth_wire::{ApiError, Attempt, Driver, EngineId, ErrorKind, EventBody, HostId, JobId};
 
 use crate::books::{Device, EnginePhase, Host, JobPhase};
 use crate::effect::Effect;
@@ -46,6 +46,7 @@ impl Step<'_> {
         };
         let missing = self.missing(&host, &engines);
         self.state.hosts.insert(id.clone(), host);
+        self.forgive_external(&id);
         for engine in missing {
             self.forget_engine(engine, "its host does not know the engine any more");
         }
@@ -60,6 +61,27 @@ impl Step<'_> {
             self.touch(&model);
         }
         self.room_changed();
+    }
+
+    /// A host says how things are also when a server that somebody else runs is back: what that one could not do it
+    /// may do now, and nobody is to wait for a back-off to end.
+    fn forgive_external(&mut self, id: &HostId) {
+        let Some(host) = self.state.hosts.get(id) else { return };
+        let of_host = self.state.models.iter().filter(|(_, model)| {
+            model.needs.driver == Driver::External
+                && (model.not_before.is_some() || model.start_failures > 0)
+                && model.needs.labels.iter().all(|label| host.labels.contains(label))
+        });
+        for model in of_host.map(|(id, _)| id.clone()).collect::<Vec<_>>() {
+            if let Some(entry) = self.state.models.get_mut(&model) {
+                entry.blocked = None;
+                entry.not_before = None;
+                entry.start_failures = 0;
+                entry.given_up = 0;
+            }
+            self.forgive_hosts(&model);
+            self.touch(&model);
+        }
     }
 
     fn joined(&mut self, facts: &HostFacts) {

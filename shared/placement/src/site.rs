@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use berth_wire::{EngineId, HostId, ModelId, Reservation};
+use berth_wire::{Driver, EngineId, HostId, ModelId, Reservation};
 
 use crate::books::{Device, Engine, EnginePhase, Host, Model};
 use crate::scene::{Claim, Reach, Scene};
@@ -109,6 +109,11 @@ impl<'a> Scene<'a> {
     ) {
         let model = wish.model;
         if !eligible(host, model) {
+            return;
+        }
+        // A server that somebody else runs serves a model once, however often it is asked for.
+        let external = model.needs.driver == Driver::External;
+        if external && !model.engines.is_disjoint(&host.engines) {
             return;
         }
         let failed_until = host.failed.get(&model.needs.id).map(|(_, until)| *until);

@@ -21,6 +21,8 @@ pub enum EngineKind {
     Sim,
     /// Anything that speaks OpenAI's HTTP and has a health route.
     Custom,
+    /// Ollama: one server of many models, which it loads and unloads.
+    Ollama,
 }
 
 impl EngineKind {
@@ -32,6 +34,7 @@ impl EngineKind {
             Self::Vllm => "vllm",
             Self::Sim => "sim",
             Self::Custom => "custom",
+            Self::Ollama => "ollama",
         }
     }
 }
@@ -44,6 +47,8 @@ pub enum Driver {
     Docker,
     /// A process of its own process group.
     Process,
+    /// A server that somebody else runs; only the agents that were told of it know where.
+    External,
 }
 
 impl Driver {
@@ -53,6 +58,7 @@ impl Driver {
         match self {
             Self::Docker => "docker",
             Self::Process => "process",
+            Self::External => "external",
         }
     }
 }
@@ -136,6 +142,15 @@ pub struct ModelSpec {
     /// Labels that a host must have, each as in `gpu=a100`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub labels: Vec<String>,
+}
+
+impl ModelSpec {
+    /// Whether it was found on a server that Berth does not run: then it is in the catalog for as long as a host
+    /// reports it, and not by configuration.
+    #[must_use]
+    pub fn is_found(&self) -> bool {
+        self.engine.driver == Driver::External
+    }
 }
 
 impl Message for ModelSpec {

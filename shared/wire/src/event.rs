@@ -27,6 +27,9 @@ pub enum EventBody {
     JobRetried { job: JobId, why: String },
     JobEnded { job: JobId, model: ModelId, outcome: String },
     CatalogApplied { models: u32 },
+    ModelsFound { host: HostId, models: Vec<ModelId> },
+    ModelsGone { host: HostId, models: Vec<ModelId> },
+    ModelRefused { host: HostId, model: ModelId, why: String },
 }
 
 impl EventBody {
@@ -47,7 +50,10 @@ impl EventBody {
             | Self::JobDispatched { .. }
             | Self::JobRetried { .. }
             | Self::JobEnded { .. } => "job",
-            Self::CatalogApplied { .. } => "catalog",
+            Self::CatalogApplied { .. }
+            | Self::ModelsFound { .. }
+            | Self::ModelsGone { .. }
+            | Self::ModelRefused { .. } => "catalog",
         }
     }
 
@@ -71,6 +77,9 @@ impl EventBody {
             | Self::JobRetried { job, .. }
             | Self::JobEnded { job, .. } => job.to_string(),
             Self::CatalogApplied { .. } => "catalog".into(),
+            Self::ModelsFound { host, .. }
+            | Self::ModelsGone { host, .. }
+            | Self::ModelRefused { host, .. } => host.to_string(),
         }
     }
 }

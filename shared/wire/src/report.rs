@@ -237,6 +237,9 @@ pub struct Snapshot {
     /// What its files say of models that do not say what they need.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub estimates: Vec<Estimate>,
+    /// Models of servers there that Berth does not run, as catalog entries.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub found: Vec<ModelSpec>,
 }
 
 impl Message for Snapshot {

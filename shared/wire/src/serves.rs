@@ -3,7 +3,7 @@
 //! What an engine serves also depends on its model and arguments (llama.cpp reranks only with `--reranking`, vLLM
 //! transcribes only with a speech model): then it refuses by itself, and its own words reach the client.
 
-use crate::catalog::{EngineKind, EngineSpec};
+use crate::catalog::{Driver, EngineKind, EngineSpec};
 use crate::route::Route;
 
 /// llama-server, with what needs a flag of its own (`--embeddings`, `--reranking`) or a model for sound.
@@ -35,6 +35,17 @@ const VLLM: [Route; 11] = [
     Route::CountTokens,
 ];
 
+/// Ollama 0.17, with what needs a model for it.
+const OLLAMA: [Route; 7] = [
+    Route::ChatCompletions,
+    Route::Completions,
+    Route::Embeddings,
+    Route::Responses,
+    Route::ImageGenerations,
+    Route::ImageEdits,
+    Route::Messages,
+];
+
 /// The simulator: text, and what no engine above serves.
 const SIM: [Route; 9] = [
     Route::ChatCompletions,
@@ -56,6 +67,7 @@ impl EngineKind {
             Self::LlamaCpp => &LLAMA_CPP,
             Self::Vllm => &VLLM,
             Self::Sim => &SIM,
+            Self::Ollama => &OLLAMA,
             Self::Custom => &Route::ALL,
         }
     }
@@ -65,7 +77,7 @@ impl EngineKind {
     #[must_use]
     pub fn path(self, route: Route) -> &'static str {
         match (self, route) {
-            (Self::LlamaCpp | Self::Vllm | Self::Sim | Self::Custom, route) => route.path(),
+            (Self::LlamaCpp | Self::Vllm | Self::Sim | Self::Custom | Self::Ollama, route) => route.path(),
         }
     }
 }
@@ -77,10 +89,14 @@ impl EngineSpec {
         self.routes.as_deref().unwrap_or_else(|| self.kind.routes())
     }
 
-    /// Whether it serves a route.
+    /// Whether it serves a route. Paths of its own are served by engines that Berth runs, and by no external server:
+    /// there they may pull, delete or configure, with a key that is Berth's and not the client's.
     #[must_use]
     pub fn serves(&self, route: Route) -> bool {
-        route == Route::Upstream || self.routes().contains(&route)
+        match route {
+            Route::Upstream => self.driver != Driver::External,
+            route => self.routes().contains(&route),
+        }
     }
 }
 
@@ -99,7 +115,9 @@ mod tests {
 
     #[test]
     fn no_engine_serves_a_route_twice() {
-        for kind in [EngineKind::LlamaCpp, EngineKind::Vllm, EngineKind::Sim, EngineKind::Custom] {
+        for kind in
+            [EngineKind::LlamaCpp, EngineKind::Vllm, EngineKind::Sim, EngineKind::Custom, EngineKind::Ollama]
+        {
             let routes = kind.routes();
             for (n, route) in routes.iter().enumerate() {
                 assert!(!routes.iter().skip(n + 1).any(|other| other == route), "{kind:?} {route:?}");

@@ -176,6 +176,7 @@ fn reports_keep_their_bytes() {
         running: vec![running],
         ended: vec![ended()],
         estimates: vec![Estimate { model: "m".into(), bytes: 3 << 30 }],
+        found: Vec::new(),
     };
     pin("snapshot", &snapshot);
     let entries = vec![

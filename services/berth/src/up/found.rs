@@ -18,7 +18,15 @@ pub(super) fn tell_all(config: &Config, found: &Found) {
     for (driver, why) in &found.missing {
         tell("", &format!("{} does not work here: {why}", driver.as_str()));
     }
-    if config.models.is_empty() {
+    for (n, server) in config.external.iter().enumerate() {
+        let what = format!(
+            "`{}` ({}): its models are served as soon as it lists them",
+            server.name,
+            server.kind.title()
+        );
+        tell(if n == 0 { "external" } else { "" }, &what);
+    }
+    if config.models.is_empty() && config.external.is_empty() {
         tell("models", "none: add [[models]] to the configuration, or give --model FILE.gguf");
     }
     for (n, model) in config.models.iter().enumerate() {

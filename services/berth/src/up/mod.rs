@@ -66,7 +66,7 @@ async fn up(args: &UpArgs, mut config: Config, source: &Source, data_dir: &Path)
     tell("configuration", &source.to_string());
     let found = berth_runner_agent::detect(&config).await;
     found::tell_all(&config, &found);
-    for hint in neighbours::look(&config.gateway.listen).await {
+    for hint in neighbours::look(&config.gateway.listen, &config.external).await {
         tell("also here", &hint);
     }
 

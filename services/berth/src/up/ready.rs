@@ -49,8 +49,11 @@ pub(super) async fn tell_when_ready(config: &Config, addresses: &[SocketAddr]) {
 /// How to send the first request, if there is a model to send it to.
 fn try_it(config: &Config, url: &str, keyed: bool) -> (&'static str, Option<String>) {
     let Some(model) = config.models.first() else {
-        let what =
-            "but there is no model to ask: add [[models]] to the configuration, or give --model FILE.gguf";
+        let what = if config.external.is_empty() {
+            "but there is no model to ask: add [[models]] to the configuration, or give --model FILE.gguf"
+        } else {
+            "GET /v1/models lists what was found"
+        };
         return (what, None);
     };
     let key = if keyed { "-H \"Authorization: Bearer $BERTH_API_KEY\" " } else { "" };

@@ -24,6 +24,9 @@ impl Handler<Catalog> for Leader {
         self.catalog = models.values().map(|spec| (spec.id.clone(), Arc::clone(spec))).collect();
         let needs = self.catalog.values().map(|spec| translate::needs(spec)).collect();
         self.feed(Event::Catalog(needs), ctx);
+        for refused in self.settle_found() {
+            self.tell_found(refused, ctx);
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The leading actor: owns the core's state for one term.
 
 mod clock;
+mod found;
 mod heard;
 mod lane;
 mod leases;
@@ -25,6 +26,7 @@ use tracing::{debug, info, warn};
 
 use crate::effects::{Answer, Carrier, record};
 use crate::entry::Entries;
+use crate::found::Found;
 use crate::hosts::Hosts;
 use crate::leader::clock::Clock;
 use crate::leader::lane::Lanes;
@@ -86,6 +88,8 @@ pub(crate) struct Leader {
     /// How long a lease lasts where nothing is said.
     lease_ttl: Duration,
     recorder: Option<Recorder>,
+    /// Models that hosts report of servers that others run.
+    found: Found,
     over: CancellationToken,
 }
 
@@ -122,6 +126,7 @@ impl Leader {
             leases: Outcome::default(),
             lease_ttl,
             recorder,
+            found: Found::default(),
             over,
         }
     }
@@ -287,6 +292,7 @@ impl Leader {
         ctx.spawn(asked.into_actor(self).map(|snapshot, leader, ctx| match snapshot {
             Some(snapshot) => leader.met(snapshot, ctx),
             None if leader.hosts.is_lost(&host, Instant::now()) => {
+                leader.found_at(&host, &[], ctx);
                 leader.feed(Event::HostLost { host, reason }, ctx);
             }
             None => {}
@@ -333,6 +339,7 @@ impl Leader {
     }
 
     fn take_snapshot(&mut self, snapshot: Snapshot, ctx: &mut Context<Self>) {
+        self.found_at(&snapshot.beat.host, &snapshot.found, ctx);
         for event in translate::snapshot(snapshot) {
             self.feed(event, ctx);
         }
@@ -363,6 +370,7 @@ impl Leader {
             }
             ReportEntry::Goodbye => {
                 self.hosts.left(host);
+                self.found_at(host, &[], ctx);
                 let reason = "its agent was shut down".to_owned();
                 self.feed(Event::HostLost { host: host.clone(), reason }, ctx);
             }
@@ -405,6 +413,7 @@ impl Actor for Leader {
     fn started(&mut self, ctx: &mut Self::Context) {
         self.set_timer(ctx);
         self.call_gateways(ctx);
+        self.forget_unfound(ctx);
         ctx.run_interval(Duration::from_secs(1), |leader, _| {
             metrics::gauge!(metric::RUNNING).set(leader.state.running() as f64);
             metrics::gauge!(metric::QUEUED).set(leader.state.queued() as f64);

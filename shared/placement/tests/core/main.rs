@@ -9,6 +9,7 @@
 )]
 
 mod estimates;
+mod external;
 mod fairness;
 mod invariants;
 mod kit;
