@@ -23,6 +23,8 @@ const LOOK: Duration = Duration::from_secs(1);
 /// Looks in a row at which one is not heard before it counts as gone: after a restart of NATS some are back sooner than
 /// others.
 const GONE: u32 = 3;
+/// How often what a claimed job needs is tried.
+const TRIES: u32 = 4;
 /// A job that has outlived so many gateways may be what ends them.
 const MOVES: u32 = 3;
 
@@ -95,7 +97,12 @@ async fn follow(worker: &Arc<Worker>) -> Result<(), BusError> {
                     return Ok(());
                 }
                 for id in others.orphans(&output).await {
-                    take_over(worker, &store, id).await?;
+                    // On its own: one that ends with this look after its claim would leave a job that nobody follows.
+                    let (worker, store) = (Arc::clone(worker), store.clone());
+                    let taken = actix_rt::spawn(async move { take_over(&worker, &store, id).await });
+                    if let Ok(taken) = taken.await {
+                        taken?;
+                    }
                 }
             }
         }
@@ -163,16 +170,28 @@ async fn settle(
     ended: Result<(), ApiError>,
 ) -> Result<(), BusError> {
     later::conclude(&mut record, ended);
-    if store.amend(&record, revision).await?.is_some() {
+    if insist(async || store.amend(&record, revision).await).await?.is_some() {
         info!(job = %record.id, status = record.status.as_str(), "ended the job of a gateway that is gone");
         later::forget(worker, &record).await;
     }
     Ok(())
 }
 
+/// Tries again what failed, since a NATS that is away for a moment must not cost a job.
+async fn insist<T>(attempt: impl AsyncFn() -> Result<T, BusError>) -> Result<T, BusError> {
+    for _ in 1..TRIES {
+        if let Ok(done) = attempt().await {
+            return Ok(done);
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+    attempt().await
+}
+
 /// A job as its first gateway submitted it.
 async fn fetch(worker: &Worker, record: &AsyncJob, kept: u64) -> Result<Job, BusError> {
-    let bytes: Bytes = worker.bodies().await?.get(&record.kept_as(), kept).await?;
+    let name = record.kept_as();
+    let bytes: Bytes = insist(async || worker.bodies().await?.get(&name, kept).await).await?;
     Ok(Job::decode(&bytes)?)
 }
 
