@@ -31,6 +31,15 @@ const schema = {
   },
 };
 
+const assign = {
+  tools: [{ name: "assign", input_schema: tool.function.parameters }],
+  tool_choice: { type: "any" },
+  max_tokens: 200,
+};
+// One red pixel.
+const pixel =
+  "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8BQDwAEhQGAhKmMIQAAAABJRU5ErkJggg==";
+
 const differs = new Set([
   "id", "created", "created_at", "completed_at", "timings", "request_id", "_request_id", "call_id", "item_id",
   "signature", "cached_tokens", "cache_read_input_tokens", "cache_creation_input_tokens",
@@ -47,13 +56,18 @@ function plain(value) {
 
 // A stream's text and what else it says; how tokens were cut into chunks is the engine's own affair.
 async function text(stream) {
-  const said = { text: "", reasoning: "", finish: [], usage: [], withoutChoices: 0 };
+  const said = { text: "", reasoning: "", calls: {}, logprobs: [], finish: [], usage: [], withoutChoices: 0 };
   for await (const chunk of await stream) {
     if (chunk.choices.length === 0) said.withoutChoices += 1;
     if (chunk.usage) said.usage.push(plain(chunk.usage));
     for (const choice of chunk.choices) {
       said.text += choice.delta?.content ?? choice.text ?? "";
       said.reasoning += choice.delta?.reasoning_content ?? "";
+      for (const call of choice.delta?.tool_calls ?? []) {
+        const before = said.calls[call.index] ?? "";
+        said.calls[call.index] = before + (call.function.name ?? "") + (call.function.arguments ?? "");
+      }
+      if (choice.logprobs) said.logprobs.push(plain(choice.logprobs));
       if (choice.finish_reason) said.finish.push(choice.finish_reason);
     }
   }
@@ -64,7 +78,8 @@ async function events(stream) {
   const said = { kinds: [], text: "" };
   for await (const event of await stream) {
     if (said.kinds.at(-1) !== event.type) said.kinds.push(event.type);
-    said.text += typeof event.delta === "string" ? event.delta : (event.delta?.text ?? "");
+    const { delta } = event;
+    said.text += typeof delta === "string" ? delta : (delta?.text ?? delta?.partial_json ?? "");
   }
   return said;
 }
@@ -81,10 +96,17 @@ const scenarios = {
   "chat streamed with usage": () => text(chat(usage)),
   "reasoning streamed": () => text(chat({ ...usage, chat_template_kwargs: { enable_thinking: true } })),
   "stop": () => chat({ stop: ["a", "e"], max_tokens: 64 }),
+  "stop streamed": () => text(chat({ stop: ["a", "e"], max_tokens: 64, ...usage })),
   "several choices": () => chat({ n: 2 }),
+  "several choices streamed": () => text(chat({ n: 2, ...usage })),
   "logprobs": () => chat({ logprobs: true, top_logprobs: 2, max_tokens: 3 }),
+  "logprobs streamed": () => text(chat({ logprobs: true, top_logprobs: 2, max_tokens: 3, stream: true })),
+  "a tool that must be called": () => chat({ tools: [tool], tool_choice: "required", max_tokens: 200 }),
+  "a tool streamed": () => text(chat({ tools: [tool], tool_choice: "required", max_tokens: 200, ...usage })),
   "a tool that may be called": () => chat({ tools: [tool] }),
   "a JSON schema": () => chat({ response_format: schema, max_tokens: 64 }),
+  "a JSON schema streamed": () => text(chat({ response_format: schema, max_tokens: 64, stream: true })),
+  "an image": () => chat({ messages: [{ role: "user", content: [{ type: "image_url", image_url: { url: pixel } }] }] }),
   "a wrong parameter": () => chat({ temperature: "hot" }),
   "a wrong parameter streamed": () => text(chat({ temperature: "hot", stream: true })),
   "a completion": () => complete(),
@@ -95,6 +117,9 @@ const scenarios = {
   "a response streamed": () => events(respond({ stream: true })),
   "a message": () => message(),
   "a message streamed": () => events(message({ stream: true })),
+  // What of its input was cached it does not count.
+  "a message with a tool": async () => (await message(assign)).content,
+  "a message with a tool streamed": () => events(message({ ...assign, stream: true })),
   "a message with a wrong parameter": () => message({ temperature: "hot" }),
   "tokens counted": () => claude.messages.countTokens({ model, messages }),
 };

@@ -118,11 +118,24 @@ def claude_says(**more):
     return claude.messages.create(**{"model": model, "messages": messages, "max_tokens": 12, "extra_body": extra, **more})
 
 
-def raw(path, body):
-    """A route that the clients have no method for."""
-    return client.post(path, cast_to=object, body=body)
+def claude_streams(**more):
+    """The kinds of a message's events, and what its blocks come to."""
+    kinds, blocks = [], {}
+    for event in claude_says(stream=True, **more):
+        if not kinds or kinds[-1] != event.type:
+            kinds.append(event.type)
+        if event.type == "content_block_delta":
+            said = getattr(event.delta, "text", None) or getattr(event.delta, "partial_json", None) or ""
+            blocks[event.index] = blocks.get(event.index, "") + said
+    return {"kinds": kinds, "blocks": blocks}
 
 
+assign = {
+    "tools": [{"name": "assign", "input_schema": tool["function"]["parameters"]}],
+    "tool_choice": {"type": "any"},
+    "max_tokens": 200,
+}
+photo = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": pixel.split(",")[1]}}
 usage = {"stream": True, "stream_options": {"include_usage": True}}
 scenarios = {
     "chat": lambda: chat(),
@@ -141,6 +154,7 @@ scenarios = {
     "stop": lambda: chat(stop=["a", "e", " "], max_tokens=64),
     "stop streamed": lambda: text(chat(stop=["a", "e", " "], max_tokens=64, **usage)),
     "several choices": lambda: chat(n=2),
+    "several choices streamed": lambda: text(chat(n=2, **usage)),
     "logprobs": lambda: chat(logprobs=True, top_logprobs=2, max_tokens=3),
     "logprobs streamed": lambda: text(chat(logprobs=True, top_logprobs=2, max_tokens=3, stream=True)),
     "a tool that must be called": lambda: chat(tools=[tool], tool_choice="required", max_tokens=200),
@@ -177,6 +191,10 @@ scenarios = {
     ),
     "a message": lambda: claude_says(),
     "a message streamed": lambda: events(claude_says(stream=True)),
+    # What of its input was cached it does not count.
+    "a message with a tool": lambda: claude_says(**assign).content,
+    "a message with a tool streamed": lambda: claude_streams(**assign),
+    "a message with an image": lambda: claude_says(messages=[{"role": "user", "content": [photo]}]),
     "a message with a wrong parameter": lambda: claude_says(extra_body={"temperature": "hot"}),
     "tokens counted": lambda: claude.messages.count_tokens(model=model, messages=messages),
 }

@@ -131,6 +131,27 @@ impl Berth {
         *role = start_role(name, &config, &folder);
     }
 
+    /// Starts a second gateway, and gives its client once it is ready: `role("gateway")` stays the first.
+    ///
+    /// # Panics
+    /// When it does not get ready.
+    pub async fn second_gateway(&mut self) -> Gateway {
+        self.roles.push(start_role("gateway", &self.config, self.folder.path()));
+        let role = self.roles.last_mut().expect("it was just added");
+        until_ok("the second gateway is ready", START, async || {
+            if let Some(status) = role.ended() {
+                panic!("the second gateway has ended with {status}");
+            }
+            for url in role.lines().iter().flat_map(|line| addresses(line, "http://")) {
+                if is_ready(&url).await {
+                    return Ok(Gateway::new(&url));
+                }
+            }
+            Err("no address of it is ready")
+        })
+        .await
+    }
+
     /// Its nats-server, where it is the test's.
     ///
     /// # Panics

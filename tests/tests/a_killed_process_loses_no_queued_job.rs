@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use berth_tests::{Berth, Config, Gateway, Model, SOON, at_most, scenario, until, until_ok};
-use serde_json::json;
+use serde_json::{Value, json};
 
 const JOBS: u64 = 10;
 
@@ -95,6 +95,63 @@ async fn the_gateway_frees_what_its_clients_held() {
     berth.until_ready().await;
     // The slot that nobody reads from is taken back for the next.
     berth.gateway.chat("sim", &json!({})).await.content();
+    scenario::nothing_is_outstanding(&bus).await;
+}
+
+/// A job that its client comes back for: its URL.
+async fn later(gateway: &Gateway, fields: &Value) -> String {
+    let body = berth_tests::chat("sim", fields);
+    let request = reqwest::Client::new().post(format!("{}/v1/chat/completions", gateway.url()));
+    let response = request.header("prefer", "respond-async").json(&body).send().await.unwrap();
+    assert_eq!(response.status(), 202);
+    response.headers()["location"].to_str().unwrap().to_owned()
+}
+
+/// The answer of such a job, once it is there.
+async fn answered(gateway: &Gateway, url: &str) -> String {
+    until_ok("the job is completed", Duration::from_secs(40), async || {
+        let job = gateway.get(url).await;
+        match job.json["status"].as_str() {
+            Some("completed") => Ok(()),
+            Some("failed" | "cancelled" | "expired") => panic!("{}", job.text),
+            _ => Err(job.text),
+        }
+    })
+    .await;
+    gateway.get(&format!("{url}/result")).await.content().to_owned()
+}
+
+#[tokio::test]
+async fn the_gateway_with_asynchronous_jobs_queued_and_running_which_another_takes_over() {
+    let mut berth = Berth::fleet(&config()).await;
+    let bus = berth.bus().await;
+    let other = berth.second_gateway().await;
+    // The one runs when its gateway is killed, and holds the only slot; the other is queued behind it.
+    let running = later(&berth.gateway, &json!({"sim": {"tokens": 30, "per_token_ms": 100}})).await;
+    until("it runs", SOON, async || other.get(&running).await.json["status"] == "running").await;
+    let queued = later(&berth.gateway, &json!({"sim": {"tokens": 2}})).await;
+    bus.until_outstanding(2).await;
+    berth.role("gateway").kill9();
+    assert_eq!(answered(&other, &queued).await, "This answer ");
+    assert!(answered(&other, &running).await.starts_with("This answer is simulated"));
+    scenario::nothing_is_outstanding(&bus).await;
+}
+
+#[tokio::test]
+async fn the_only_gateway_with_asynchronous_jobs_queued_which_its_restart_takes_over() {
+    let mut berth = Berth::fleet(&config()).await;
+    let bus = berth.bus().await;
+    let mut urls = Vec::new();
+    for n in 1..=3 {
+        urls.push(later(&berth.gateway, &json!({"sim": {"tokens": n, "first_token_ms": 1500}})).await);
+    }
+    bus.until_outstanding(3).await;
+    berth.role("gateway").kill9();
+    berth.restart("gateway");
+    berth.until_ready().await;
+    for (url, text) in urls.iter().zip(["This ", "This answer ", "This answer is "]) {
+        assert_eq!(answered(&berth.gateway, url).await, text);
+    }
     scenario::nothing_is_outstanding(&bus).await;
 }
 

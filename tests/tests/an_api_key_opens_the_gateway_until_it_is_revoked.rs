@@ -1,6 +1,6 @@
 //! API keys are made, used by the openai client, kept apart from each other, and revoked, while the fleet runs.
 
-use berth_tests::{Berth, Config, Finished, Model, SOON, berth, finish, python, until};
+use berth_tests::{Berth, Config, Finished, Model, SOON, berth, finish, python, until, until_ok};
 use reqwest::Response;
 use serde_json::{Value, json};
 
@@ -41,6 +41,18 @@ async fn the_openai_client_meets_it_and_a_running_answer_outlives_its_revocation
     assert!(is_open(&fleet, "none").await, "loopback is open while there is no key");
     let limited = create(&fleet, &["ci", "--rpm", "3"]);
     until("the gateway asks for a key", SOON, async || !is_open(&fleet, "none").await).await;
+
+    for _ in 0..5 {
+        assert!(!is_open(&fleet, "berth-wrong-0123456789").await);
+    }
+    let told = until_ok("the log tells who came without a key", SOON, async || {
+        let mut lines = fleet.role("up").lines();
+        lines.retain(|line| line.contains("without a valid API key"));
+        if lines.is_empty() { Err("it does not") } else { Ok(lines) }
+    })
+    .await;
+    assert!(told.len() == 1 && told[0].contains("from=127.0.0.1"), "once a minute: {told:?}");
+    assert!(!fleet.role("up").lines().join("\n").contains("berth-wrong"), "no key is in the log");
 
     let args = [format!("{}/v1", fleet.gateway.url()), "sim".into(), limited.clone(), "3".into()];
     let said = tokio::task::spawn_blocking(move || {

@@ -31,6 +31,17 @@ async fn both(run: fn(&str, &[&str]) -> String, script: &'static str) {
         assert_eq!(here, there, "through Berth, and at the engine");
     }
     assert_eq!(here.len(), there.len());
+    // A grammar forces the one and a parameter the other, so that neither may be missing at both ends.
+    let said = |name: &str| {
+        let found = here.iter().find(|(known, _)| known == name);
+        found.unwrap_or_else(|| panic!("no scenario `{name}`")).1.to_string()
+    };
+    for name in ["a JSON schema", "a JSON schema streamed"] {
+        assert!(said(name).contains("free"), "{name}: {}", said(name));
+    }
+    for name in ["logprobs", "logprobs streamed"] {
+        assert!(said(name).contains("top_logprobs"), "{name}: {}", said(name));
+    }
     let known = |value: &Value| value.get("status").is_none() && value.get("error").is_none();
     let answered = here.iter().filter(|(_, value)| known(value)).count();
     assert!(answered * 3 > here.len() * 2, "most are answers and no errors: {here:?}");

@@ -141,6 +141,13 @@ impl Permit {
         Ok(())
     }
 
+    /// The key may not make this request at all: it does not count.
+    pub(crate) fn forgive(self, now: Instant) {
+        if let Some(requests) = &mut self.allowance.books().requests {
+            requests.refund(1, now);
+        }
+    }
+
     /// The engine answers: what was reserved is used.
     pub(crate) fn served(&mut self) {
         self.served = true;

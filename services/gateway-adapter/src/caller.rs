@@ -12,7 +12,7 @@ use actix_web::middleware::Next;
 use actix_web::{FromRequest, HttpMessage, HttpRequest, HttpResponse, ResponseError, web};
 use berth_telemetry::metric;
 use berth_wire::{ApiError, Class, ErrorKind, KeyId, ModelSpec, Scope};
-use tracing::debug;
+use tracing::{debug, info};
 
 use crate::allowance::Permit;
 use crate::catalog::Catalog;
@@ -190,7 +190,7 @@ pub(crate) async fn authenticate<B: MessageBody>(
             Ok(response)
         }
         Err(error) => {
-            debug!(code = error.code, "refused who asked");
+            tell(&fleet, &request, &error);
             let (request, mut payload) = request.into_parts();
             let challenge = challenge(&error);
             let limit = fleet.config().body_limit;
@@ -204,6 +204,17 @@ pub(crate) async fn authenticate<B: MessageBody>(
             }
             Ok(ServiceResponse::new(request, response).map_into_right_body())
         }
+    }
+}
+
+/// Says in the log that somebody came without a valid key: not what they sent, and not each time.
+fn tell(fleet: &Fleet, request: &ServiceRequest, error: &ApiError) {
+    debug!(code = error.code, "refused who asked");
+    if error.kind == ErrorKind::Unauthorized
+        && let Some(from) = request.peer_addr()
+        && let Some(times) = fleet.knocks.count(from.ip(), Instant::now())
+    {
+        info!(from = %from.ip(), code = error.code, times, "refused who came without a valid API key");
     }
 }
 

@@ -412,7 +412,7 @@ impl Demux {
 }
 
 /// Nobody waits for a job any more: its host is told, and the scheduler if it knows the job.
-async fn publish_cancel(bus: &Bus, job: JobId, host: Option<HostId>, express: bool) {
+pub(crate) async fn publish_cancel(bus: &Bus, job: JobId, host: Option<HostId>, express: bool) {
     let message = CancelJob { job, attempt: None };
     let mut subjects = Vec::with_capacity(2);
     if !express {

@@ -142,8 +142,8 @@ fn with_status(status: StatusCode, error: &ApiError) -> HttpResponse {
     if let Some(after) = error.retry_after {
         response.insert_header((RETRY_AFTER, retry_after(after)));
     }
-    if error.kind == ErrorKind::NotServed {
-        // SDKs take a 5xx for something that passes.
+    if matches!(error.kind, ErrorKind::NotServed | ErrorKind::Forbidden) {
+        // SDKs take a 5xx for something that passes, and proxies of them other statuses.
         response.insert_header(("x-should-retry", "false"));
     }
     let mut response = response.body(body(error));
@@ -217,11 +217,14 @@ pub(crate) fn starting() -> ApiError {
     .retry_after(Duration::from_secs(1))
 }
 
+/// The code of [`shutting_down`].
+pub(crate) const SHUTTING_DOWN: &str = "shutting_down";
+
 /// The gateway ends.
 pub(crate) fn shutting_down() -> ApiError {
     ApiError::new(
         ErrorKind::Unavailable,
-        "shutting_down",
+        SHUTTING_DOWN,
         "the gateway is shutting down; send the request again",
     )
     .retry_after(Duration::from_secs(2))
@@ -241,15 +244,26 @@ pub(crate) fn not_served(model: &ModelSpec, route: Route) -> ApiError {
     ApiError::new(ErrorKind::NotServed, "route_not_served", message).param("model")
 }
 
+/// A span as it is said to clients: 250 ms, 1.5 s, 240 s.
+pub(crate) fn span(span: Duration) -> String {
+    if span < Duration::from_secs(1) {
+        return format!("{} ms", span.as_micros().div_ceil(1000));
+    }
+    // One digit behind the point, and none where it would be 0.
+    let tenths = span.as_millis().div_ceil(100);
+    if tenths.is_multiple_of(10) {
+        format!("{} s", tenths / 10)
+    } else {
+        format!("{}.{} s", tenths / 10, tenths % 10)
+    }
+}
+
 /// Nothing came in time.
 pub(crate) fn waited(limit: Duration) -> ApiError {
     ApiError::new(
         ErrorKind::Unavailable,
         "wait_limit",
-        format!(
-            "no answer within {} s; try again, or ask for a stream, which may wait longer",
-            limit.as_secs()
-        ),
+        format!("no answer within {}; try again, or ask for a stream, which may wait longer", span(limit)),
     )
     .retry_after(Duration::from_secs(10))
 }
@@ -267,7 +281,7 @@ pub(crate) fn expired(limit: Duration) -> ApiError {
     ApiError::new(
         ErrorKind::Expired,
         "deadline_exceeded",
-        format!("no answer within {:.1} s, the time that this request had", limit.as_secs_f64()),
+        format!("no answer within {}, the time that this request had", span(limit)),
     )
 }
 
@@ -277,9 +291,9 @@ pub(crate) fn kept(limit: Duration, grace: Duration) -> ApiError {
         ErrorKind::Unavailable,
         "wait_limit",
         format!(
-            "no answer within {} s; the request keeps its place for {} s: send it again",
-            limit.as_secs(),
-            grace.as_secs()
+            "no answer within {}; the request keeps its place for {}: send it again",
+            span(limit),
+            span(grace)
         ),
     )
     .retry_after(Duration::from_secs(1))
@@ -302,6 +316,25 @@ mod tests {
     fn an_error_is_one_event_whatever_is_in_it() {
         let error = ApiError::new(ErrorKind::Unavailable, "x", "m\n\nx");
         assert!(event(&error).starts_with(b"data: {\"error\":{\"message\":\"m\\n\\nx\""));
+    }
+
+    #[test]
+    fn a_span_is_said_in_the_unit_that_it_is_long_enough_for() {
+        let said = |ms| span(Duration::from_millis(ms));
+        assert_eq!([said(0), said(250), said(1000), said(1500)], ["0 ms", "250 ms", "1 s", "1.5 s"]);
+        assert_eq!(
+            [span(Duration::from_micros(10)), said(58_000), said(240_001)],
+            ["1 ms", "58 s", "240.1 s"]
+        );
+        for error in [waited(Duration::from_millis(250)), expired(Duration::from_millis(250))] {
+            assert!(error.message.contains("within 250 ms"), "{}", error.message);
+        }
+        let kept = kept(Duration::from_millis(900), Duration::from_secs(21));
+        assert!(
+            kept.message.contains("within 900 ms; the request keeps its place for 21 s"),
+            "{}",
+            kept.message
+        );
     }
 
     #[test]

@@ -18,6 +18,7 @@ use crate::catalog::Catalog;
 use crate::client::now;
 use crate::demux::{Demux, DismissWaiting};
 use crate::keys::Keys;
+use crate::knocks::Knocks;
 use crate::lanes::Lanes;
 use crate::later::Later;
 use crate::ledger::Ledger;
@@ -36,9 +37,12 @@ pub(crate) struct Fleet {
     pub(crate) workers: AtomicUsize,
     /// Jobs whose client still waits or reads.
     pub(crate) running: AtomicUsize,
+    /// One of the workers looks after the jobs of gateways that are gone.
+    pub(crate) adopts: AtomicBool,
     /// Nothing new is taken.
     pub(crate) draining: AtomicBool,
     pub(crate) keys: Arc<Keys>,
+    pub(crate) knocks: Knocks,
     /// Jobs whose client was told to come again.
     pub(crate) shelf: Shelf,
     /// What is done once for its key.
@@ -94,8 +98,10 @@ impl Fleet {
             metrics,
             workers: AtomicUsize::new(0),
             running: AtomicUsize::new(0),
+            adopts: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             keys,
+            knocks: Knocks::default(),
             bus: bus.clone(),
             catalog: ArcSwap::default(),
             models: View::follow(bus, "catalog"),

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use actix_web::http::header::CONTENT_TYPE;
 use actix_web::web::{Data, Payload};
 use actix_web::{HttpMessage, HttpRequest, HttpResponse};
-use berth_wire::{ApiError, Body, ErrorKind, Job, JobId, Route, Target, multipart};
+use berth_wire::{ApiError, Body, ErrorKind, Job, JobId, ModelSpec, Route, Target, multipart};
 use bytes::Bytes;
 use tracing::debug;
 
@@ -68,6 +68,20 @@ fn look<'a>(
     }
 }
 
+/// The model that is asked, if the caller may use it, and for this.
+fn allowed(
+    caller: &Caller,
+    catalog: &Catalog,
+    model: &str,
+    target: Option<&Target>,
+) -> Result<Arc<ModelSpec>, ApiError> {
+    let spec = Arc::clone(caller.resolve(catalog, model)?);
+    if let Some(target) = target {
+        upstream::permit(caller, &spec, target)?;
+    }
+    Ok(spec)
+}
+
 /// Makes a job of a request, or says why not.
 async fn prepare(
     route: Route,
@@ -91,7 +105,15 @@ async fn prepare(
     if !fleet.catalog_known() {
         return Err(error::starting().into());
     }
-    let spec = Arc::clone(caller.resolve(&fleet.catalog(), &asked.model)?);
+    let allowed = allowed(caller, &fleet.catalog(), &asked.model, target.as_ref());
+    let spec = allowed.inspect_err(|error| {
+        // What a key may not do does not count as one of its requests.
+        if error.kind == ErrorKind::Forbidden
+            && let Some(permit) = permit.take()
+        {
+            permit.forgive(at);
+        }
+    })?;
     if !spec.engine.serves(route) {
         return Err(error::not_served(&spec, route).into());
     }
@@ -104,12 +126,11 @@ async fn prepare(
     let wish = Wish::of(headers, stream)?;
     let limit = if stream { config.stream_wait_limit } else { config.wait_limit };
     let patience = Patience::of(headers, stream, limit)?;
-    let apart = strip::tells_usage_apart(route);
     let terms = Terms {
         at,
         stream,
-        chunks: apart && asked.include_usage,
-        strip: apart && stream && !asked.include_usage,
+        chunks: asked.include_usage && strip::tells_usage_apart(route),
+        strip: strip::needed(route, stream, asked.include_usage),
         patience,
         grace: config.grace,
         heartbeat: config.heartbeat,

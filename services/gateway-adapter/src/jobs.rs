@@ -7,11 +7,11 @@ use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
 use actix_web::http::header::RETRY_AFTER;
 use actix_web::web::{Data, Path};
-use berth_bus::NatsOutput;
 use berth_wire::{ApiError, AsyncJob, CancelJob, ErrorKind, JobId, JobStatus, rfc3339};
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use crate::adopt;
 use crate::caller::Caller;
 use crate::error::{self, Refusal};
 use crate::later::{self, Store};
@@ -44,7 +44,7 @@ pub(crate) struct Shown {
 
 impl Shown {
     pub(crate) fn of(record: &AsyncJob) -> Self {
-        let result = record.result.as_ref().map(|note| {
+        let result = record.result.as_ref().filter(|_| record.status.is_final()).map(|note| {
             json!({
                 "url": format!("/api/v1/jobs/{}/result", record.id),
                 "status": note.status,
@@ -135,6 +135,9 @@ async fn end(caller: &Caller, id: &str, worker: &Worker) -> Result<HttpResponse,
             return live.record();
         }
         let bus = worker.bus();
+        if let Some(ended) = adopt::cancelled(worker, &record).await {
+            return ended;
+        }
         loop {
             let message = CancelJob { job: record.id, attempt: None };
             let _ = bus.publish(bus.subjects.cancel(record.id), &message).await;
@@ -159,7 +162,7 @@ async fn open(worker: &Worker) -> Result<&Store, ApiError> {
     worker.later().await.map_err(|e| error::not_submitted(&e))
 }
 
-/// The record of a job that the caller may see. One whose gateway is gone is told as lost, and recorded so.
+/// The record of a job that the caller may see.
 async fn find(caller: &Caller, id: &str, worker: &Worker) -> Result<AsyncJob, Refusal> {
     let id: JobId = id.parse().map_err(|_| unknown())?;
     let sees = caller.sees();
@@ -169,18 +172,7 @@ async fn find(caller: &Caller, id: &str, worker: &Worker) -> Result<AsyncJob, Re
     }
     let store = open(worker).await?;
     let read = store.read(id).await.map_err(|e| error::not_submitted(&e))?;
-    let Some((mut record, revision)) = read.filter(|(record, _)| mine(record)) else {
-        return Err(unknown());
-    };
-    if !record.status.is_final() && !NatsOutput::new(worker.bus().clone()).is_heard(&record.gateway).await {
-        later::orphaned(&mut record);
-        if !store.amend(&record, revision).await.map_err(|e| error::not_submitted(&e))? {
-            // It ended meanwhile.
-            let read = store.read(id).await.map_err(|e| error::not_submitted(&e))?;
-            return read.map(|(record, _)| record).ok_or_else(unknown);
-        }
-    }
-    Ok(record)
+    read.map(|(record, _)| record).filter(mine).ok_or_else(unknown)
 }
 
 fn unknown() -> Refusal {

@@ -1,16 +1,18 @@
 //! Jobs that a client comes back for (`Prefer: respond-async`): followed by the gateway that took them, recorded so that
-//! any gateway can tell of them.
+//! any gateway can tell of them, and kept so that another can take them over (`adopt`).
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use actix_web::HttpResponse;
 use actix_web::http::header::{LOCATION, RETRY_AFTER};
 use async_nats::jetstream::kv;
-use berth_bus::{Bodies, Bus, BusError, amend_json, get_json, put_json};
+use berth_bus::{Bodies, Bus, BusError, amend_json, get_json, put_json, watch_json};
 use berth_telemetry::Chain;
-use berth_wire::{ApiError, AsyncJob, ErrorKind, JobId, JobStatus, ResultNote, Stage};
+use berth_wire::{ApiError, AsyncJob, Body, ErrorKind, Job, JobId, JobStatus, ResultNote, Stage};
+use bytes::Bytes;
 use futures::StreamExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Instant;
@@ -46,8 +48,17 @@ impl Store {
         Ok(Self { records: bus.bucket("async_jobs").await?, results: Bodies::results(bus).await? })
     }
 
-    async fn write(&self, record: &AsyncJob) -> Result<(), BusError> {
-        put_json(&self.records, &record.id.to_string(), record).await.map(drop)
+    /// Writes the record of a new job; its revision.
+    async fn write(&self, record: &AsyncJob) -> Result<u64, BusError> {
+        put_json(&self.records, &record.id.to_string(), record).await
+    }
+
+    /// Every record as it is and as it changes.
+    pub(crate) async fn watch(
+        &self,
+    ) -> Result<impl futures::Stream<Item = Result<(String, Option<AsyncJob>), BusError>> + use<>, BusError>
+    {
+        watch_json(&self.records).await
     }
 
     /// The record of a job, with its revision.
@@ -55,8 +66,8 @@ impl Store {
         get_json(&self.records, &id.to_string()).await
     }
 
-    /// Writes a record unless it has changed since.
-    pub(crate) async fn amend(&self, record: &AsyncJob, revision: u64) -> Result<bool, BusError> {
+    /// Writes a record unless it has changed since; its new revision.
+    pub(crate) async fn amend(&self, record: &AsyncJob, revision: u64) -> Result<Option<u64>, BusError> {
         amend_json(&self.records, &record.id.to_string(), record, revision).await
     }
 }
@@ -64,6 +75,8 @@ impl Store {
 /// A job that is followed here.
 pub(crate) struct Live {
     record: Mutex<AsyncJob>,
+    /// Attempts begun at gateways before this one.
+    before: u32,
     progress: watch::Receiver<Progress>,
     cancel: CancellationToken,
     /// Its end is recorded.
@@ -76,7 +89,7 @@ impl Live {
         let progress = self.progress.borrow().clone();
         let mut record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
         if !record.status.is_final() {
-            note(&mut record, &progress);
+            note(&mut record, &progress, self.before);
         }
         record.clone()
     }
@@ -112,7 +125,7 @@ impl Later {
     }
 }
 
-fn note(record: &mut AsyncJob, progress: &Progress) {
+fn note(record: &mut AsyncJob, progress: &Progress, before: u32) {
     record.status = match progress.stage {
         Stage::Queued => JobStatus::Queued,
         Stage::Loading => JobStatus::Loading,
@@ -120,7 +133,7 @@ fn note(record: &mut AsyncJob, progress: &Progress) {
     };
     record.position = progress.position;
     record.eta = progress.eta;
-    record.attempts = progress.attempts;
+    record.attempts = before + progress.attempts;
     if let Some(serving) = &progress.serving {
         record.host = Some(serving.host.clone());
         let ago = u64::try_from(serving.at.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -132,17 +145,24 @@ fn note(record: &mut AsyncJob, progress: &Progress) {
     }
 }
 
+/// A place among the jobs that one gateway follows.
+pub(crate) fn seat(worker: &Worker) -> Option<OwnedSemaphorePermit> {
+    Arc::clone(&worker.fleet().later.seats).try_acquire_owned().ok()
+}
+
 /// Takes a job, and answers where to ask for it.
 pub(crate) async fn accept(worker: &Arc<Worker>, order: Order) -> Result<HttpResponse, Refusal> {
-    let Order { job, body, start, terms, .. } = order;
-    let later = &worker.fleet().later;
-    let seat = Arc::clone(&later.seats).try_acquire_owned().map_err(|_| too_many())?;
+    let Order { mut job, body, start, terms, .. } = order;
+    let seat = seat(worker).ok_or_else(too_many)?;
     let store = worker.later().await.map_err(|e| error::not_submitted(&e))?.clone();
-    let record = AsyncJob {
+    let mut record = AsyncJob {
         id: job.id,
         model: job.model.clone(),
         route: job.route,
         gateway: job.gateway.clone(),
+        run: None,
+        moves: 0,
+        kept: None,
         key: job.key.clone(),
         status: JobStatus::Queued,
         position: 0,
@@ -157,20 +177,76 @@ pub(crate) async fn accept(worker: &Arc<Worker>, order: Order) -> Result<HttpRes
         error: None,
     };
     let begin_by = Instant::now() + terms.patience.deadline.unwrap_or(LIFE).min(LIFE);
-    let mut client = send::send(worker, job, body, start).await?;
-    client.answered(202);
-    // Before the client hears of it: any gateway may be asked next.
-    store.write(&record).await.map_err(|e| error::not_submitted(&e))?;
+    // Kept first: from the moment at which the client knows of the job, any gateway can make it anew.
+    job.body = Body::Inline(body.clone());
+    let kept = keep(worker, &record.kept_as(), &job).await.map_err(|e| error::not_submitted(&e))?;
+    record.kept = Some(kept);
+    let sent = async {
+        let mut client = send::send(worker, job, body, start).await?;
+        client.answered(202);
+        // Before the client hears of it: any gateway may be asked next.
+        let revision = store.write(&record).await.map_err(|e| error::not_submitted(&e))?;
+        Ok::<_, ApiError>((client, revision))
+    };
+    match sent.await {
+        Ok((client, revision)) => {
+            let accepted = accepted(&record);
+            follow(worker, store, record, revision, client, terms.strip, begin_by, seat);
+            Ok(accepted)
+        }
+        Err(error) => {
+            forget(worker, &record).await;
+            Err(error.into())
+        }
+    }
+}
+
+/// Keeps a job with its body, so that another gateway can submit it; its size.
+async fn keep(worker: &Worker, name: &str, job: &Job) -> Result<u64, BusError> {
+    let job = Bytes::from(job.encode()?);
+    worker.bodies().await?.put(name, &job).await?;
+    Ok(job.len() as u64)
+}
+
+/// What was kept of a job is not needed any more.
+pub(crate) async fn forget(worker: &Worker, record: &AsyncJob) {
+    if record.kept.is_some()
+        && let Ok(bodies) = worker.bodies().await
+    {
+        bodies.delete(&record.kept_as()).await;
+    }
+}
+
+/// Follows a job that is submitted and whose record has this revision.
+#[expect(clippy::too_many_arguments, reason = "one place each to take a job and to take it over")]
+pub(crate) fn follow(
+    worker: &Arc<Worker>,
+    store: Store,
+    record: AsyncJob,
+    revision: u64,
+    client: Client,
+    strip: bool,
+    begin_by: Instant,
+    seat: OwnedSemaphorePermit,
+) {
     let live = Arc::new(Live {
-        record: Mutex::new(record.clone()),
+        before: record.attempts,
         progress: client.follow(),
         cancel: CancellationToken::new(),
         ended: CancellationToken::new(),
+        record: Mutex::new(record),
     });
-    later.with(|all| all.insert(record.id, Arc::clone(&live)));
-    let follower = Follower { worker: Arc::clone(worker), live, store, strip: terms.strip, _seat: seat };
+    let id = live.record().id;
+    worker.fleet().later.with(|all| all.insert(id, Arc::clone(&live)));
+    let follower = Follower {
+        worker: Arc::clone(worker),
+        live,
+        store,
+        strip,
+        revision: AtomicU64::new(revision),
+        _seat: seat,
+    };
     actix_rt::spawn(follower.follow(client, begin_by));
-    Ok(accepted(&record))
 }
 
 /// 202 with where to ask.
@@ -198,33 +274,42 @@ struct Follower {
     live: Arc<Live>,
     store: Store,
     strip: bool,
+    /// Of the record as this gateway wrote it last.
+    revision: AtomicU64,
     _seat: OwnedSemaphorePermit,
 }
+
+/// Another gateway follows the job now.
+struct TakenOver;
 
 impl Follower {
     async fn follow(self, client: Client, begin_by: Instant) {
         // The gateway ends after the record says how.
         let _running = self.worker.fleet().count();
-        let outcome = self.outcome(client, begin_by).await;
-        let mut record = self.live.record();
-        self.conclude(&mut record, outcome).await;
-        *self.live.record.lock().unwrap_or_else(PoisonError::into_inner) = record.clone();
-        let mut tries = 0;
-        while let Err(error) = self.store.write(&record).await {
-            tries += 1;
-            if tries == 10 {
-                warn!(job = %record.id, error = %Chain(&error), "could not record how a job ended");
-                break;
+        let id = self.live.record().id;
+        match self.outcome(client, begin_by).await {
+            // Left as it is: the next gateway makes it anew.
+            Ok(Err(error)) if error.code == error::SHUTTING_DOWN && self.ends() => {
+                debug!(job = %id, "left to another gateway");
             }
-            tokio::time::sleep(PACE).await;
+            Ok(outcome) => {
+                if self.conclude(outcome).await.is_err() {
+                    debug!(job = %id, "another gateway has taken over");
+                }
+            }
+            Err(TakenOver) => debug!(job = %id, "another gateway has taken over"),
         }
-        debug!(job = %record.id, status = record.status.as_str(), "an asynchronous job has ended");
-        self.worker.fleet().later.with(|all| all.remove(&record.id));
+        self.worker.fleet().later.with(|all| all.remove(&id));
         self.live.ended.cancel();
     }
 
-    async fn outcome(&self, client: Client, begin_by: Instant) -> Outcome {
-        let id = client.job();
+    fn ends(&self) -> bool {
+        self.worker.fleet().draining.load(Ordering::Acquire)
+    }
+
+    /// How the job ends; dropping its client cancels what runs of it.
+    async fn outcome(&self, client: Client, begin_by: Instant) -> Result<Outcome, TakenOver> {
+        let id = self.live.record().id;
         let bus = self.worker.bus();
         // Other gateways cancel it there, where the scheduler hears it too.
         let mut cancels = bus.subscribe(bus.subjects.cancel(id)).await.ok();
@@ -248,28 +333,64 @@ impl Follower {
             let begun = progress.borrow().serving.is_some();
             tokio::select! {
                 biased;
-                outcome = &mut course => return outcome,
-                () = self.live.cancel.cancelled() => return Err(error::cancelled()),
-                () = &mut heard => return Err(error::cancelled()),
+                outcome = &mut course => return Ok(outcome),
+                () = self.live.cancel.cancelled() => return Ok(Err(error::cancelled())),
+                () = &mut heard => return Ok(Err(error::cancelled())),
                 () = tokio::time::sleep_until(if begun { end_by } else { begin_by }) => {
-                    return Err(error::expired(submitted.elapsed()));
+                    return Ok(Err(error::expired(submitted.elapsed())));
                 }
                 Ok(()) = progress.changed() => changed = true,
                 () = tokio::time::sleep_until(written + PACE), if changed => {
                     (written, changed) = (Instant::now(), false);
-                    self.write_progress().await;
+                    self.write(&self.live.record()).await?;
                 }
             }
         }
     }
 
-    async fn write_progress(&self) {
-        if let Err(error) = self.store.write(&self.live.record()).await {
-            debug!(%error, "could not record how far a job is");
+    /// Writes the record over the one that this gateway wrote last. One that cannot be written now is written with
+    /// the next change.
+    async fn write(&self, record: &AsyncJob) -> Result<bool, TakenOver> {
+        for _ in 0..3 {
+            match self.store.amend(record, self.revision.load(Ordering::Acquire)).await {
+                Ok(Some(revision)) => {
+                    self.revision.store(revision, Ordering::Release);
+                    return Ok(true);
+                }
+                // A write of our own whose acknowledgement was lost looks the same.
+                Ok(None) => match self.store.read(record.id).await {
+                    Ok(Some((now, revision))) if now.gateway == record.gateway && now.run == record.run => {
+                        self.revision.store(revision, Ordering::Release);
+                    }
+                    Ok(_) => return Err(TakenOver),
+                    Err(error) => {
+                        debug!(%error, "could not read how far a job is");
+                        return Ok(false);
+                    }
+                },
+                Err(error) => {
+                    debug!(%error, "could not record how far a job is");
+                    return Ok(false);
+                }
+            }
         }
+        Ok(false)
     }
 
-    async fn conclude(&self, record: &mut AsyncJob, outcome: Outcome) {
+    /// The same, for what must be written.
+    async fn insist(&self, record: &AsyncJob) -> Result<(), TakenOver> {
+        for _ in 0..10 {
+            if self.write(record).await? {
+                return Ok(());
+            }
+            tokio::time::sleep(PACE).await;
+        }
+        warn!(job = %record.id, status = record.status.as_str(), "could not record how a job ended");
+        Ok(())
+    }
+
+    async fn conclude(&self, outcome: Outcome) -> Result<(), TakenOver> {
+        let mut record = self.live.record();
         let ended = match outcome {
             Ok(answered) => {
                 let note = ResultNote {
@@ -278,32 +399,42 @@ impl Follower {
                     len: answered.body.len() as u64,
                 };
                 record.usage = answered.usage;
-                match self.store.results.put(&record.id.to_string(), &answered.body).await {
-                    Ok(()) => {
-                        record.status =
-                            if note.status < 400 { JobStatus::Completed } else { JobStatus::Failed };
-                        record.result = Some(note);
-                        Ok(())
-                    }
-                    Err(failed) => {
-                        warn!(job = %record.id, error = %Chain(&failed), "could not store a result");
-                        Err(not_stored())
-                    }
-                }
+                // Said before it is stored: whoever takes over then must not ask the engine once more.
+                record.result = Some(note);
+                self.insist(&record).await?;
+                self.store.results.put(&record.id.to_string(), &answered.body).await.map_err(|failed| {
+                    warn!(job = %record.id, error = %Chain(&failed), "could not store a result");
+                    not_stored()
+                })
             }
             Err(error) => Err(error),
         };
-        if let Err(error) = ended {
-            record.status = match error.kind {
+        conclude(&mut record, ended);
+        self.insist(&record).await?;
+        forget(&self.worker, &record).await;
+        debug!(job = %record.id, status = record.status.as_str(), "an asynchronous job has ended");
+        *self.live.record.lock().unwrap_or_else(PoisonError::into_inner) = record;
+        Ok(())
+    }
+}
+
+/// Enters how a job ended: with the answer that is stored for it, or without one.
+pub(crate) fn conclude(record: &mut AsyncJob, ended: Result<(), ApiError>) {
+    record.status = match &ended {
+        Ok(()) if record.result.as_ref().is_some_and(|note| note.status < 400) => JobStatus::Completed,
+        Ok(()) => JobStatus::Failed,
+        Err(error) => {
+            record.result = None;
+            match error.kind {
                 ErrorKind::Expired => JobStatus::Expired,
                 _ if error.code == error::CANCELLED => JobStatus::Cancelled,
                 _ => JobStatus::Failed,
-            };
-            record.error = Some(error);
+            }
         }
-        (record.position, record.eta) = (0, None);
-        record.ended_at = Some(now());
-    }
+    };
+    record.error = ended.err();
+    (record.position, record.eta) = (0, None);
+    record.ended_at = Some(now());
 }
 
 fn not_stored() -> ApiError {
@@ -312,15 +443,4 @@ fn not_stored() -> ApiError {
         "result_not_stored",
         "the answer could not be stored (is the object store `berth_results` full?); send the request again",
     )
-}
-
-/// The gateway that followed a job is gone, and the job with it.
-pub(crate) fn orphaned(record: &mut AsyncJob) {
-    record.status = JobStatus::Failed;
-    record.ended_at = Some(now());
-    record.error = Some(ApiError::new(
-        ErrorKind::Internal,
-        "gateway_lost",
-        "the gateway that followed this job has ended; send the request again",
-    ));
 }

@@ -4,6 +4,7 @@
 //! output once, in order and to an explicit end. What may not: placement, engines, or the content of prompts and
 //! answers anywhere but in the bytes that are passed on.
 
+mod adopt;
 mod allowance;
 mod answer;
 mod anthropic;
@@ -22,6 +23,7 @@ mod infer;
 mod intake;
 mod jobs;
 mod keys;
+mod knocks;
 mod lanes;
 mod later;
 mod leases;

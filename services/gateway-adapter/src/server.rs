@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use actix_web::body::MessageBody;
 use actix_web::dev::{ServiceRequest, ServiceResponse};
-use actix_web::http::ConnectionType;
 use actix_web::http::header::{HeaderName, HeaderValue};
+use actix_web::http::{ConnectionType, Version};
 use actix_web::middleware::{Next, from_fn};
 use actix_web::web::{self, ServiceConfig};
 use actix_web::{App, HttpMessage, HttpServer, Route, guard};
@@ -310,8 +310,14 @@ async fn stamp(
     let headers = response.headers_mut();
     let ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
     headers.insert(HeaderName::from_static("openai-processing-ms"), HeaderValue::from(ms));
-    if fleet.draining.load(Ordering::Acquire) {
-        response.response_mut().head_mut().set_connection_type(ConnectionType::Close);
+    let old = response.request().version() < Version::HTTP_11;
+    let head = response.response_mut().head_mut();
+    if old {
+        // It knows no chunks: a body without a length ends with its connection.
+        head.no_chunking(true);
+    }
+    if old || fleet.draining.load(Ordering::Acquire) {
+        head.set_connection_type(ConnectionType::Close);
     }
     Ok(response)
 }

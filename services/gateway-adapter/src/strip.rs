@@ -11,6 +11,11 @@ pub(crate) fn tells_usage_apart(route: Route) -> bool {
     matches!(route, Route::ChatCompletions | Route::Completions)
 }
 
+/// Whether a stream of this route must lose those chunks for a client that did or did not ask for them.
+pub(crate) fn needed(route: Route, stream: bool, asked: bool) -> bool {
+    stream && !asked && tells_usage_apart(route)
+}
+
 /// `events`, whole ones, without chunks that tell nothing but usage. What has none is not copied.
 pub(crate) fn without_usage(events: Bytes) -> Bytes {
     if !contains(&events, b"\"usage\"") || !contains(&events, b"\"choices\"") {

@@ -4,8 +4,9 @@ use std::borrow::Cow;
 
 use actix_web::HttpRequest;
 use actix_web::http::Method;
-use berth_wire::{ApiError, ErrorKind, Target};
+use berth_wire::{ApiError, Control, ErrorKind, ModelSpec, Target};
 
+use crate::caller::Caller;
 use crate::catalog::Catalog;
 use crate::models::unescape;
 use crate::request::Asked;
@@ -36,6 +37,22 @@ pub(crate) fn look(request: &HttpRequest, catalog: &Catalog) -> Result<(Asked<'s
     }
     let asked = Asked { model: Cow::Owned(model), stream: false, include_usage: false, session: None };
     Ok((asked, Target { method: method.to_string(), path }))
+}
+
+/// Lets through what uses an engine; what changes it is for administrators, and what its scheduler must know of for
+/// nobody.
+pub(crate) fn permit(caller: &Caller, model: &ModelSpec, target: &Target) -> Result<(), ApiError> {
+    match model.engine.kind.control(&target.method, &target.path) {
+        None => Ok(()),
+        Some(Control::Engine) => caller.admin(),
+        Some(Control::Books) => Err(ApiError::new(
+            ErrorKind::Forbidden,
+            "scheduler_decides",
+            "an engine is loaded, put to sleep, woken, paused and stopped by Berth's scheduler alone, or its books would be \
+             wrong: a lease (POST /lease, `berth lease`) gets a model ready and keeps it so, and one that nobody uses makes \
+             room by itself",
+        )),
+    }
 }
 
 /// The name of a model and the path behind it, which begins with a slash or is empty.

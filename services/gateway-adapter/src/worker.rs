@@ -8,6 +8,7 @@ use berth_actors::{Supervised, supervise};
 use berth_bus::{Bodies, Bus, BusError, BusOptions};
 use berth_wire::GatewayId;
 
+use crate::adopt;
 use crate::demux::{Demux, Listening};
 use crate::fleet::Fleet;
 use crate::later::Store;
@@ -40,7 +41,11 @@ impl Worker {
             return Ok(worker);
         }
         let worker = Arc::new(Self::start(fleet, options).await?);
-        WORKER.with(|cell| Ok(Arc::clone(cell.get_or_init(|| worker))))
+        let worker = WORKER.with(|cell| Arc::clone(cell.get_or_init(|| worker)));
+        if !worker.fleet().adopts.swap(true, Ordering::AcqRel) {
+            actix_rt::spawn(adopt::watch(Arc::clone(&worker)));
+        }
+        Ok(worker)
     }
 
     async fn start(fleet: Arc<Fleet>, options: BusOptions) -> Result<Self, BusError> {

@@ -135,6 +135,15 @@ impl Bus {
         Ok(())
     }
 
+    /// Waits until the connection has been made anew.
+    pub async fn reconnected(&self) {
+        let mut connects = self.connects.clone();
+        connects.mark_unchanged();
+        if connects.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
     /// Sends what is buffered and closes; for the end of a service, which a NATS that is away holds up for 2 s at most.
     /// To be called while the runtime lives that the connection was made on: its task answers.
     pub async fn close(&self) {

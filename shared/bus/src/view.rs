@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_nats::jetstream;
 use async_nats::jetstream::context::{GetStreamError, GetStreamErrorKind, KeyValueErrorKind};
-use async_nats::jetstream::kv::{CreateErrorKind, Operation, Store};
+use async_nats::jetstream::kv::{CreateErrorKind, Operation, Store, UpdateErrorKind};
 use berth_wire::{Message, decode_json, encode_json};
 use futures::StreamExt;
 use tokio::sync::watch;
@@ -44,18 +44,22 @@ pub async fn delete_key(store: &Store, key: &str) -> Result<(), BusError> {
     store.delete(key).await.map_err(|e| BusError::nats(format!("delete the key {key}"), e))
 }
 
-/// Writes one key as JSON, unless it has been written since `revision`. Whether it was written.
+/// Writes one key as JSON, unless it has been written since `revision`. Its new revision; `None`: it has.
 ///
 /// # Errors
-/// When the value cannot be written as JSON.
+/// When the bucket is missing or the write is not confirmed.
 pub async fn amend_json<M: Message>(
     store: &Store,
     key: &str,
     message: &M,
     revision: u64,
-) -> Result<bool, BusError> {
+) -> Result<Option<u64>, BusError> {
     let value = encode_json(message)?;
-    Ok(store.update(key, value.into(), revision).await.is_ok())
+    match store.update(key, value.into(), revision).await {
+        Ok(revision) => Ok(Some(revision)),
+        Err(error) if error.kind() == UpdateErrorKind::WrongLastRevision => Ok(None),
+        Err(error) => Err(BusError::nats(format!("write the key {key}"), error)),
+    }
 }
 
 /// Reads one key, with its revision; `None`: there is nothing.
@@ -66,6 +70,23 @@ pub async fn get_json<M: Message>(store: &Store, key: &str) -> Result<Option<(M,
     let entry = store.entry(key).await.map_err(|e| BusError::nats(format!("read the key {key}"), e))?;
     let Some(entry) = entry.filter(|entry| entry.operation == Operation::Put) else { return Ok(None) };
     Ok(Some((decode_json(&entry.value)?, entry.revision)))
+}
+
+/// Every key with what it holds, and then each change: a key that is gone, or holds what cannot be read, has nothing.
+/// For a bucket of which no map is kept; it ends with an error or with the watch.
+///
+/// # Errors
+/// When the bucket does not answer.
+pub async fn watch_json<M: Message>(
+    store: &Store,
+) -> Result<impl futures::Stream<Item = Result<(String, Option<M>), BusError>> + use<M>, BusError> {
+    let failed = |e| BusError::nats("watch a bucket", e);
+    let watch = store.watch_with_history(">").await.map_err(|e| BusError::nats("watch a bucket", e))?;
+    Ok(watch.map(move |entry| {
+        let entry = entry.map_err(failed)?;
+        let value = (entry.operation == Operation::Put).then(|| decode_json(&entry.value).ok()).flatten();
+        Ok((entry.key, value))
+    }))
 }
 
 impl Bus {

@@ -26,14 +26,16 @@ pub async fn until_ok<T, E: Display>(
     mut probe: impl AsyncFnMut() -> Result<T, E>,
 ) -> T {
     let begun = Instant::now();
+    let mut last = "nothing".to_owned();
     loop {
         // A probe that hangs must not outlive the deadline either.
         let left = (begun + within).saturating_duration_since(Instant::now()).max(STEP);
-        let last = match tokio::time::timeout(left, probe()).await {
+        match tokio::time::timeout(left, probe()).await {
             Ok(Ok(found)) => return found,
-            Ok(Err(last)) => last.to_string(),
-            Err(_) => "the last look did not come back".into(),
-        };
+            Ok(Err(seen)) => last = seen.to_string(),
+            // What was seen before tells more.
+            Err(_) => last.push_str(" (and a last look did not come back)"),
+        }
         if begun.elapsed() >= within {
             panic!("waited {within:?} in vain until {what}; last seen: {last}");
         }

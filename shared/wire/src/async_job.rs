@@ -74,8 +74,18 @@ pub struct AsyncJob {
     pub model: ModelId,
     /// What was asked.
     pub route: Route,
-    /// The gateway worker that follows it; with it the job is lost.
+    /// The gateway worker that follows it. One that is gone is followed by another: whoever writes its own name here
+    /// over the revision it has read.
     pub gateway: GatewayId,
+    /// The job that runs for it, where that is another: each gateway that takes it over submits it anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<JobId>,
+    /// Gateways that it was taken over from.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub moves: u32,
+    /// Bytes of the job as it was submitted, in `berth_bodies` under [`AsyncJob::kept_as`], until it has ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept: Option<u64>,
     /// The API key that it came with; others do not see it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<KeyId>,
@@ -106,7 +116,7 @@ pub struct AsyncJob {
     /// The host that has it, or had it last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host: Option<HostId>,
-    /// What the engine answered.
+    /// What the engine answered; of a job that has not ended, the answer that was being stored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub result: Option<ResultNote>,
     /// Tokens and times, where the engine told them.
@@ -115,6 +125,26 @@ pub struct AsyncJob {
     /// Why there is no answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<ApiError>,
+}
+
+// For serde, which passes a reference.
+#[expect(clippy::trivially_copy_pass_by_ref)]
+fn is_zero(moves: &u32) -> bool {
+    *moves == 0
+}
+
+impl AsyncJob {
+    /// The job that runs for it now.
+    #[must_use]
+    pub fn running_as(&self) -> JobId {
+        self.run.unwrap_or(self.id)
+    }
+
+    /// The name of the object that keeps what was submitted.
+    #[must_use]
+    pub fn kept_as(&self) -> String {
+        format!("later-{}", self.id)
+    }
 }
 
 impl Message for AsyncJob {

@@ -8,6 +8,7 @@ mod async_job;
 mod catalog;
 mod codec;
 mod control;
+mod controls;
 mod error;
 mod event;
 mod frame;
@@ -30,10 +31,12 @@ mod time;
 pub use async_job::{AsyncJob, JobStatus, ResultNote};
 pub use catalog::{Driver, EngineKind, EngineSpec, ModelSpec};
 pub use codec::{DecodeError, EncodeError, Message, decode, decode_json, encode, encode_json};
+
 pub use control::{
     CancelJob, Credit, DispatchHeaders, Reply, RollAnswer, RollCall, SetLane, SleepEngine, StartEngine,
     StatusRequest, StopEngine, WakeEngine,
 };
+pub use controls::Control;
 pub use error::{ApiError, ErrorKind};
 pub use event::{Event, EventBody};
 pub use frame::{Begin, BeginReply, End, Finish, Frame, Head, Notice, Output, Stage};

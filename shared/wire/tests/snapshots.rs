@@ -253,6 +253,9 @@ fn an_asynchronous_jobs_record_keeps_its_bytes() {
         model: "org/m:1.5".into(),
         route: Route::ChatCompletions,
         gateway: "gw-1-0".into(),
+        run: None,
+        moves: 0,
+        kept: None,
         key: Some("team".into()),
         status: JobStatus::Loading,
         position: 3,
@@ -267,6 +270,8 @@ fn an_asynchronous_jobs_record_keeps_its_bytes() {
         error: Some(error()),
     };
     pin("async_job", &record);
+    let moved = AsyncJob { run: Some(JobId(8)), moves: 1, kept: Some(512), ..record };
+    pin("async_job_moved", &moved);
 }
 
 #[test]

@@ -2,6 +2,8 @@ use std::time::Duration;
 
 use crate::support::*;
 use berth_wire::{ApiError, BeginReply, Body, ErrorKind, Finish, Notice, Route, Stage};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 #[tokio::test]
 async fn a_plain_chat_is_relayed_as_it_came() {
@@ -56,6 +58,34 @@ async fn a_streamed_chat_passes_each_event_when_it_comes() {
     played.frame(&job, data(3, "data: [DONE]\n\n")).await;
     played.frame(&job, end(4, Finish::Stop)).await;
     assert_eq!(response.text().await.unwrap(), "data: [DONE]\n\n");
+}
+
+/// HTTP/1.0 has no chunks: they would be read as part of the body.
+#[tokio::test]
+async fn a_client_of_http_1_0_gets_its_body_unframed_and_then_the_end_of_the_connection() {
+    let (_nats, mut played, gateway) = house(|_| {}).await;
+    for (stream, kind, body) in [
+        (true, EVENTS, &b"data: {}\n\ndata: [DONE]\n\n"[..]),
+        (false, "application/json", b"{\"a\":1}"),
+        (false, "audio/wav", b"RIFF"),
+    ] {
+        let asked = chat(stream);
+        let mut socket = TcpStream::connect(gateway.address).await.unwrap();
+        let head = format!(
+            "POST /v1/chat/completions HTTP/1.0\r\nhost: x\r\nconnection: keep-alive\r\ncontent-length: {}\r\n\r\n{asked}",
+            asked.len()
+        );
+        socket.write_all(head.as_bytes()).await.unwrap();
+        let job = played.job().await;
+        played.answer(&job, 200, kind, body).await;
+        let mut told = Vec::new();
+        tokio::time::timeout(PATIENCE, socket.read_to_end(&mut told)).await.expect("it stays open").unwrap();
+        let told = String::from_utf8(told).unwrap();
+        let (head, rest) = told.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("HTTP/1.0 200") || head.starts_with("HTTP/1.1 200"), "{head}");
+        assert!(!head.contains("transfer-encoding"), "{head}");
+        assert_eq!(rest.as_bytes(), body, "{head}");
+    }
 }
 
 #[tokio::test]

@@ -149,45 +149,6 @@ async fn a_job_expires_at_its_deadline() {
 }
 
 #[tokio::test]
-async fn a_job_whose_gateway_ends_is_told_as_failed_by_the_next() {
-    let (nats, mut played, gateway) = house(|_| {}).await;
-    let (url, _) = later(&gateway, false).await;
-    let queued = played.job().await;
-    gateway.stop().await;
-    assert_eq!(played.cancelled().await.job, queued.id);
-    let gateway = another(&nats, |_| {}).await;
-    let told = job(&gateway, &url).await;
-    assert_eq!(
-        (told["status"].as_str(), told["error"]["code"].as_str()),
-        (Some("failed"), Some("shutting_down"))
-    );
-}
-
-#[tokio::test]
-async fn a_job_whose_gateway_was_killed_is_told_as_lost() {
-    let (_nats, mut played, gateway) = house(|_| {}).await;
-    let (url, _) = later(&gateway, false).await;
-    let queued = played.job().await;
-    // As a gateway that was killed leaves it: a record that nobody follows.
-    let records = played.bus.bucket("async_jobs").await.unwrap();
-    let (mut record, _): (berth_wire::AsyncJob, u64) =
-        berth_bus::get_json(&records, &queued.id.to_string()).await.unwrap().unwrap();
-    record.id = berth_wire::JobId(7);
-    record.gateway = "gw-killed-0".into();
-    berth_bus::put_json(&records, &record.id.to_string(), &record).await.unwrap();
-    let lost = format!("/api/v1/jobs/{}", record.id);
-    let told = job(&gateway, &lost).await;
-    assert_eq!(
-        (told["status"].as_str(), told["error"]["code"].as_str()),
-        (Some("failed"), Some("gateway_lost"))
-    );
-    let (recorded, _): (berth_wire::AsyncJob, u64) =
-        berth_bus::get_json(&records, &record.id.to_string()).await.unwrap().unwrap();
-    assert!(recorded.status.is_final());
-    assert_eq!(job(&gateway, &url).await["status"], "queued", "one that is followed is not");
-}
-
-#[tokio::test]
 async fn what_is_not_there_any_more_is_410_and_what_never_was_404() {
     let (_nats, mut played, gateway) = house(|_| {}).await;
     for id in ["0123456789abcdef0123456789abcdef", "nonsense"] {

@@ -248,3 +248,43 @@ async fn an_answer_says_where_it_came_from_and_how_long_each_step_took() {
         assert_eq!(job.traceparent, Some(told("traceparent")));
     }
 }
+
+#[tokio::test]
+async fn signs_of_life_have_the_form_of_their_route_and_are_neither_numbered_nor_compressed() {
+    let (_nats, played, gateway) = house(|config| {
+        config.gateway.grace = Duration::from_millis(20);
+        config.gateway.heartbeat = Duration::from_millis(40);
+    })
+    .await;
+    add_model(&played, &gateway, &all_routes()).await;
+    const COMMENT: &str = ": berth queued position=0 stage=queued";
+    const CHUNK: &str =
+        "data: {\"berth\":{\"eta_s\":null,\"position\":0,\"stage\":\"queued\"},\"choices\":[],";
+    const PING: &str = "event: ping\ndata: {\"type\":\"ping\"}";
+    for (path, usage, forms) in [
+        ("/v1/chat/completions", false, &[COMMENT][..]),
+        ("/v1/chat/completions", true, &[COMMENT, CHUNK]),
+        ("/v1/completions", true, &[COMMENT, CHUNK]),
+        ("/v1/responses", false, &[COMMENT]),
+        ("/v1/messages", false, &[COMMENT, PING]),
+    ] {
+        let body = format!(r#"{{"model":"all","stream":true,"stream_options":{{"include_usage":{usage}}}}}"#);
+        let request = reqwest::Client::new().post(gateway.url(path)).header("accept-encoding", "gzip, br");
+        let mut response = request.body(body).send().await.unwrap();
+        assert_eq!(
+            (response.status().as_u16(), header(&response, "content-encoding")),
+            (200, None),
+            "{path}"
+        );
+        assert!(header(&response, "content-type").unwrap().starts_with(EVENTS), "{path}");
+        let mut said = String::new();
+        while said.matches("\n\n").count() < 3 * forms.len() {
+            said += std::str::from_utf8(&response.chunk().await.unwrap().unwrap()).unwrap();
+        }
+        for (n, event) in said.split_terminator("\n\n").enumerate() {
+            let form = forms[n % forms.len()];
+            assert!(event.starts_with(form), "{path}, usage {usage}: {event}");
+            assert!(!event.lines().any(|line| line.starts_with("id:")), "{path}: {event}");
+        }
+    }
+}

@@ -48,21 +48,6 @@ fn ask(
     tokio::spawn(async move { request.body(chat(false)).send().await.unwrap() })
 }
 
-/// A gateway with these keys in its configuration, once it knows its catalog.
-async fn keyed(keys: Vec<KeyRecord>) -> (TestNats, Played, Gateway) {
-    let nats = TestNats::start().unwrap();
-    let played = Played::new(&nats).await;
-    let gateway = Gateway::start(&nats, |config| config.gateway.keys = keys).await;
-    until("the catalog and the keys are known", PATIENCE, async || {
-        let state: Value = reqwest::get(gateway.url("/readyz")).await.unwrap().json().await.unwrap();
-        let parts = state["components"].as_array().unwrap();
-        let ready = |name: &str| parts.iter().any(|part| part["name"] == name && part["ready"] == true);
-        ready("catalog") && ready("keys")
-    })
-    .await;
-    (nats, played, gateway)
-}
-
 /// Answers a job as an engine that counted so many tokens.
 async fn answer(played: &Played, job: &Job, usage: Option<(u64, u64)>) {
     played.go(job, 1).await;
@@ -84,7 +69,7 @@ fn header<'a>(response: &'a Response, name: &str) -> &'a str {
 async fn nobody_without_a_key_gets_anything_but_a_sign_of_life() {
     let admin = KeyRecord { scope: Scope::Admin, ..key("admin") };
     let expired = KeyRecord { expires: Some(Timestamp(1)), ..key("expired") };
-    let (_nats, _played, gateway) = keyed(vec![key("user"), admin, expired]).await;
+    let (_nats, _played, gateway) = house_with_keys(vec![key("user"), admin, expired]).await;
     let client = reqwest::Client::new();
     for path in ["/v1/models", "/v1/models/tiny", "/metrics", "/api/v1/fleet", "/leases", "/no/such"] {
         let response = client.get(gateway.url(path)).send().await.unwrap();
@@ -126,7 +111,7 @@ async fn nobody_without_a_key_gets_anything_but_a_sign_of_life() {
 
 #[tokio::test]
 async fn a_refusal_does_not_wait_for_the_body() {
-    let (_nats, _played, gateway) = keyed(vec![key("user")]).await;
+    let (_nats, _played, gateway) = house_with_keys(vec![key("user")]).await;
     let mut stream = tokio::net::TcpStream::connect(gateway.address).await.unwrap();
     let request = format!("POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-length: 20000000\r\n\r\n{{\"model\"");
     stream.write_all(request.as_bytes()).await.unwrap();
@@ -142,7 +127,7 @@ async fn a_refusal_does_not_wait_for_the_body() {
 #[tokio::test]
 async fn a_job_carries_the_name_of_its_key_and_its_class() {
     let (_nats, mut played, gateway) =
-        keyed(vec![KeyRecord { class: Class::Interactive, ..key("chat") }]).await;
+        house_with_keys(vec![KeyRecord { class: Class::Interactive, ..key("chat") }]).await;
     for (asked, class) in [(&[][..], Class::Interactive), (&[("x-berth-class", "batch")][..], Class::Batch)] {
         let response = ask(&gateway, "chat", asked);
         let job = played.job().await;
@@ -187,7 +172,7 @@ async fn keys_of_the_bucket_count_from_the_moment_they_are_made_until_they_are_r
 async fn a_key_sees_and_uses_only_its_models() {
     let mine = KeyRecord { models: vec!["tiny".into()], ..key("mine") };
     let other = KeyRecord { models: vec!["other".into()], ..key("other") };
-    let (_nats, _played, gateway) = keyed(vec![mine, other]).await;
+    let (_nats, _played, gateway) = house_with_keys(vec![mine, other]).await;
     let list: Value = with(&gateway, "mine", "/v1/models").await.json().await.unwrap();
     assert_eq!(list["data"][0]["id"], MODEL);
     let list: Value = with(&gateway, "other", "/v1/models").await.json().await.unwrap();
@@ -213,7 +198,7 @@ async fn requests_above_a_limit_are_told_which_and_when_to_come_back() {
     let two = KeyRecord { limits, ..key("two") };
     let limits = KeyLimits { concurrency: Some(1), ..KeyLimits::default() };
     let single = KeyRecord { limits, ..key("single") };
-    let (_nats, mut played, gateway) = keyed(vec![two, single]).await;
+    let (_nats, mut played, gateway) = house_with_keys(vec![two, single]).await;
     for left in ["1", "0"] {
         let response = ask(&gateway, "two", &[]);
         let job = played.job().await;
@@ -252,9 +237,30 @@ async fn requests_above_a_limit_are_told_which_and_when_to_come_back() {
 }
 
 #[tokio::test]
+async fn what_a_key_may_not_do_does_not_count_as_one_of_its_requests() {
+    let limits = KeyLimits { requests_per_minute: Some(2), ..KeyLimits::default() };
+    let other = KeyRecord { models: vec!["other".into()], limits, ..key("other") };
+    let mine = KeyRecord { models: vec!["tiny".into()], limits, ..key("mine") };
+    let (_nats, _played, gateway) = house_with_keys(vec![other, mine]).await;
+    for _ in 0..5 {
+        let refused = ask(&gateway, "other", &[]).await.unwrap();
+        assert_eq!(header(&refused, "x-ratelimit-remaining-requests"), "2");
+        assert_eq!((refused.status().as_u16(), header(&refused, "x-should-retry")), (403, "false"));
+        let sleep =
+            reqwest::Client::new().post(gateway.url("/upstream/tiny/sleep")).bearer_auth(secret("mine"));
+        let refused = sleep.send().await.unwrap();
+        assert_eq!(header(&refused, "x-ratelimit-remaining-requests"), "2");
+        assert_eq!(error_of(refused).await["code"], "scheduler_decides");
+    }
+    // What is wrong by what it says does.
+    let wrong = reqwest::Client::new().post(gateway.url(CHAT)).bearer_auth(secret("mine")).body("{}");
+    assert_eq!(header(&wrong.send().await.unwrap(), "x-ratelimit-remaining-requests"), "1");
+}
+
+#[tokio::test]
 async fn tokens_are_counted_by_what_the_engine_says() {
     let limits = KeyLimits { tokens_per_minute: Some(6000), ..KeyLimits::default() };
-    let (_nats, mut played, gateway) = keyed(vec![KeyRecord { limits, ..key("t") }]).await;
+    let (_nats, mut played, gateway) = house_with_keys(vec![KeyRecord { limits, ..key("t") }]).await;
     let response = ask(&gateway, "t", &[]);
     let job = played.job().await;
     answer(&played, &job, Some((1000, 4000))).await;
@@ -279,7 +285,7 @@ async fn tokens_are_counted_by_what_the_engine_says() {
 #[tokio::test]
 async fn a_user_holds_shows_and_releases_leases_of_its_own_key_alone() {
     let admin = KeyRecord { scope: Scope::Admin, ..key("admin") };
-    let (_nats, played, gateway) = keyed(vec![key("user"), admin]).await;
+    let (_nats, played, gateway) = house_with_keys(vec![key("user"), admin]).await;
     let mut asked = played.bus.subscribe(played.bus.subjects.lease()).await.unwrap();
     for (name, sees) in [("user", Some("user".into())), ("admin", None)] {
         let url = |path: &str| gateway.url(path);

@@ -13,6 +13,8 @@ mod errors_speak_the_routes_dialect;
 #[cfg(test)]
 mod every_route_goes_through_the_queue;
 #[cfg(test)]
+mod jobs_outlive_their_gateway;
+#[cfg(test)]
 mod keys_open_the_gateway;
 #[cfg(test)]
 mod leases_are_asked_of_the_leader;

@@ -94,3 +94,22 @@ async fn models_are_listed_and_found_with_slashes_and_by_alias() {
         assert_eq!(get(path).await["id"], MODEL, "{path}");
     }
 }
+
+/// By the HTTP library, which lets nobody write a body. If this fails, it may by now.
+#[tokio::test]
+async fn what_is_not_http_gets_a_status_and_the_end_of_its_connection() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let (_nats, _played, gateway) = house(|_| {}).await;
+    let long = format!("GET /v1/models HTTP/1.1\r\nx: {}\r\n\r\n", "x".repeat(200_000));
+    for (sent, status) in [("NONSENSE\r\n\r\n", "400"), (long.as_str(), "431")] {
+        let mut socket = tokio::net::TcpStream::connect(gateway.address).await.unwrap();
+        let _ = socket.write_all(sent.as_bytes()).await;
+        let mut told = Vec::new();
+        let read =
+            tokio::time::timeout(PATIENCE, socket.read_to_end(&mut told)).await.expect("it stays open");
+        let told = String::from_utf8_lossy(&told).into_owned();
+        // A reset may overtake the answer to one who is still sending.
+        assert!(told.starts_with(&format!("HTTP/1.1 {status} ")) || read.is_err(), "{told}");
+        assert!(told.is_empty() || told.ends_with("\r\n\r\n"), "it has a body: {told}");
+    }
+}

@@ -353,3 +353,19 @@ pub async fn another(nats: &TestNats, change: impl FnOnce(&mut Config)) -> Gatew
     .await;
     gateway
 }
+
+/// A gateway with these keys in its configuration, once it knows its catalog.
+pub async fn house_with_keys(keys: Vec<berth_wire::KeyRecord>) -> (TestNats, Played, Gateway) {
+    let nats = TestNats::start().unwrap();
+    let played = Played::new(&nats).await;
+    let gateway = Gateway::start(&nats, |config| config.gateway.keys = keys).await;
+    until("the catalog and the keys are known", PATIENCE, async || {
+        let state: serde_json::Value =
+            reqwest::get(gateway.url("/readyz")).await.unwrap().json().await.unwrap();
+        let parts = state["components"].as_array().unwrap();
+        let ready = |name: &str| parts.iter().any(|part| part["name"] == name && part["ready"] == true);
+        ready("catalog") && ready("keys")
+    })
+    .await;
+    (nats, played, gateway)
+}

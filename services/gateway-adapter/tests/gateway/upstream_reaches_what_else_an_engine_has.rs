@@ -1,6 +1,6 @@
 //! `/upstream/{model}/{path}`: any method and any bytes, through the same queue.
 
-use berth_wire::{Body, Finish, Route, Target};
+use berth_wire::{Body, Finish, KeyHash, KeyRecord, Route, Scope, Target};
 use reqwest::Method;
 
 use crate::support::*;
@@ -67,6 +67,61 @@ async fn events_from_upstream_end_as_the_engine_ends_them() {
     let response = request.await.unwrap();
     assert_eq!(response.headers()["content-type"], EVENTS);
     assert_eq!(response.text().await.unwrap(), "data: {\"stop\":true}\n\n");
+}
+
+/// Whose requests reach the queue, and what the others are told. The played engine is a simulator, which may be any.
+#[tokio::test]
+async fn what_changes_an_engine_is_for_administrators_and_what_its_scheduler_must_know_of_for_nobody() {
+    let user = KeyRecord::new("user".into(), KeyHash::of("berth-user"));
+    let admin =
+        KeyRecord { scope: Scope::Admin, ..KeyRecord::new("admin".into(), KeyHash::of("berth-admin")) };
+    let (_nats, mut played, gateway) = house_with_keys(vec![user, admin]).await;
+    let ask = |key: &str, method: Method, path: &str| {
+        let request = reqwest::Client::new().request(method, gateway.url(&format!("/upstream/tiny{path}")));
+        tokio::spawn(request.bearer_auth(format!("berth-{key}")).send())
+    };
+    for (method, path) in [
+        (Method::POST, "/v1/load_lora_adapter"),
+        (Method::POST, "/V1/Load_Lora_Adapter/"),
+        (Method::POST, "//v1%2fload_lora_adapter?x=1"),
+        (Method::POST, "/x/%252e%252e/slots/0?action=erase"),
+        (Method::DELETE, "/api/delete"),
+        (Method::POST, "/props"),
+    ] {
+        let refused = ask("user", method.clone(), path).await.unwrap().unwrap();
+        assert_eq!(
+            (refused.status().as_u16(), header(&refused, "x-should-retry").as_deref()),
+            (403, Some("false")),
+            "{path}"
+        );
+        assert_eq!(error_of(refused).await["code"], "admin_required", "{path}");
+        let admitted = ask("admin", method, path);
+        let job = played.job().await;
+        played.answer(&job, 200, "text/plain", b"done").await;
+        assert_eq!(admitted.await.unwrap().unwrap().status(), 200, "{path}");
+    }
+    for path in ["/sleep?level=1", "/wake_up", "/models/load", "/release_memory_occupation"] {
+        for key in ["user", "admin"] {
+            let refused = ask(key, Method::POST, path).await.unwrap().unwrap();
+            assert_eq!(refused.status(), 403, "{path}");
+            let error = error_of(refused).await;
+            assert_eq!(error["code"], "scheduler_decides", "{path}");
+            assert!(error["message"].as_str().unwrap().contains("lease"), "{error}");
+        }
+    }
+    let reads = ask("user", Method::GET, "/props");
+    let job = played.job().await;
+    played.answer(&job, 200, "text/plain", b"told").await;
+    assert_eq!(reads.await.unwrap().unwrap().status(), 200);
+
+    // Where nobody needs a key everybody administers, and the scheduler's books are still its own.
+    let (_nats, mut played, gateway) = house(|_| {}).await;
+    let refused = post(&gateway, "/upstream/tiny/sleep", String::new()).await.unwrap();
+    assert_eq!(error_of(refused).await["code"], "scheduler_decides");
+    let admitted = post(&gateway, "/upstream/tiny/v1/load_lora_adapter", "{}".into());
+    let job = played.job().await;
+    played.answer(&job, 200, "text/plain", b"done").await;
+    assert_eq!(admitted.await.unwrap().status(), 200);
 }
 
 #[tokio::test]

@@ -16,7 +16,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix_web::dev::ServerHandle;
+use actix_web::dev::{ServerHandle, Service};
 use actix_web::{App, HttpServer, web};
 use thiserror::Error;
 use tokio::task::JoinHandle;
@@ -208,17 +208,25 @@ fn launch(options: SimOptions, crash: Crash) -> Result<Simulator, SimError> {
         crash,
         options,
     });
-    let server = HttpServer::new(move || App::new().app_data(sim.clone()).configure(routes::configure))
-        .workers(workers)
-        // Else a request lives on after its client has gone, until a write fails.
-        .h1_allow_half_closed(false)
-        .tcp_nodelay(true)
-        // Longer than any client's pool keeps a connection, so that none is closed under a request.
-        .keep_alive(Duration::from_secs(300))
-        .disable_signals()
-        .shutdown_timeout(0)
-        .bind(bind)
-        .map_err(listen)?;
+    let server = HttpServer::new(move || {
+        let watched = sim.clone();
+        App::new().app_data(sim.clone()).configure(routes::configure).wrap_fn(move |request, service| {
+            if request.path().starts_with("/v1") {
+                watched.books.see(request.headers());
+            }
+            service.call(request)
+        })
+    })
+    .workers(workers)
+    // Else a request lives on after its client has gone, until a write fails.
+    .h1_allow_half_closed(false)
+    .tcp_nodelay(true)
+    // Longer than any client's pool keeps a connection, so that none is closed under a request.
+    .keep_alive(Duration::from_secs(300))
+    .disable_signals()
+    .shutdown_timeout(0)
+    .bind(bind)
+    .map_err(listen)?;
     let bound =
         server.addrs().first().copied().ok_or_else(|| {
             SimError::Server(std::io::Error::other("the server was bound but has no address"))

@@ -1,8 +1,11 @@
 //! Slots, and what became of every request.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{SystemTime, UNIX_EPOCH};
 
+use actix_web::http::header::HeaderMap;
 use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -16,6 +19,8 @@ pub(super) struct Books {
     started: AtomicU64,
     completed: AtomicU64,
     aborted: AtomicU64,
+    aborted_at: AtomicU64,
+    headers: RwLock<BTreeSet<String>>,
 }
 
 /// `/sim/stats`.
@@ -33,6 +38,10 @@ pub(super) struct Stats {
     completed: u64,
     /// Requests whose client left before the end, waiting or running.
     aborted: u64,
+    /// When that happened last, in Unix milliseconds by this process's clock.
+    aborted_at: u64,
+    /// Names of all headers that ever came with a request below `/v1`.
+    headers: BTreeSet<String>,
 }
 
 impl Books {
@@ -45,6 +54,8 @@ impl Books {
             started: AtomicU64::new(0),
             completed: AtomicU64::new(0),
             aborted: AtomicU64::new(0),
+            aborted_at: AtomicU64::new(0),
+            headers: RwLock::default(),
         })
     }
 
@@ -56,7 +67,26 @@ impl Books {
             started: self.started.load(Relaxed),
             completed: self.completed.load(Relaxed),
             aborted: self.aborted.load(Relaxed),
+            aborted_at: self.aborted_at.load(Relaxed),
+            headers: self.headers.read().unwrap_or_else(PoisonError::into_inner).clone(),
         }
+    }
+
+    /// Remembers the names of a request's headers.
+    pub(super) fn see(&self, headers: &HeaderMap) {
+        let known = self.headers.read().unwrap_or_else(PoisonError::into_inner);
+        if headers.keys().all(|name| known.contains(name.as_str())) {
+            return;
+        }
+        drop(known);
+        let mut known = self.headers.write().unwrap_or_else(PoisonError::into_inner);
+        known.extend(headers.keys().map(|name| name.as_str().to_owned()));
+    }
+
+    fn abort(&self) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.aborted_at.store(u64::try_from(now.as_millis()).unwrap_or(u64::MAX), Relaxed);
+        self.aborted.fetch_add(1, Relaxed);
     }
 
     /// Waits for a slot, in the order of asking. Dropping the future leaves the line and counts as aborted.
@@ -90,7 +120,7 @@ impl Drop for Place {
     fn drop(&mut self) {
         self.books.waiting.fetch_sub(1, Relaxed);
         if !self.served {
-            self.books.aborted.fetch_add(1, Relaxed);
+            self.books.abort();
         }
     }
 }
@@ -113,8 +143,11 @@ impl Drop for Ticket {
     fn drop(&mut self) {
         // Books first, so that whoever gets the slot finds them right.
         self.books.running.fetch_sub(1, Relaxed);
-        let end = if self.completed { &self.books.completed } else { &self.books.aborted };
-        end.fetch_add(1, Relaxed);
+        if self.completed {
+            self.books.completed.fetch_add(1, Relaxed);
+        } else {
+            self.books.abort();
+        }
         drop(self.permit.take());
     }
 }
