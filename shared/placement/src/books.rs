@@ -13,6 +13,7 @@ use crate::event::ModelNeeds;
 use crate::hint::Hints;
 use crate::queue::{Queue, Waiting};
 use crate::rate::Rate;
+use crate::times::Times;
 
 /// Where an engine is in its life, as the core sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -193,6 +194,8 @@ pub(crate) struct Model {
     pub(crate) start_took: Option<Duration>,
     /// How long a job takes, once measured (EWMA).
     pub(crate) service: Option<Duration>,
+    /// How long jobs have taken that this leader saw.
+    pub(crate) times: Times,
     /// Tokens that a job takes, once measured (EWMA).
     pub(crate) tokens: Option<u64>,
     /// Hosts on which it may have failed to start.
@@ -223,6 +226,7 @@ impl Model {
             blocked: None,
             start_took: None,
             service: None,
+            times: Times::default(),
             tokens: None,
             failed_on: BTreeSet::new(),
             ran_on: VecDeque::new(),

@@ -8,6 +8,7 @@
     reason = "test code"
 )]
 
+mod estimates;
 mod fairness;
 mod invariants;
 mod kit;
