@@ -132,7 +132,7 @@ impl Shared {
         }
     }
 
-    /// All that is true here, with `ended` as what no leader has acknowledged.
+    /// All that is true here, with `ended` as what no leader has acknowledged; the outbox numbers it.
     pub(crate) fn snapshot(&self, ended: Vec<Ended>) -> Snapshot {
         let books = self.books.borrow();
         let mut models: Vec<ModelSpec> = Vec::new();
@@ -149,6 +149,8 @@ impl Shared {
             models,
             running: books.running(),
             ended,
+            number: 0,
+            upto: 0,
         }
     }
 

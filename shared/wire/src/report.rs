@@ -225,6 +225,12 @@ pub struct Snapshot {
     pub running: Vec<RunningAttempt>,
     /// Attempts that ended and that no leader has acknowledged.
     pub ended: Vec<Ended>,
+    /// How many snapshots this run of the agent had made with this one: an older one is not news.
+    #[serde(default)]
+    pub number: u64,
+    /// Number of the last report entry that had been sent then: what such an entry says of engines is in here.
+    #[serde(default)]
+    pub upto: u64,
 }
 
 impl Message for Snapshot {
