@@ -1,6 +1,6 @@
 //! `berth replay`: the decisions of a recorded scheduler, taken once more at a desk.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, Write};
 use std::path::PathBuf;
 
@@ -20,7 +20,8 @@ Examples:
   berth replay scheduler.jsonl                       every decision, with its reason
   berth replay scheduler.jsonl --model qwen2.5-7b    those about one model
   berth replay scheduler.jsonl --job 019ab3...       one job's way, and at the end why it waits
-  berth replay scheduler.jsonl --json                one JSON object an event: at, event, effects, same
+  berth replay scheduler.jsonl --json                one JSON object an event: at, event, effects, same; --model
+                                                     and --job leave out events that do not name them
   ssh gpu-1 cat scheduler.jsonl | berth replay -     a log from elsewhere";
 
 /// Options of `replay`.
@@ -54,18 +55,18 @@ struct Count {
 struct Known {
     models: BTreeSet<ModelId>,
     jobs: BTreeSet<JobId>,
+    /// The models of jobs, by their written ids.
+    model_of: BTreeMap<String, ModelId>,
 }
 
 impl Known {
     fn take(&mut self, event: &Event) {
         match event {
             Event::Catalog(models) => self.models.extend(models.iter().map(|needs| needs.id.clone())),
-            Event::JobSubmitted(job) => {
+            // The second: a host took it by itself.
+            Event::JobSubmitted(job) | Event::JobStarted { job, .. } => {
                 self.jobs.insert(job.id);
-            }
-            // A host took it by itself.
-            Event::JobStarted { job, .. } => {
-                self.jobs.insert(job.id);
+                self.model_of.insert(job.id.to_string(), job.model.clone());
             }
             Event::HostSnapshot { running, .. } => self.jobs.extend(running.iter().map(|(job, ..)| *job)),
             _ => {}
@@ -123,7 +124,11 @@ pub(crate) fn run(args: &ReplayArgs) -> Result<Exit, Failure> {
         known.take(&step.event);
         let from = *from.get_or_insert(step.at);
         last = step.at;
-        let shown = if args.json { json(&step)? } else { story(&step, from, args, &mut count) };
+        let shown = match args.json {
+            true if concerns(&step, args, &known) => json(&step)?,
+            true => String::new(),
+            false => story(&step, from, args, &mut count),
+        };
         if !step.same {
             count.other += 1;
         }
@@ -151,6 +156,33 @@ fn ends_a_term(next: Option<&(usize, std::io::Result<String>)>) -> bool {
     next.is_none_or(|(_, line)| {
         line.as_ref().is_ok_and(|line| line.is_empty() || line.starts_with(BEGINNING))
     })
+}
+
+/// Whether an event, or what was done upon it, is about what was asked for. What is decided otherwise is always told.
+fn concerns(step: &Replayed, args: &ReplayArgs, known: &Known) -> bool {
+    if !step.same || (args.model.is_none() && args.job.is_none()) {
+        return true;
+    }
+    let written = [serde_json::to_value(&step.event), serde_json::to_value(&step.effects)];
+    let names = |wanted: &dyn Fn(&str) -> bool| written.iter().flatten().any(|value| holds(value, wanted));
+    // An attempt's end names its job alone.
+    let of_model = |text: &str| {
+        let own = || known.model_of.get(text).map(ModelId::as_str) == args.model.as_deref();
+        Some(text) == args.model.as_deref() || own()
+    };
+    let job = args.job.map(|job| job.to_string());
+    (args.model.is_none() || names(&of_model)) && job.is_none_or(|job| names(&|text: &str| text == job))
+}
+
+/// Whether a value has such a text in it, or as a key.
+fn holds(value: &serde_json::Value, wanted: &dyn Fn(&str) -> bool) -> bool {
+    use serde_json::Value;
+    match value {
+        Value::String(text) => wanted(text),
+        Value::Array(values) => values.iter().any(|value| holds(value, wanted)),
+        Value::Object(fields) => fields.iter().any(|(key, value)| wanted(key) || holds(value, wanted)),
+        _ => false,
+    }
 }
 
 fn json(step: &Replayed) -> Result<String, Failure> {

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use berth_bus::{Bus, BusOptions, Entries, View};
 use berth_config::{env, show_bytes};
 use berth_wire::{
-    Accelerator, EngineRecord, HostBeat, LeaderRecord, LeaseStatus, Message, ModelSpec, Timestamp,
+    Accelerator, EngineRecord, HostBeat, LeaderRecord, LeaseShown, LeaseStatus, Message, ModelSpec, Timestamp,
 };
 use serde_json::{Value, json};
 use tokio::time::timeout;
@@ -101,8 +101,18 @@ impl Picture {
             "hosts": self.hosts.values().collect::<Vec<_>>(),
             "engines": self.engines.values().collect::<Vec<_>>(),
             "models": self.catalog.values().map(|model| &model.id).collect::<Vec<_>>(),
-            "scheduler": self.scheduler,
+            "scheduler": self.scheduler_shown(),
         })
+    }
+
+    /// The leader's answer, with leases as `GET /leases` has them.
+    fn scheduler_shown(&self) -> Value {
+        let mut shown = self.scheduler.clone();
+        if let Some(known) = shown.get_mut("leases") {
+            let leases: Vec<LeaseShown> = self.leases().into_iter().map(LeaseShown::from).collect();
+            *known = json!(leases);
+        }
+        shown
     }
 
     fn text(&self, now: Timestamp) -> String {
@@ -272,6 +282,27 @@ mod tests {
     fn times_are_told_in_one_unit() {
         let at = |seconds: u64| ago(Timestamp(0), Timestamp(seconds * 1000));
         assert_eq!([at(5), at(300), at(7300), at(200_000)], ["5s ago", "5m ago", "2h ago", "2d ago"]);
+    }
+
+    #[test]
+    fn leases_have_the_form_that_http_gives_them() {
+        let lease = json!({"session": "s", "model": "m", "since": 0, "ttl_ms": 120_000, "expires": 120_000});
+        let status =
+            json!({"lease": lease, "state": "queued", "position": 2, "eta_ms": 4100, "left_ms": 60_000});
+        let picture = Picture {
+            leader: None,
+            hosts: Entries::default(),
+            engines: Entries::default(),
+            catalog: Entries::default(),
+            scheduler: json!({"epoch": 1, "leases": [status]}),
+        };
+        let shown = &picture.json()["scheduler"]["leases"];
+        let http = json!([{
+            "sessionKey": "s", "model": "m", "state": "queued", "position": 2, "etaSeconds": 4.1,
+            "expiresAt": "1970-01-01T00:02:00.000Z", "expiresInSeconds": 60.0,
+        }]);
+        assert_eq!(*shown, http);
+        assert_eq!(picture.leases().len(), 1, "the table has them as well");
     }
 
     #[test]

@@ -100,16 +100,22 @@ impl Fields {
             .ok_or_else(|| invalid("missing_field", name, format!("`{name}` is missing; it is a string")))
     }
 
-    /// A whole number that may be left out.
-    pub(crate) fn whole(&mut self, name: &str, least: u64) -> Result<Option<u64>, ApiError> {
+    /// A time in seconds that may be left out, in any form of a number. `most` is for the message alone: whoever knows
+    /// how long is too long says so itself.
+    pub(crate) fn optional_seconds(
+        &mut self,
+        name: &str,
+        least: f64,
+        most: f64,
+    ) -> Result<Option<Duration>, ApiError> {
         let Some(value) = self.take(name) else { return Ok(None) };
-        match value.as_u64().filter(|number| *number >= least) {
-            Some(number) => Ok(Some(number)),
-            None => {
-                let message = format!("`{name}` must be a whole number of at least {least}");
-                Err(invalid("invalid_value", name, message))
-            }
-        }
+        let seconds = value.as_f64().filter(|seconds| *seconds >= least);
+        // Beyond all ages; more is no time for the bus.
+        let time = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds.min(1e15)).ok());
+        time.map(Some).ok_or_else(|| {
+            let message = format!("`{name}` must be a number of seconds from {least} to {most}");
+            invalid("invalid_value", name, message)
+        })
     }
 
     /// A time in seconds.
@@ -150,13 +156,28 @@ mod tests {
         let pair = |code: &str, param: &str| (code.to_owned(), param.to_owned());
         assert_eq!(named(of("{}").text("model").unwrap_err()), pair("missing_field", "model"));
         assert_eq!(named(of(r#"{"model":1}"#).text("model").unwrap_err()), pair("invalid_value", "model"));
-        for ttl in ["0", "1.5", "-1", "\"60\""] {
-            let error = of(&format!(r#"{{"ttl":{ttl}}}"#)).whole("ttl", 1).unwrap_err();
-            assert!(error.message.contains("whole number of at least 1"), "{}", error.message);
+        for ttl in ["0", "0.9", "-1", "\"60\"", "true", "-1e400", "[60]"] {
+            let Ok(mut fields) = Fields::of_body(format!(r#"{{"ttl":{ttl}}}"#).as_bytes()) else {
+                continue;
+            };
+            let error = fields.optional_seconds("ttl", 1.0, 3600.0).unwrap_err();
+            assert_eq!(error.message, "`ttl` must be a number of seconds from 1 to 3600");
         }
         let error = of(r#"{"ttl":1,"tll":2}"#).end(&["ttl"]).unwrap_err();
         assert_eq!(error.message, "unknown field `tll`; known are `ttl`");
         assert_eq!(named(error), pair("unknown_field", "tll"));
+    }
+
+    #[test]
+    fn a_number_of_seconds_may_have_any_form() {
+        for (form, millis) in
+            [("60", 60_000), ("60.0", 60_000), ("6e1", 60_000), ("1e9", 1_000_000_000_000), ("1.5", 1500)]
+        {
+            let seconds = of(&format!(r#"{{"ttl":{form}}}"#)).optional_seconds("ttl", 1.0, 9.0).unwrap();
+            assert_eq!(seconds, Some(Duration::from_millis(millis)), "{form}");
+        }
+        let most = of(r#"{"ttl":1e300}"#).optional_seconds("ttl", 1.0, 9.0).unwrap();
+        assert!(most.is_some_and(|most| most.as_millis() < u128::from(u64::MAX)), "it is fit for the bus");
     }
 
     #[test]
@@ -183,7 +204,7 @@ mod tests {
     fn what_may_be_left_out_may_be_null() {
         let mut fields = of(r#"{"model":null,"ttl":null,"in":2.5}"#);
         assert_eq!(fields.optional_text("model").unwrap(), None);
-        assert_eq!(fields.whole("ttl", 1).unwrap(), None);
+        assert_eq!(fields.optional_seconds("ttl", 1.0, 9.0).unwrap(), None);
         assert_eq!(fields.seconds("in", 0.0..=9.0).unwrap(), Duration::from_millis(2500));
         fields.end(&[]).unwrap();
     }

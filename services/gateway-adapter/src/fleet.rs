@@ -136,6 +136,11 @@ impl Fleet {
         &self.config.gateway
     }
 
+    /// The longest lease, as far as this gateway's configuration says.
+    pub(crate) fn lease_ceiling(&self) -> Duration {
+        self.config.scheduler.lease_ceiling
+    }
+
     pub(crate) fn catalog(&self) -> Arc<Catalog> {
         self.catalog.load_full()
     }

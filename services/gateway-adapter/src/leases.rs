@@ -43,7 +43,8 @@ async fn grant(
     let mut fields = read(request, payload, worker).await?;
     let (session, model) = (session(&mut fields)?, fields.text("model")?);
     // How long is too long the scheduler says, as it does to all who ask.
-    let ttl = fields.whole("ttlSeconds", 1)?.map(Duration::from_secs);
+    let most = worker.fleet().lease_ceiling().as_secs_f64();
+    let ttl = fields.optional_seconds("ttlSeconds", 1.0, most)?;
     fields.end(&["sessionKey", "model", "ttlSeconds"])?;
     let model = resolve(worker, caller, &model)?;
     let ask = LeaseRequest::Lease { session, model, key: caller.key(), ttl };

@@ -241,6 +241,15 @@ fn of_berth(own: &Own) -> Operation {
             .schema(Some(shapes::text()));
         operation = operation.parameter(id);
     }
+    if own.path == "/leases" {
+        let session = ParameterBuilder::new()
+            .name("sessionKey")
+            .parameter_in(ParameterIn::Query)
+            .required(Required::False)
+            .description(Some("Only this session's"))
+            .schema(Some(shapes::text()));
+        operation = operation.parameter(session);
+    }
     if let Some(takes) = own.takes {
         let body =
             RequestBodyBuilder::new().required(Some(Required::True)).content(JSON, json(takes)).build();

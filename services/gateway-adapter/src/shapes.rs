@@ -70,7 +70,12 @@ pub(crate) const LEASE_ASKED: Shape = Shape {
     fields: &[
         ("sessionKey", Text, true, "The session, 1 to 256 bytes"),
         ("model", Text, true, "A model's name or alias"),
-        ("ttlSeconds", Whole, false, "How long it is to last; 120 if not said"),
+        (
+            "ttlSeconds",
+            Number,
+            false,
+            "How long it is to last, from 1 to [scheduler] lease_ceiling; 120 if not said",
+        ),
     ],
     open: false,
 };
@@ -80,7 +85,12 @@ pub(crate) const LEASE: Shape = Shape {
         ("sessionKey", Text, true, "The session"),
         ("model", Text, true, "The model"),
         ("state", Text, true, "ready, loading or queued"),
-        ("position", Whole, true, "Requests for the model that wait now"),
+        (
+            "position",
+            Whole,
+            true,
+            "Who goes before: requests for the model that wait and, while queued, models that have room before it",
+        ),
         ("etaSeconds", Number, true, "Until the model is ready; null where nobody knows"),
         ("expiresAt", Text, true, "RFC 3339, by the scheduler's clock"),
         ("expiresInSeconds", Number, true, "Until it ends"),
@@ -116,7 +126,7 @@ pub(crate) const HINT: Shape = Shape {
     fields: &[
         ("sessionKey", Text, true, "The session"),
         ("model", Text, true, "The model that it will ask for"),
-        ("inSeconds", Number, true, "When, from now"),
+        ("inSeconds", Number, true, "When, from now; up to 86400"),
     ],
     open: false,
 };

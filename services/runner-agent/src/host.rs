@@ -205,6 +205,9 @@ impl HostActor {
         if shared.books.borrow().engines.contains_key(&start.engine) {
             return Ok(());
         }
+        if start.boot.as_ref().is_some_and(|boot| *boot != shared.boot) {
+            return Err(refused("this start was decided before the agent was restarted"));
+        }
         if shared.draining.get() {
             return Err(refused("this host is being stopped"));
         }
@@ -254,7 +257,9 @@ impl HostActor {
             return Some(reply);
         }
         let ended = self.shared.outbox.borrow().unacknowledged();
-        self.answer(message, self.shared.snapshot(ended));
+        let mut snapshot = self.shared.snapshot(ended);
+        self.shared.outbox.borrow_mut().number(&mut snapshot);
+        self.answer(message, snapshot);
         None
     }
 

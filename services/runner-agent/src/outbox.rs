@@ -43,6 +43,8 @@ pub(crate) struct Outbox {
     passed: usize,
     /// What is queued should not wait for more.
     urgent: bool,
+    /// Snapshots made so far.
+    snapshots: u64,
 }
 
 impl Default for Outbox {
@@ -59,6 +61,7 @@ impl Default for Outbox {
             starts: BTreeMap::new(),
             passed: 0,
             urgent: false,
+            snapshots: 0,
         }
     }
 }
@@ -135,6 +138,13 @@ impl Outbox {
         self.unsure.iter().cloned().chain(ends).collect()
     }
 
+    /// Numbers a snapshot that is made now, so that a leader can tell what it heard before from what is newer.
+    pub(crate) fn number(&mut self, snapshot: &mut Snapshot) {
+        self.snapshots += 1;
+        snapshot.number = self.snapshots;
+        snapshot.upto = self.acked + self.sent.len() as u64;
+    }
+
     /// What to send next; what was sent and not acknowledged comes first, as it was. `None`: nothing.
     pub(crate) fn batch(&mut self, snapshot: impl FnOnce(Vec<Ended>) -> Snapshot) -> Option<Batch> {
         self.urgent = false;
@@ -147,7 +157,8 @@ impl Outbox {
                 ReportEntry::Snapshot(_) => false,
                 _ => true,
             });
-            let snapshot = snapshot(self.unacknowledged());
+            let mut snapshot = snapshot(self.unacknowledged());
+            self.number(&mut snapshot);
             // Nothing is told after a goodbye.
             let at = self.queued.iter().position(|entry| *entry == ReportEntry::Goodbye);
             self.queued.insert(at.unwrap_or(self.queued.len()), ReportEntry::Snapshot(Box::new(snapshot)));
@@ -285,7 +296,14 @@ mod tests {
             ended,
             estimates: Vec::new(),
             found: Vec::new(),
+            number: 0,
+            upto: 0,
         }
+    }
+
+    /// The entry of a snapshot that was made as the n-th, with so many entries sent before.
+    fn nth(number: u64, upto: u64, ended: Vec<Ended>) -> ReportEntry {
+        ReportEntry::Snapshot(Box::new(Snapshot { number, upto, ..snapshot(ended) }))
     }
 
     fn ack(epoch: u64, want_snapshot: bool) -> ReportAck {
@@ -343,7 +361,7 @@ mod tests {
         outbox.acknowledge(&ack(6, true));
         let batch = outbox.batch(snapshot).unwrap();
         assert_eq!(batch.first, 3);
-        assert_eq!(batch.entries, [ReportEntry::Snapshot(Box::new(snapshot(vec![ended(1)])))]);
+        assert_eq!(batch.entries, [nth(2, 2, vec![ended(1)])]);
         outbox.acknowledge(&ack(6, false));
         assert!(outbox.is_empty());
         assert!(outbox.unacknowledged().is_empty());
@@ -372,14 +390,24 @@ mod tests {
         outbox.push_ended(ended(1));
         let batch = outbox.batch(snapshot).unwrap();
         assert_eq!(batch.first, 1);
-        assert_eq!(
-            batch.entries,
-            [ReportEntry::Ended(ended(1)), ReportEntry::Snapshot(Box::new(snapshot(vec![ended(1)])))]
-        );
+        assert_eq!(batch.entries, [ReportEntry::Ended(ended(1)), nth(2, 0, vec![ended(1)])]);
         outbox.unanswered();
         outbox.undelivered();
         outbox.push_ended(ended(2));
         assert_eq!(outbox.batch(snapshot).unwrap().entries[..2], batch.entries, "it may have been taken");
+    }
+
+    #[test]
+    fn a_snapshot_says_how_far_the_entries_go_that_it_holds() {
+        let mut outbox = known_to(5);
+        outbox.push_engine(engine(1, EngineState::Ready));
+        outbox.batch(snapshot).unwrap();
+        outbox.push_engine(engine(1, EngineState::Stopping));
+        let mut asked = snapshot(Vec::new());
+        outbox.number(&mut asked);
+        assert_eq!((asked.number, asked.upto), (2, 2), "the entry that was sent is the second one");
+        outbox.number(&mut asked);
+        assert_eq!((asked.number, asked.upto), (3, 2));
     }
 
     #[test]

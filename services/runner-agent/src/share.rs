@@ -41,7 +41,8 @@ mod tests {
         let text = format!("[[models]]\nid = \"m\"\nengine = \"{kind}\"\nargs = [{args}]\n");
         let model = berth_config::Config::parse(&text, "test.toml").unwrap().models.remove(0);
         let reservations = vec![Reservation { accelerator: "GPU-1".into(), bytes }];
-        let start = StartEngine { engine: EngineId::new(Epoch(1), 1), epoch: Epoch(1), model, reservations };
+        let (engine, epoch) = (EngineId::new(Epoch(1), 1), Epoch(1));
+        let start = StartEngine { engine, epoch, model, reservations, boot: None };
         let gpu = Reading {
             id: "GPU-1".into(),
             kind: AcceleratorKind::Nvidia,

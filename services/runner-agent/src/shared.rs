@@ -149,7 +149,7 @@ impl Shared {
         }
     }
 
-    /// All that is true here, with `ended` as what no leader has acknowledged.
+    /// All that is true here, with `ended` as what no leader has acknowledged; the outbox numbers it.
     pub(crate) fn snapshot(&self, ended: Vec<Ended>) -> Snapshot {
         let books = self.books.borrow();
         let mut models: Vec<ModelSpec> = Vec::new();
@@ -168,6 +168,8 @@ impl Shared {
             ended,
             estimates: self.estimates.borrow().clone(),
             found: self.external.found(),
+            number: 0,
+            upto: 0,
         }
     }
 

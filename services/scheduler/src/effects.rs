@@ -86,10 +86,11 @@ impl Carrier {
         &self,
         host: &HostId,
         engine: EngineId,
+        boot: Option<String>,
         model: ModelSpec,
         reservations: Vec<Reservation>,
     ) -> Result<(), (EngineFailure, bool)> {
-        let command = StartEngine { epoch: self.epoch, engine, model, reservations };
+        let command = StartEngine { epoch: self.epoch, engine, model, reservations, boot };
         let subject = self.bus.subjects.ctl(host, Verb::Start);
         match answer(self.bus.request(subject, &command, COMMAND_LIMIT).await, host) {
             Answer::Taken | Answer::Stale => Ok(()),

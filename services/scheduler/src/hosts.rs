@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use berth_bus::Entries;
-use berth_wire::{HostBeat, HostId, Timestamp};
+use berth_wire::{HostBeat, HostId, ReportEntry, Snapshot, Timestamp};
 
 /// One host as this term knows it.
 #[derive(Debug)]
@@ -16,11 +16,21 @@ struct Seen {
     synced: bool,
     /// Number of the next report entry.
     next: u64,
+    /// Number of the newest snapshot taken, and of the last report entry that had been sent by then.
+    snapshot: u64,
+    upto: u64,
     /// It said goodbye.
     left: bool,
     asked: Option<Instant>,
     /// It is being asked whether it lives.
     suspected: bool,
+}
+
+impl Seen {
+    fn takes(&mut self, snapshot: &Snapshot) {
+        self.snapshot = self.snapshot.max(snapshot.number);
+        self.upto = self.upto.max(snapshot.upto);
+    }
 }
 
 /// What is to be done about hosts.
@@ -67,6 +77,8 @@ impl Hosts {
             beat: now,
             synced: false,
             next: 0,
+            snapshot: 0,
+            upto: 0,
             left: false,
             asked: None,
             suspected: false,
@@ -104,13 +116,37 @@ impl Hosts {
         todo
     }
 
-    /// A snapshot that was asked for has come.
-    pub(crate) fn synced(&mut self, host: &HostId, boot: &str, now: Instant) {
-        let seen = self.host(host, boot, now);
-        seen.synced = true;
-        seen.left = false;
+    /// A snapshot that was asked for has come. Whether it is news: what the host has reported may have overtaken it.
+    pub(crate) fn synced(&mut self, snapshot: &Snapshot, now: Instant) -> bool {
+        let seen = self.host(&snapshot.beat.host, &snapshot.beat.boot, now);
         seen.suspected = false;
         seen.beat = now;
+        let heard_since = seen.next > snapshot.upto.saturating_add(1);
+        // One without a number comes from an agent of an earlier version.
+        let old = heard_since || snapshot.number < seen.snapshot;
+        if seen.synced && old && snapshot.number > 0 {
+            return false;
+        }
+        seen.synced = true;
+        seen.left = false;
+        seen.takes(snapshot);
+        true
+    }
+
+    /// Whether an entry of a report is news beside the snapshots that were taken: one that was sent before may be sent
+    /// again to a later leader.
+    pub(crate) fn is_news(&mut self, host: &HostId, entry: &ReportEntry, number: u64) -> bool {
+        let Some(seen) = self.seen.get_mut(host) else { return true };
+        match entry {
+            ReportEntry::Snapshot(snapshot) if snapshot.number < seen.snapshot => false,
+            ReportEntry::Snapshot(snapshot) => {
+                seen.takes(snapshot);
+                true
+            }
+            // That one is gone, and why, is news to whoever had it.
+            ReportEntry::Engine(report) => number > seen.upto || report.state.is_gone(),
+            ReportEntry::Started(_) | ReportEntry::Ended(_) | ReportEntry::Goodbye => true,
+        }
     }
 
     /// A suspect did not answer. Whether it is lost: it may have reported meanwhile.
@@ -162,7 +198,79 @@ impl Hosts {
 
 #[cfg(test)]
 mod tests {
+    use berth_wire::{EngineId, EngineReport, EngineState, Epoch};
+
     use super::*;
+
+    fn snapshot(number: u64, upto: u64) -> Snapshot {
+        let beat = HostBeat {
+            host: "h".into(),
+            boot: "b".into(),
+            version: String::new(),
+            at: Timestamp(0),
+            accelerators: Vec::new(),
+            drivers: Vec::new(),
+            labels: Vec::new(),
+            running: 0,
+            draining: false,
+            sleep_memory: 0,
+            sleep_spare: 0,
+        };
+        Snapshot {
+            beat,
+            engines: Vec::new(),
+            models: Vec::new(),
+            running: Vec::new(),
+            ended: Vec::new(),
+            estimates: Vec::new(),
+            found: Vec::new(),
+            number,
+            upto,
+        }
+    }
+
+    fn engine(state: EngineState) -> ReportEntry {
+        ReportEntry::Engine(EngineReport {
+            engine: EngineId::new(Epoch(1), 1),
+            model: "m".into(),
+            state,
+            reservations: Vec::new(),
+            concurrency: 1,
+            failure: None,
+            start_took: None,
+            detail: None,
+            sleep: None,
+            peak_memory: None,
+        })
+    }
+
+    #[test]
+    fn what_was_sent_before_a_snapshot_is_not_news_after_it() {
+        let now = Instant::now();
+        let mut hosts = Hosts::new(Duration::from_secs(15));
+        let host: HostId = "h".into();
+        // A new leader has asked; what an earlier one may have taken is sent again.
+        assert!(hosts.synced(&snapshot(3, 6), now));
+        assert_eq!(hosts.take(&host, "b", 5, 4, true, now), Taken::From(0));
+        assert!(!hosts.is_news(&host, &ReportEntry::Snapshot(Box::new(snapshot(2, 4))), 5));
+        assert!(!hosts.is_news(&host, &engine(EngineState::Ready), 6));
+        assert!(hosts.is_news(&host, &engine(EngineState::Failed), 6), "why it failed is news");
+        assert!(hosts.is_news(&host, &engine(EngineState::Ready), 7));
+        assert!(hosts.is_news(&host, &ReportEntry::Snapshot(Box::new(snapshot(4, 6))), 8));
+    }
+
+    #[test]
+    fn a_snapshot_that_reports_have_overtaken_is_not_taken() {
+        let now = Instant::now();
+        let mut hosts = Hosts::new(Duration::from_secs(15));
+        let host: HostId = "h".into();
+        assert_eq!(hosts.take(&host, "b", 1, 2, true, now), Taken::From(0));
+        assert!(hosts.synced(&snapshot(2, 2), now), "as far as was heard");
+        assert_eq!(hosts.take(&host, "b", 3, 1, false, now), Taken::From(0));
+        assert!(!hosts.synced(&snapshot(3, 2), now), "an entry came that was sent after it was made");
+        hosts.left(&host);
+        assert!(hosts.synced(&snapshot(4, 2), now), "better than none");
+    }
 
     #[test]
     fn a_report_is_taken_once_however_often_it_is_sent() {
@@ -181,7 +289,7 @@ mod tests {
     fn a_host_that_falls_silent_and_does_not_answer_is_lost_once() {
         let start = Instant::now();
         let mut hosts = Hosts::new(Duration::from_secs(15));
-        hosts.synced(&"h".into(), "b", start);
+        hosts.synced(&snapshot(1, 0), start);
         let beats = Entries::default();
         assert!(hosts.review(&beats, start + Duration::from_secs(14)).is_empty());
         let later = start + Duration::from_secs(16);
@@ -195,10 +303,10 @@ mod tests {
     fn a_silent_host_that_answers_is_kept() {
         let start = Instant::now();
         let mut hosts = Hosts::new(Duration::from_secs(15));
-        hosts.synced(&"h".into(), "b", start);
+        hosts.synced(&snapshot(1, 0), start);
         let later = start + Duration::from_secs(16);
         assert_eq!(hosts.review(&Entries::default(), later).len(), 1);
-        hosts.synced(&"h".into(), "b", later);
+        hosts.synced(&snapshot(2, 0), later);
         assert!(!hosts.is_lost(&"h".into(), later));
         assert!(hosts.review(&Entries::default(), later + Duration::from_secs(14)).is_empty());
     }

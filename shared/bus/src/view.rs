@@ -184,10 +184,11 @@ const QUIET: Duration = Duration::from_secs(2);
 async fn follow<M: Message>(bus: &Bus, bucket: &str, publish: &watch::Sender<Option<Entries<M>>>) {
     let mut delay = Duration::from_millis(100);
     let mut connects = bus.connects.clone();
+    let mut unreadable = Unreadable::default();
     loop {
         connects.mark_unchanged();
         let followed = tokio::select! {
-            followed = follow_once(bus, bucket, publish) => followed,
+            followed = follow_once(bus, bucket, publish, &mut unreadable) => followed,
             // The server may have been restarted, and the bucket with it: a watch would find out late.
             Ok(()) = connects.changed() => Ok(()),
         };
@@ -202,10 +203,21 @@ async fn follow<M: Message>(bus: &Bus, bucket: &str, publish: &watch::Sender<Opt
     }
 }
 
+/// Entries that cannot be read, by key and revision: each is told of once, however often the bucket is read anew.
+#[derive(Debug, Default)]
+struct Unreadable(BTreeMap<String, u64>);
+
+impl Unreadable {
+    fn is_news(&mut self, key: &str, revision: u64) -> bool {
+        self.0.insert(key.to_owned(), revision) != Some(revision)
+    }
+}
+
 async fn follow_once<M: Message>(
     bus: &Bus,
     bucket: &str,
     publish: &watch::Sender<Option<Entries<M>>>,
+    unreadable: &mut Unreadable,
 ) -> Result<(), BusError> {
     let store = bus.bucket(bucket).await?;
     let watching = |e| BusError::nats(format!("watch the bucket {bucket}"), e);
@@ -237,7 +249,9 @@ async fn follow_once<M: Message>(
                     map.insert(entry.key, Arc::new(value));
                 }
                 Err(error) => {
-                    warn!(bucket, key = entry.key, %error, "left out an entry that cannot be read");
+                    if unreadable.is_news(&entry.key, entry.revision) {
+                        warn!(bucket, key = entry.key, %error, "left out an entry that cannot be read");
+                    }
                     map.remove(&entry.key);
                 }
             },
@@ -249,5 +263,18 @@ async fn follow_once<M: Message>(
         if current {
             publish.send_replace(Some(Arc::new(map.clone())));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_read_is_told_of_once_until_it_is_written_anew() {
+        let mut unreadable = Unreadable::default();
+        assert!(unreadable.is_news("a", 7));
+        assert!(!unreadable.is_news("a", 7), "the bucket is read anew");
+        assert!(unreadable.is_news("b", 7) && unreadable.is_news("a", 8));
     }
 }

@@ -7,6 +7,9 @@ use berth_wire::{EngineId, EventBody, JobId, ModelId, Stage, Timestamp};
 
 use crate::books::{Engine, JobPhase, Model};
 use crate::effect::Effect;
+use crate::forecast::{Outlook, span};
+use crate::line::Line;
+use crate::scene::Scene;
 use crate::state::{State, Step};
 use crate::timers::Due;
 
@@ -17,60 +20,53 @@ const TOLD: usize = 256;
 pub(crate) struct Prospect {
     /// Slots that are free.
     free: u64,
-    /// Until there is an engine, as far as that is known.
-    start: Option<Duration>,
-    /// Jobs that are served at a time.
-    slots: u64,
-    served: bool,
-    service: Option<Duration>,
+    /// When those are that are taken, or have yet to come.
+    line: Line,
+    /// The model has no engine: when it may have one.
+    pub(crate) outlook: Option<Outlook>,
 }
 
 impl Prospect {
     /// How long a job with so many before it may expect to wait.
-    fn wait(&self, position: usize) -> Option<Duration> {
-        if (position as u64) < self.free {
-            return Some(Duration::ZERO);
+    pub(crate) fn wait(&self, position: usize) -> Option<Duration> {
+        let free = usize::try_from(self.free).unwrap_or(usize::MAX);
+        match position.checked_sub(free) {
+            None => Some(Duration::ZERO),
+            Some(before) => span(self.line.nth(before.saturating_add(1))?),
         }
-        let before = (position as u64).saturating_add(if self.served { self.slots } else { 0 });
-        let queue = match u32::try_from(before / self.slots).unwrap_or(u32::MAX) {
-            0 => Duration::ZERO,
-            turns => self.service?.saturating_mul(turns),
-        };
-        Some(self.start?.saturating_add(queue))
+    }
+}
+
+impl Scene<'_> {
+    /// What jobs of the model may expect, from what was measured.
+    pub(crate) fn prospect(&self, model: &Model) -> Prospect {
+        let tally = self.state.tallies.of(&model.needs.id);
+        let service = model.service.map(|service| service.as_secs_f64());
+        let mut line = Line::new(service);
+        let engines = || model.engines.iter().filter_map(|id| self.state.engines.get(id));
+        let mean = self.state.service(model).as_secs_f64();
+        for engine in engines().filter(|engine| engine.serves() && !engine.phase.is_loading()) {
+            if service.is_some() {
+                self.left(engine, mean).into_iter().flatten().for_each(|left| line.busy(left));
+            }
+        }
+        let loading = engines().filter(|engine| engine.phase.is_loading());
+        for (at, slots) in loading.filter_map(|engine| Some((self.start_left(engine)?, engine.concurrency))) {
+            line.opens(at, slots);
+        }
+        let outlook = (tally.serving == 0).then(|| self.outlook(model));
+        if let Some(at) = outlook.as_ref().and_then(|outlook| outlook.ready) {
+            line.opens(at, model.needs.concurrency);
+        }
+        Prospect { free: tally.free, line: line.sort(), outlook }
     }
 }
 
 impl State {
-    /// What jobs of the model may expect, from what was measured.
-    fn prospect(&self, model: &Model, now: Timestamp) -> Prospect {
-        let tally = self.tallies.of(&model.needs.id);
-        let left = |took: Duration, since: Timestamp| took.saturating_sub(now.since(since));
-        let waking = tally.waking.first().map(|(since, _)| left(self.wake_cost(model, None), *since));
-        let starting = tally.starting.first().and_then(|(since, _)| Some(left(model.start_took?, *since)));
-        let served = tally.ready > 0;
-        let start = if served { Some(Duration::ZERO) } else { waking.into_iter().chain(starting).min() };
-        Prospect {
-            free: tally.free,
-            start: start.or(model.start_took),
-            slots: u64::from(model.needs.concurrency.max(1)) * tally.ready.max(1),
-            served,
-            service: model.service,
-        }
-    }
-
     /// How long a job with so many before it may expect to wait, from what was measured; `None`: nothing was, or
-    /// there is no room yet and nobody knows when.
+    /// nobody knows.
     pub(crate) fn expected_wait(&self, model: &Model, position: usize, now: Timestamp) -> Option<Duration> {
-        self.prospect(model, now).wait(position)
-    }
-
-    /// The least that a job submitted now must wait, if anything measured says so: half of what is expected, since
-    /// jobs before it may leave.
-    pub(crate) fn least_wait(&self, model: &Model, now: Timestamp) -> Option<Duration> {
-        if !self.tallies.of(&model.needs.id).sleeping.is_empty() {
-            return None;
-        }
-        Some(self.expected_wait(model, model.queue.len(), now)? / 2)
+        Scene::new(self, now).prospect(model).wait(position)
     }
 }
 
@@ -168,7 +164,7 @@ impl Step<'_> {
         let tally = self.state.tallies.of(&model.needs.id);
         let loads = tally.ready == 0 && tally.loads();
         let stage = if loads { Stage::Loading } else { Stage::Queued };
-        (stage, self.state.prospect(model, self.now))
+        (stage, Scene::new(self.state, self.now).prospect(model))
     }
 
     /// Notes that places in a model's queue have changed since they were told.

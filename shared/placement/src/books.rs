@@ -13,6 +13,7 @@ use crate::event::ModelNeeds;
 use crate::hint::Hints;
 use crate::queue::{Queue, Waiting};
 use crate::rate::Rate;
+use crate::times::Times;
 
 /// Where an engine is in its life, as the core sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -195,6 +196,8 @@ pub(crate) struct Model {
     pub(crate) service: Option<Duration>,
     /// Bytes that it is to take by its files, over all its accelerators.
     pub(crate) estimate: Option<u64>,
+    /// How long jobs have taken that this leader saw.
+    pub(crate) times: Times,
     /// Tokens that a job takes, once measured (EWMA).
     pub(crate) tokens: Option<u64>,
     /// Hosts on which it may have failed to start.
@@ -226,6 +229,7 @@ impl Model {
             start_took: None,
             service: None,
             estimate: None,
+            times: Times::default(),
             tokens: None,
             failed_on: BTreeSet::new(),
             ran_on: VecDeque::new(),

@@ -158,6 +158,23 @@ impl Scene<'_> {
 }
 
 impl Demand {
+    /// Of jobs that come now.
+    pub(crate) fn asked(weight: f64) -> Self {
+        Self {
+            cause: Cause::Jobs,
+            weight,
+            waited: 0.0,
+            share: 1.0,
+            aged: None,
+            first: None,
+            ages: None,
+            backlog: 0.0,
+            replica: false,
+            reach: Reach::Idle,
+            priority: 0.0,
+        }
+    }
+
     pub(crate) fn wish<'a>(&self, model: &'a Model) -> Wish<'a> {
         Wish { model, weight: self.weight, reach: self.reach, replica: self.replica, backlog: self.backlog }
     }

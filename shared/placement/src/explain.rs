@@ -1,5 +1,7 @@
 //! Why: reasons for people, in the decision log, in errors, and for one job when somebody asks.
 
+use std::collections::BTreeMap;
+
 use berth_wire::{AcceleratorId, ApiError, EngineId, ErrorKind, HostId, JobId, ModelId, Timestamp};
 use bytesize::ByteSize;
 use serde::Serialize;
@@ -9,6 +11,10 @@ use crate::demand::{Cause, Demand};
 use crate::scene::{Reach, Scene};
 use crate::site::{Found, Site, Wish, eligible};
 use crate::state::{State, Step};
+
+/// So many hosts are looked at, and so many models named, of those in a model's way.
+const LOOKED_AT: usize = 64;
+const NAMED: usize = 6;
 
 /// Why a job is where it is.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -65,11 +71,7 @@ impl State {
         let (why, places, eta) = match job.phase {
             JobPhase::Running { engine, .. } => (format!("it runs on {engine}"), Vec::new(), Some(0.0)),
             JobPhase::Queued => {
-                let aged = model.queue.limit().is_some_and(|at| at <= now);
-                let reach = if aged { Reach::Any } else { Reach::Idle };
-                let (weight, backlog) = (model.queue.weight(), scene.backlog(model, 1));
-                let found =
-                    scene.find(&Wish { model, weight, reach, replica: scene.replicas(model) > 0, backlog });
+                let (found, weight) = (scene.look_for_room(model), model.queue.weight());
                 let places =
                     found.best.iter().chain(&found.second).map(|site| scene.shown(site, weight)).collect();
                 let eta = self.expected_wait(model, position, now).map(|wait| wait.as_secs_f64());
@@ -90,7 +92,56 @@ impl State {
     }
 }
 
-impl Scene<'_> {
+impl<'a> Scene<'a> {
+    /// Where a further engine of the model could be, for those who wait.
+    fn look_for_room(&self, model: &'a Model) -> Found {
+        let aged = model.queue.limit().is_some_and(|at| at <= self.now);
+        let reach = if aged { Reach::Any } else { Reach::Idle };
+        let (weight, backlog) = (model.queue.weight(), self.backlog(model, 1));
+        self.find(&Wish { model, weight, reach, replica: self.replicas(model) > 0, backlog })
+    }
+
+    /// What is in a model's way: whose engines hold the room that it could have, and what keeps each there.
+    fn in_its_way(&self, model: &Model) -> Vec<String> {
+        let hosts = self.state.hosts.values().filter(|host| eligible(host, model)).take(LOOKED_AT);
+        let engines = hosts.flat_map(|host| &host.engines).filter_map(|id| self.state.engines.get(id));
+        let mut told = BTreeMap::new();
+        for engine in engines.filter(|engine| engine.model != model.needs.id) {
+            let Some(other) = self.state.models.get(&engine.model) else { continue };
+            let running = engine.taken();
+            let what = if other.needs.pin {
+                "is pinned".to_owned()
+            } else if engine.phase.is_loading() {
+                "is starting".to_owned()
+            } else if running > 0 {
+                format!("serves {running} job{}", if running == 1 { "" } else { "s" })
+            } else if other.leases.is_empty() {
+                continue;
+            } else {
+                String::new()
+            };
+            let leases = self.leases_on(other);
+            let and = if what.is_empty() || leases.is_empty() { "" } else { " and " };
+            told.entry(&engine.model).or_insert(format!("{} {what}{and}{leases}", engine.model));
+        }
+        let more = told.len().saturating_sub(NAMED);
+        let mut told: Vec<String> = told.into_values().take(NAMED).collect();
+        if more > 0 {
+            told.push(format!("{more} more"));
+        }
+        told
+    }
+
+    /// Who holds leases on a model, if they count.
+    fn leases_on(&self, model: &Model) -> String {
+        let held = self.protected.contains(&model.needs.id).then(|| self.leases_end(model)).flatten();
+        let Some(ends) = held else { return String::new() };
+        match model.leases.len() {
+            1 => format!("is kept by a lease, which ends in {ends:.0} s"),
+            count => format!("is kept by {count} leases, the last of which ends in {ends:.0} s"),
+        }
+    }
+
     fn shown(&self, site: &Site, weight: f64) -> Place {
         let model_of = |id: &EngineId| self.state.engines.get(id).map(|engine| engine.model.clone());
         Place {
@@ -128,9 +179,15 @@ impl Scene<'_> {
             None if failing => "its engine did not start; it is tried again shortly".into(),
             None if found.could_fit => {
                 let limit = model.queue.limit().map_or(0, |at| at.since(self.now).as_secs());
-                format!(
-                    "every engine in its way is serving, starting or pinned; in {limit} s it may have one drained"
-                )
+                let mut way = self.in_its_way(model).join(", ");
+                if way.is_empty() {
+                    way = "memory is being freed".into();
+                }
+                if self.outlook(model).never {
+                    format!("there is no room for it: {way}; nothing else can make way")
+                } else {
+                    format!("there is no room for it yet: {way}; in {limit} s it may have a busy one drained")
+                }
             }
             None => "its model fits on no host".into(),
             Some(site) => {
@@ -145,11 +202,20 @@ impl Scene<'_> {
                     if victims.is_empty() {
                         String::new()
                     } else {
+                        let leases: Vec<String> = site
+                            .victims
+                            .iter()
+                            .filter_map(|id| self.state.models.get(&self.state.engines.get(id)?.model))
+                            .map(|victim| (victim, self.leases_on(victim)))
+                            .filter(|(_, leases)| !leases.is_empty())
+                            .map(|(victim, leases)| format!("; {} {leases}", victim.needs.id))
+                            .collect();
                         format!(
-                            " instead of {}, which is expected to lose {:.1} s of waiting, against {:.1} s waited here",
+                            " instead of {}, which is expected to lose {:.1} s of waiting, against {:.1} s waited here{}",
                             victims.join(" and "),
                             site.loss,
-                            model.queue.waited(self.now)
+                            model.queue.waited(self.now),
+                            leases.concat()
                         )
                     }
                 )
@@ -181,6 +247,8 @@ impl Step<'_> {
         scene.why_served_later(model).unwrap_or_else(|| {
             if self.state.hosts.is_empty() {
                 "no host has joined yet".into()
+            } else if self.state.yard.is_small() {
+                scene.why_waiting(model, &scene.look_for_room(model))
             } else {
                 "its model has no engine yet".into()
             }

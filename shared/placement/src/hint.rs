@@ -3,11 +3,14 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use berth_wire::{ModelId, SessionId, Timestamp};
+use berth_wire::{ApiError, ErrorKind, ModelId, SessionId, Timestamp};
 
 use crate::effect::Effect;
 use crate::state::Step;
 use crate::timers::Due;
+
+/// When a session with too many hints may try another.
+const AGAIN: Duration = Duration::from_secs(10);
 
 /// The hints of one model.
 #[derive(Debug, Clone, Default)]
@@ -90,10 +93,9 @@ impl Step<'_> {
             self.emit(Effect::LeaseRefused { session: session.clone(), model: model.clone(), error });
             return;
         }
-        let policy = &self.state.policy;
-        let grace = policy.hint_grace;
-        let of_session = self.state.hints_of.get(session).copied().unwrap_or(0);
-        if of_session >= policy.hints_per_session {
+        let grace = self.state.policy.hint_grace;
+        if let Some(error) = self.hint_cap(session) {
+            self.emit(Effect::LeaseRefused { session: session.clone(), model: model.clone(), error });
             return;
         }
         let Some(entry) = self.state.models.get_mut(model) else { return };
@@ -102,6 +104,20 @@ impl Step<'_> {
         *self.state.hints_of.entry(session.clone()).or_default() += 1;
         self.state.timers.set(hint.due.plus(grace), Due::Hints(model.clone()));
         self.touch(model);
+    }
+
+    /// Why the session may give no further hint.
+    fn hint_cap(&self, session: &SessionId) -> Option<ApiError> {
+        let (given, most) =
+            (self.state.hints_of.get(session).copied().unwrap_or(0), self.state.policy.hints_per_session);
+        (given >= most).then(|| {
+            let message = format!(
+                "this session has given {given} hints that are still to come true, and {most} is the most; a request of \
+                 the session for its model uses one up, and each is forgotten {} s after it was due",
+                self.state.policy.hint_grace.as_secs()
+            );
+            ApiError::new(ErrorKind::Overloaded, "too_many_hints", message).retry_after(AGAIN)
+        })
     }
 
     pub(crate) fn hints_due(&mut self, model: &ModelId) {

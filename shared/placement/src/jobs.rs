@@ -12,6 +12,7 @@ use crate::engines::doubled;
 use crate::event::{AttemptEnd, JobFacts, Refusal};
 use crate::policy::Policy;
 use crate::queue::Waiting;
+use crate::scene::Scene;
 use crate::state::Step;
 use crate::timers::Due;
 
@@ -132,23 +133,27 @@ impl Step<'_> {
         Some(error.retry_after(wait.clamp(Duration::from_secs(1), LONGEST_HINT)))
     }
 
-    /// A job that cannot start before its deadline is not taken: its client can go elsewhere at once.
+    /// A job that cannot start before its deadline is not taken: its client can go elsewhere at once. Half of what is
+    /// expected counts as certain, since jobs before it may leave.
     fn too_late(&self, facts: &JobFacts) -> Option<ApiError> {
         let left = facts.deadline?.since(self.now);
         let model = self.state.models.get(&facts.model)?;
-        let least = self.state.least_wait(model, self.now)?;
-        (least > left).then(|| {
-            ApiError::new(
-                ErrorKind::Expired,
-                "deadline_unmeetable",
-                format!(
-                    "the job has {:.1} s until its deadline, and `{}` needs {:.1} s at the least before it can start",
-                    left.as_secs_f64(),
-                    facts.model,
-                    least.as_secs_f64()
-                ),
-            )
-        })
+        let prospect = Scene::new(self.state, self.now).prospect(model);
+        let needs = match prospect.wait(model.queue.len()).map(|wait| wait / 2) {
+            Some(least) if least > left => {
+                format!("needs {:.1} s at the least before it can start", least.as_secs_f64())
+            }
+            None if prospect.outlook.is_some_and(|outlook| outlook.never) => {
+                "has no place: pinned models hold every one that it could have".to_owned()
+            }
+            _ => return None,
+        };
+        let message = format!(
+            "the job has {:.1} s until its deadline, and `{}` {needs}",
+            left.as_secs_f64(),
+            facts.model
+        );
+        Some(ApiError::new(ErrorKind::Expired, "deadline_unmeetable", message))
     }
 
     /// Ends a job that never entered the books.

@@ -145,6 +145,7 @@ impl Step<'_> {
     pub(crate) fn learn_service(&mut self, id: EngineId, model: &ModelId, took: Duration, usage: Usage) {
         if let Some(entry) = self.state.models.get_mut(model) {
             entry.service = Some(blend(entry.service, took));
+            entry.times.count(took);
             // It starts and it serves: whatever went wrong before is over.
             entry.start_failures = 0;
             entry.given_up = 0;

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use crate::books::{EnginePhase, Model};
 use crate::effect::Effect;
+use crate::scene::Scene;
 use crate::state::{State, Step};
 use crate::timers::Due;
 
@@ -32,27 +33,24 @@ pub(crate) struct Order {
     /// The oldest of each model.
     first: BTreeSet<(Timestamp, SessionId, ModelId)>,
     expiries: BTreeSet<(Timestamp, SessionId, ModelId)>,
-    of_key: BTreeMap<KeyId, usize>,
+    /// By API key; those without one are one caller.
+    of_key: BTreeMap<Option<KeyId>, usize>,
 }
 
 impl Order {
     fn insert(&mut self, lease: &Lease) {
         self.change(&lease.model, |on| on.insert((lease.since, lease.session.clone())));
         self.expiries.insert((lease.expires, lease.session.clone(), lease.model.clone()));
-        if let Some(key) = &lease.key {
-            *self.of_key.entry(key.clone()).or_default() += 1;
-        }
+        *self.of_key.entry(lease.key.clone()).or_default() += 1;
     }
 
     fn remove(&mut self, lease: &Lease) {
         self.change(&lease.model, |on| on.remove(&(lease.since, lease.session.clone())));
         self.expiries.remove(&(lease.expires, lease.session.clone(), lease.model.clone()));
-        if let Some(key) = &lease.key
-            && let Some(count) = self.of_key.get_mut(key)
-        {
+        if let Some(count) = self.of_key.get_mut(&lease.key) {
             *count = count.saturating_sub(1);
             if *count == 0 {
-                self.of_key.remove(key);
+                self.of_key.remove(&lease.key);
             }
         }
     }
@@ -89,7 +87,7 @@ pub struct LeaseView {
     pub lease: Lease,
     /// How near its model is.
     pub state: LeaseState,
-    /// Jobs of the model that wait now.
+    /// Who goes before: jobs of the model that wait and, while it has no engine, models that have room before it.
     pub position: usize,
     /// When the model is expected to be ready, in seconds; `None`: not known.
     pub eta_s: Option<f64>,
@@ -99,7 +97,14 @@ impl State {
     /// Every lease, by session.
     #[must_use]
     pub fn leases(&self, now: Timestamp) -> Vec<LeaseView> {
-        self.leases.keys().filter_map(|(session, model)| self.lease(session, model, now)).collect()
+        let mut near: BTreeMap<&ModelId, Near> = BTreeMap::new();
+        let known = self.leases.values().filter_map(|held| Some((held, self.models.get(&held.lease.model)?)));
+        known
+            .map(|(held, model)| {
+                let near = near.entry(&held.lease.model).or_insert_with(|| self.near(model, now));
+                near.seen_by(&held.lease)
+            })
+            .collect()
     }
 
     /// Models on which the session has leases.
@@ -116,24 +121,38 @@ impl State {
     /// One lease.
     #[must_use]
     pub fn lease(&self, session: &SessionId, model: &ModelId, now: Timestamp) -> Option<LeaseView> {
-        let lease = self.leases.get(&(session.clone(), model.clone()))?.lease.clone();
-        let model = self.models.get(model)?;
-        let phases: Vec<_> = model
-            .engines
-            .iter()
-            .filter_map(|id| Some((self.engines.get(id)?.phase, self.engines.get(id)?.since)))
-            .collect();
-        let loading = phases.iter().find(|(phase, _)| phase.is_loading());
-        let (state, eta) = if phases.iter().any(|(phase, _)| *phase == EnginePhase::Ready) {
-            (LeaseState::Ready, Some(Duration::ZERO))
-        } else if let Some((_, since)) = loading {
-            (LeaseState::Loading, model.start_took.map(|took| took.saturating_sub(now.since(*since))))
-        } else {
-            // When there will be room nobody knows.
-            (LeaseState::Queued, None)
-        };
-        let eta_s = eta.map(|eta| eta.as_secs_f64());
-        Some(LeaseView { lease, state, position: model.queue.len(), eta_s })
+        let held = self.leases.get(&(session.clone(), model.clone()))?;
+        Some(self.near(self.models.get(model)?, now).seen_by(&held.lease))
+    }
+
+    /// How near a model is for those who hold leases on it.
+    fn near(&self, model: &Model, now: Timestamp) -> Near {
+        let scene = Scene::new(self, now);
+        let engines = || model.engines.iter().filter_map(|id| self.engines.get(id));
+        let position = model.queue.len();
+        if engines().any(|engine| engine.phase == EnginePhase::Ready) {
+            return Near { state: LeaseState::Ready, position, eta_s: Some(0.0) };
+        }
+        if engines().any(|engine| engine.phase.is_loading()) {
+            let loading = engines().filter(|engine| engine.phase.is_loading());
+            let eta_s = loading.filter_map(|engine| scene.start_left(engine)).min_by(f64::total_cmp);
+            return Near { state: LeaseState::Loading, position, eta_s };
+        }
+        let outlook = scene.outlook(model);
+        Near { state: LeaseState::Queued, position: position + outlook.before, eta_s: outlook.ready }
+    }
+}
+
+/// How near a model is.
+struct Near {
+    state: LeaseState,
+    position: usize,
+    eta_s: Option<f64>,
+}
+
+impl Near {
+    fn seen_by(&self, lease: &Lease) -> LeaseView {
+        LeaseView { lease: lease.clone(), state: self.state, position: self.position, eta_s: self.eta_s }
     }
 }
 
@@ -259,11 +278,16 @@ impl Step<'_> {
     fn lease_cap(&self, session: &SessionId, key: Option<&KeyId>) -> Option<ApiError> {
         let policy = &self.state.policy;
         let of_session = self.state.leases_of(session).count();
-        let of_key = key.and_then(|key| self.state.lease_order.of_key.get(key)).copied().unwrap_or(0);
-        let (who, held, cap) = if of_session >= policy.leases_per_session {
-            ("session", of_session, policy.leases_per_session)
+        let of_key = self.state.lease_order.of_key.get(&key.cloned()).copied().unwrap_or(0);
+        let (held, most, name) = if of_session >= policy.leases_per_session {
+            (
+                format!("this session holds {of_session} leases"),
+                policy.leases_per_session,
+                "leases_per_session",
+            )
         } else if of_key >= policy.leases_per_key {
-            ("API key", of_key, policy.leases_per_key)
+            let who = if key.is_some() { "this API key holds" } else { "callers without an API key hold" };
+            (format!("{who} {of_key} leases"), policy.leases_per_key, "leases_per_key")
         } else {
             return None;
         };
@@ -271,7 +295,7 @@ impl Step<'_> {
         let error = ApiError::new(
             ErrorKind::Overloaded,
             "too_many_leases",
-            format!("this {who} holds {held} leases, and {cap} is the most; release one first"),
+            format!("{held}, and {most} is the most ([scheduler] {name}); release one first"),
         );
         Some(
             error.retry_after(

@@ -103,6 +103,16 @@ impl<'a> Scene<'a> {
     /// Weighted seconds of waiting that its model is expected to lose if the engine makes room: arrivals over the
     /// time until it can be back, each waiting half of that on average, and what its leases weigh.
     pub(crate) fn loss(&self, engine: &Engine, host: &Host, claim: Claim) -> f64 {
+        let waiting = self.state.models.get(&engine.model).map_or(0.0, |model| model.queue.weight());
+        self.loss_with(engine, host, claim, (waiting, self.drain(engine)))
+    }
+
+    /// The same once nothing runs on it and nobody waits for it.
+    pub(crate) fn loss_when_idle(&self, engine: &Engine, host: &Host, claim: Claim) -> f64 {
+        self.loss_with(engine, host, claim, (0.0, 0.0))
+    }
+
+    fn loss_with(&self, engine: &Engine, host: &Host, claim: Claim, (waiting, drain): (f64, f64)) -> f64 {
         let Some(model) = self.state.models.get(&engine.model) else { return 0.0 };
         let device = host.devices.iter().find(|device| engine.awake_on(&device.id) > 0);
         let service = self.state.service(model).as_secs_f64();
@@ -123,10 +133,10 @@ impl<'a> Scene<'a> {
             let more = (start - self.state.wake_cost(model, device).as_secs_f64()).max(0.0);
             return rate * model.weight * more * more / 2.0;
         }
-        let horizon = self.drain(engine) + claim.start + claim.backlog.min(3.0 * start) + back;
+        let horizon = drain + claim.start + claim.backlog.min(3.0 * start) + back;
         let arrivals = (rate + model.hints.rate()) * model.weight * horizon * horizon / 2.0;
         let hinted = model.hints.lost(horizon, self.now) * model.weight;
-        let waiting = model.queue.weight() * horizon;
+        let waiting = waiting * horizon;
         let leases = if self.protected.contains(&model.needs.id) {
             model.leases.len() as f64 * self.state.policy.lease_weight * back
         } else {

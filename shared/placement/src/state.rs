@@ -204,6 +204,12 @@ impl State {
         self.engines.get(&engine).is_some_and(|engine| engine.draining_for.is_some())
     }
 
+    /// Which run of a host's agent the books are of.
+    #[must_use]
+    pub fn boot_of(&self, host: &HostId) -> Option<&str> {
+        self.hosts.get(host).map(|host| host.boot.as_str())
+    }
+
     /// Up to `limit` outstanding jobs, oldest first.
     #[must_use]
     pub fn jobs(&self, limit: usize, now: Timestamp) -> Vec<JobView> {

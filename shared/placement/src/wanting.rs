@@ -74,6 +74,10 @@ impl Wanting {
         self.models.len()
     }
 
+    pub(crate) fn ids(&self) -> impl Iterator<Item = &ModelId> {
+        self.models.keys()
+    }
+
     pub(crate) fn contains(&self, id: &ModelId) -> bool {
         self.models.contains_key(id)
     }

@@ -40,6 +40,27 @@ pub(crate) fn run(
     }
 }
 
+/// What one job was told when it arrived, and what came of it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Estimate {
+    /// Seconds that it was told it would wait; `None`: it was not told.
+    pub told: Option<f64>,
+    /// Seconds that it waited.
+    pub waited: f64,
+}
+
+/// What every job was told and what it waited.
+pub(crate) fn estimates(workload: &Workload, setup: &Setup) -> Result<Vec<Estimate>, (Micros, Fault)> {
+    let mut drive = Drive::new(workload, setup);
+    drive.told = Some(Vec::new());
+    if let Err(fault) = drive.run(&mut |_| {}) {
+        return Err((drive.now.0.saturating_sub(BEGIN).saturating_mul(1000), fault));
+    }
+    let told = drive.told.take().unwrap_or_default();
+    let waited = drive.waits().into_iter().map(crate::time::seconds);
+    Ok(told.into_iter().zip(waited).map(|(told, waited)| Estimate { told, waited }).collect())
+}
+
 /// What happens of itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Due {
@@ -74,6 +95,8 @@ struct Drive<'a> {
     due: BinaryHeap<Reverse<(Timestamp, u64, Due)>>,
     sequence: u64,
     steps_now: u32,
+    /// What jobs are told when they arrive, if somebody wants to know.
+    told: Option<Vec<Option<f64>>>,
 }
 
 impl<'a> Drive<'a> {
@@ -102,6 +125,7 @@ impl<'a> Drive<'a> {
             due: BinaryHeap::new(),
             sequence: 0,
             steps_now: 0,
+            told: None,
         }
     }
 
@@ -162,7 +186,14 @@ impl<'a> Drive<'a> {
     /// Feeds what happens at once, and what comes of it at once.
     fn settle(&mut self) -> Result<(), Fault> {
         while let Some(event) = self.at_once.pop_front() {
+            let submitted = match &event {
+                Event::JobSubmitted(job) if self.told.is_some() => Some(job.id),
+                _ => None,
+            };
             let effects = step(&mut self.state, event, self.now);
+            if let (Some(job), Some(told)) = (submitted, &mut self.told) {
+                told.push(self.state.explain(job, self.now).and_then(|why| why.eta_s));
+            }
             if self.audit {
                 self.state.check().map_err(|violation| Fault::Broken(violation.to_string()))?;
             }

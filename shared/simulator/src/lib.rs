@@ -17,9 +17,9 @@ mod setup;
 mod time;
 mod trace;
 
-pub use berth::Fault;
+pub use berth::{Estimate, Fault};
 pub use outcome::Outcome;
-pub use policy::{Policy, SimulateError, simulate};
+pub use policy::{Policy, SimulateError, estimates, simulate};
 pub use select::{Job, SelectError, Selection, ServiceCost, Workload};
 pub use setup::{Hints, Setup, SleepTier};
 pub use time::Micros;

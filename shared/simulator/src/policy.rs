@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-use crate::berth::{self, Fault};
+use crate::berth::{self, Estimate, Fault};
 use crate::outcome::Outcome;
 use crate::rivals::{self, Bound, Clairvoyant, Exhaustive, Fifo, Ollama, Rival};
 use crate::select::{Job, Workload};
@@ -83,6 +83,14 @@ pub enum SimulateError {
         #[source]
         fault: Fault,
     },
+}
+
+/// What Berth's core tells every job when it arrives, in the order of arrivals, and what each then waits.
+///
+/// # Errors
+/// A job never ends.
+pub fn estimates(workload: &Workload, setup: &Setup) -> Result<Vec<Estimate>, SimulateError> {
+    berth::estimates(workload, setup).map_err(|(at, fault)| SimulateError::Core { at: seconds(at), fault })
 }
 
 /// Runs a workload. `started` is told, now and then, how many jobs have started.

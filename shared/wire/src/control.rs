@@ -24,6 +24,9 @@ pub struct StartEngine {
     pub model: ModelSpec,
     /// Memory set aside for it, per accelerator.
     pub reservations: Vec<Reservation>,
+    /// The run of the agent that it was decided for: another one, of which the leader has yet to hear, has other engines.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot: Option<String>,
 }
 
 impl Message for StartEngine {

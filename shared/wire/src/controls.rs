@@ -115,7 +115,7 @@ impl EngineKind {
             // Both can be told to serve below a prefix.
             Self::LlamaCpp => find(&LLAMA_CPP, true),
             Self::Vllm => find(&VLLM, true),
-            Self::Sim | Self::Custom => {
+            Self::Sim | Self::Custom | Self::Ollama => {
                 find(&LLAMA_CPP, false).or_else(|| find(&VLLM, false)).or_else(|| find(&OTHERS, false))
             }
         }

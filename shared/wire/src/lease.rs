@@ -78,7 +78,7 @@ pub struct LeaseStatus {
     pub lease: Lease,
     /// How near its model is.
     pub state: LeaseState,
-    /// Jobs of the model that wait now.
+    /// Who goes before: jobs of the model that wait and, while it has no engine, models that have room before it.
     pub position: u64,
     /// When the model is expected to be ready; `None`: not known.
     #[serde(
@@ -189,7 +189,7 @@ pub struct LeaseShown {
     pub model: ModelId,
     /// How near its model is.
     pub state: LeaseState,
-    /// Requests for the model that wait now.
+    /// Who goes before: requests for the model that wait and, while it is queued, models that have room before it.
     pub position: u64,
     /// Until the model is ready; `None`: not known.
     pub eta_seconds: Option<f64>,

@@ -240,6 +240,12 @@ pub struct Snapshot {
     /// Models of servers there that Berth does not run, as catalog entries.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub found: Vec<ModelSpec>,
+    /// How many snapshots this run of the agent had made with this one: an older one is not news.
+    #[serde(default)]
+    pub number: u64,
+    /// Number of the last report entry that had been sent then: what such an entry says of engines is in here.
+    #[serde(default)]
+    pub upto: u64,
 }
 
 impl Message for Snapshot {

@@ -148,7 +148,10 @@ fn started() -> Started {
 #[test]
 fn commands_and_replies_keep_their_bytes() {
     let (epoch, engine, job) = (Epoch(7), engine(), JobId(1));
-    pin("start", &StartEngine { epoch, engine, model: spec(), reservations: reservations() });
+    pin(
+        "start",
+        &StartEngine { epoch, engine, model: spec(), reservations: reservations(), boot: Some("b".into()) },
+    );
     pin("stop", &StopEngine { epoch, engine, reason: "idle".into(), force: true });
     pin("sleep", &SleepEngine { epoch, engine, reason: "its memory is needed".into() });
     pin("wake", &WakeEngine { epoch, engine, reservations: reservations() });
@@ -177,6 +180,8 @@ fn reports_keep_their_bytes() {
         ended: vec![ended()],
         estimates: vec![Estimate { model: "m".into(), bytes: 3 << 30 }],
         found: Vec::new(),
+        number: 3,
+        upto: 11,
     };
     pin("snapshot", &snapshot);
     let entries = vec![

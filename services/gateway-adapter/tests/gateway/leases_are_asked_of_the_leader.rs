@@ -62,6 +62,11 @@ async fn names_are_resolved_and_answers_have_their_shape() {
         "the leader knows how long is too long"
     );
 
+    let body = json!({"sessionKey": "s", "model": "tiny", "ttlSeconds": 60.5});
+    let (_, request) =
+        tokio::join!(ask(&gateway, "/lease", &body), answer(&played, &mut asked, LeaseReply::Held(held())));
+    assert_eq!(request, lease_for(Some(Duration::from_millis(60_500))), "a number in any form");
+
     let reply = LeaseReply::Released { models: vec![MODEL.into()] };
     let body = json!({"sessionKey": "s", "model": "tiny"});
     let (response, request) =
@@ -95,6 +100,7 @@ async fn what_is_wrong_is_said_at_once_and_a_refusal_is_passed_on() {
         ("/lease", json!({"sessionKey": "x".repeat(257), "model": "tiny"}), 400, "sessionKey"),
         ("/lease", json!({"sessionKey": "s", "model": "none"}), 404, "model"),
         ("/lease", json!({"sessionKey": "s", "model": "tiny", "ttlSeconds": 0}), 400, "ttlSeconds"),
+        ("/lease", json!({"sessionKey": "s", "model": "tiny", "ttlSeconds": "60"}), 400, "ttlSeconds"),
         ("/lease", json!({"sessionKey": "s", "model": "tiny", "ttlSecs": 5}), 400, "ttlSecs"),
         ("/release", json!({"sessionKey": "s", "model": "none"}), 404, "model"),
         ("/hint", json!({"sessionKey": "s", "model": "tiny"}), 400, "inSeconds"),

@@ -197,14 +197,7 @@ mod tests {
     }
 
     fn ram(memory: u64) -> Vec<Accelerator> {
-        let accelerator = Accelerator {
-            id: "ram".into(),
-            kind: AcceleratorKind::Ram,
-            name: "RAM".into(),
-            memory,
-            free: None,
-        };
-        vec![accelerator]
+        vec![Accelerator::new("ram".into(), AcceleratorKind::Ram, "RAM", memory)]
     }
 
     fn found(config: &ExternalConfig, names: &[&str]) -> Vec<(String, Vec<String>)> {

@@ -215,6 +215,7 @@ impl Fleet {
             engine: self.next_engine(),
             model,
             reservations: vec![Reservation { accelerator: "ram".into(), bytes }],
+            boot: None,
         }
     }
 

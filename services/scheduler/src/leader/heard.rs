@@ -66,8 +66,10 @@ impl Handler<Reported> for Leader {
         let want_snapshot = match taken {
             Taken::WantSnapshot => true,
             Taken::From(index) => {
-                for entry in report.entries.into_iter().skip(index) {
-                    self.take_entry(&report.host, entry, ctx);
+                for (entry, number) in report.entries.into_iter().zip(report.first..).skip(index) {
+                    if self.hosts.is_news(&report.host, &entry, number) {
+                        self.take_entry(&report.host, entry, ctx);
+                    }
                 }
                 false
             }

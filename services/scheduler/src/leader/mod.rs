@@ -192,7 +192,8 @@ impl Leader {
             Effect::Start { engine, model, host, reservations } => {
                 let Some(spec) = self.catalog.get(&model) else { return };
                 let spec = ModelSpec::clone(spec);
-                let sent = async move { carrier.start(&host, engine, spec, reservations).await };
+                let boot = self.state.boot_of(&host).map(str::to_owned);
+                let sent = async move { carrier.start(&host, engine, boot, spec, reservations).await };
                 ctx.spawn(sent.into_actor(self).map(move |result, leader, ctx| {
                     if let Err((failure, silent)) = result {
                         leader.feed(Event::StartRefused { engine, failure, silent }, ctx);
@@ -300,9 +301,11 @@ impl Leader {
     }
 
     fn met(&mut self, snapshot: Snapshot, ctx: &mut Context<Self>) {
-        let beat = &snapshot.beat;
-        self.hosts.synced(&beat.host, &beat.boot, Instant::now());
-        self.take_snapshot(snapshot, ctx);
+        if self.hosts.synced(&snapshot, Instant::now()) {
+            self.take_snapshot(snapshot, ctx);
+        } else {
+            debug!(host = %snapshot.beat.host, "a snapshot came after what is newer");
+        }
     }
 
     fn notify(&self, job: JobId, notice: Notice, ctx: &mut Context<Self>) {

@@ -14,6 +14,8 @@ fn host() -> HostFacts {
         name: "test".into(),
         memory: GIB,
         free: None,
+        held: None,
+        unexplained: None,
     };
     HostFacts {
         id: "h".into(),

@@ -190,6 +190,37 @@ fn an_idle_limit_does_not_stop_a_model_under_lease_and_does_when_it_ends() {
 }
 
 #[test]
+fn callers_without_a_key_are_capped_together_as_one_key_is() {
+    let policy = Policy { leases_per_key: 2, ..Policy::default() };
+    let mut world = two_that_do_not_fit_together(policy);
+    for session in ["r", "s", "t"] {
+        world.ask_lease(session, "a", HOUR);
+    }
+    let error = &world.refused[0];
+    assert_eq!((world.refused.len(), error.code.as_str()), (1, "too_many_leases"));
+    assert!(error.message.contains("without an API key hold 2 leases"), "{}", error.message);
+    assert!(error.message.contains("leases_per_key"), "{}", error.message);
+    let ttl = Duration::from_secs(60);
+    world.tell(Event::LeaseAsked { session: "t".into(), model: "a".into(), key: Some("k".into()), ttl });
+    world.tell(Event::LeaseReleased { session: "r".into(), model: None });
+    world.ask_lease("u", "a", HOUR);
+    assert_eq!(world.refused.len(), 1, "a key is another caller, and what is released is free");
+}
+
+#[test]
+fn a_hint_too_many_is_refused_with_the_number() {
+    let policy = Policy { hints_per_session: 2, ..Policy::default() };
+    let mut world = two_that_do_not_fit_together(policy);
+    let due = world.now.plus(Duration::from_secs(100));
+    for _ in 0..3 {
+        world.tell(Event::Hint { session: "s".into(), model: "a".into(), due });
+    }
+    let [error] = &world.refused[..] else { panic!("{:?}", world.refused) };
+    assert_eq!(error.code, "too_many_hints");
+    assert!(error.message.contains("2 hints") && error.retry_after.is_some(), "{error:?}");
+}
+
+#[test]
 fn leases_are_capped_for_a_session() {
     let policy = Policy { leases_per_session: 1, ..Policy::default() };
     let mut world = two_that_do_not_fit_together(policy);

@@ -11,6 +11,7 @@
 mod estimates;
 mod external;
 mod fairness;
+mod footprints;
 mod invariants;
 mod kit;
 mod leases;

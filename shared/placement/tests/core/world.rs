@@ -323,6 +323,13 @@ impl World {
         panic!("it goes round in circles: {}", self.told());
     }
 
+    /// Lets engines that are to stop be gone.
+    pub fn settle_stops(&mut self) {
+        for id in self.in_state(EngineState::Stopping) {
+            self.gone(id, None);
+        }
+    }
+
     /// Lets everything run to its end; time passes where nothing else can happen.
     pub fn run_out(&mut self) {
         for _ in 0..10_000 {

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "test code")]
 
 mod bounds;
+mod estimates;
 mod kit;
 mod properties;
 mod rivals;
