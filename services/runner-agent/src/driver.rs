@@ -97,6 +97,11 @@ pub(crate) trait Instance {
     /// `host:port` of its HTTP server.
     fn endpoint(&self) -> &str;
 
+    /// What exactly it was made of: a digest. `None` for what is no image.
+    fn image(&self) -> Option<&str> {
+        None
+    }
+
     /// Waits for its end. May be dropped and asked again.
     fn exited(&mut self) -> Doing<'_, ()>;
 

@@ -21,11 +21,13 @@ const OURS: [&str; 3] = ["BERTH_NATS_TOKEN", "BERTH_NATS_NKEY", "BERTH_NATS_CRED
 #[derive(Debug, Clone)]
 pub(crate) struct ProcessDriver {
     notes: Notes,
+    /// Variables of the agent's own that hold passwords.
+    hidden: Vec<String>,
 }
 
 impl ProcessDriver {
-    pub(crate) fn new(notes: Notes) -> Self {
-        Self { notes }
+    pub(crate) fn new(notes: Notes, hidden: Vec<String>) -> Self {
+        Self { notes, hidden }
     }
 
     fn spawn(&self, order: &Order) -> Result<Process, Failure> {
@@ -45,7 +47,7 @@ impl ProcessDriver {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .kill_on_drop(true);
-        for name in OURS {
+        for name in OURS.into_iter().chain(self.hidden.iter().map(String::as_str)) {
             command.env_remove(name);
         }
         if !order.gpus.is_empty() {

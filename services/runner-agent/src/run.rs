@@ -133,9 +133,7 @@ impl Agent {
         }
         let owner = Owner { root: bus.subjects.root().into(), host: config.host.name.clone() };
         let docker = match docker {
-            Some(docker) => {
-                Some(DockerDriver::new(docker, owner, config.host.docker_network.as_deref()).await)
-            }
+            Some(docker) => Some(DockerDriver::new(docker, owner, &config.host).await),
             None => None,
         };
         let http = reqwest::Client::builder()
@@ -148,6 +146,7 @@ impl Agent {
             .pool_idle_timeout(Duration::from_secs(3))
             .build()
             .map_err(AgentError::Http)?;
+        let hidden = config.host.registries.iter().filter_map(|entry| entry.password_env.clone()).collect();
         let shared = Rc::new(Shared {
             host: config.host.name.clone(),
             boot: uuid::Uuid::now_v7().simple().to_string(),
@@ -159,7 +158,7 @@ impl Agent {
             devices,
             drivers: found.drivers,
             docker,
-            process: ProcessDriver::new(notes),
+            process: ProcessDriver::new(notes, hidden),
             vitals: Vitals::default(),
             books: RefCell::new(Books::default()),
             outbox: RefCell::new(Outbox::default()),

@@ -12,6 +12,7 @@ mod placeholder;
 mod problem;
 mod raw;
 mod record;
+mod registry;
 mod resolve;
 mod secret;
 mod settings;
@@ -22,6 +23,7 @@ pub use gguf::{LlamaServer, ModelFileError};
 pub use placeholder::PLACEHOLDERS;
 pub use problem::{ConfigError, Problem};
 pub use record::not_a_record;
+pub use registry::RegistryConfig;
 pub use resolve::EXAMPLE;
 pub use secret::Secret;
 pub use settings::{

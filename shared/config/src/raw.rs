@@ -73,8 +73,18 @@ pub(crate) struct RawHost {
     pub(crate) memory: Option<Spanned<Size>>,
     pub(crate) drivers: Option<Spanned<Vec<Driver>>>,
     pub(crate) docker_network: Option<String>,
+    pub(crate) registries: Vec<RawRegistry>,
     pub(crate) state_dir: Option<String>,
     pub(crate) stop_grace: Option<Span>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawRegistry {
+    pub(crate) address: Spanned<String>,
+    pub(crate) user: Spanned<String>,
+    pub(crate) password_env: Option<Spanned<String>>,
+    pub(crate) password_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -12,6 +12,7 @@ use crate::keys;
 use crate::model::{self, Surroundings};
 use crate::problem::{ConfigError, Findings};
 use crate::raw::{RawBus, RawConfig, RawGateway, RawHost, RawModel, RawScheduler};
+use crate::registry;
 use crate::secret::Secret;
 use crate::settings::{BusConfig, Config, GatewayConfig, HealthConfig, HostConfig, SchedulerConfig};
 use crate::value::{Size, parse_listen};
@@ -198,7 +199,7 @@ fn secret_file(path: Option<&Spanned<PathBuf>>, base: &Path, findings: &mut Find
 }
 
 /// `path` as seen from the configuration's folder.
-fn below(base: &Path, path: &Path) -> PathBuf {
+pub(crate) fn below(base: &Path, path: &Path) -> PathBuf {
     base.join(path.to_str().map_or_else(|| path.to_owned(), env::expand_home))
 }
 
@@ -319,6 +320,7 @@ fn host(raw: &RawHost, base: &Path, findings: &mut Findings<'_>) -> HostConfig {
         memory: raw.memory.as_ref().map(|memory| memory.get_ref().0),
         drivers,
         docker_network: raw.docker_network.clone(),
+        registries: registry::resolve(&raw.registries, base, findings),
         state_dir: raw.state_dir.as_deref().map(|dir| below(base, Path::new(dir))),
         stop_grace: raw.stop_grace.map_or(default.stop_grace, |span| span.0),
     }

@@ -8,6 +8,7 @@ use berth_wire::{Driver, HostId, KeyRecord, ModelSpec};
 
 use crate::env;
 use crate::problem::Problem;
+use crate::registry::RegistryConfig;
 use crate::secret::Secret;
 
 /// One mebibyte.
@@ -137,6 +138,8 @@ pub struct HostConfig {
     pub drivers: Vec<Driver>,
     /// Docker network to put engines on, for an agent that is itself a container on it.
     pub docker_network: Option<String>,
+    /// What lets into image registries, before what `docker login` has left.
+    pub registries: Vec<RegistryConfig>,
     /// Where the agent keeps engine logs and its own state; `None`: a folder in the data directory.
     pub state_dir: Option<PathBuf>,
     /// How long an engine may take to stop before it is killed, unless its model says otherwise.
@@ -151,6 +154,7 @@ impl Default for HostConfig {
             memory: None,
             drivers: vec![Driver::Docker, Driver::Process],
             docker_network: None,
+            registries: Vec::new(),
             state_dir: None,
             stop_grace: Duration::from_secs(10),
         }

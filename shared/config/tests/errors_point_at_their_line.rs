@@ -336,3 +336,19 @@ fn decisions_are_written_to_a_new_file_or_to_one_that_a_scheduler_began() {
         assert_eq!(parse(name).unwrap().scheduler.record, Some(at(name)));
     }
 }
+
+#[test]
+fn a_registry_is_named_by_its_address_and_its_password_by_where_it_is() {
+    let entry = "[[host.registries]]\naddress = \"r.example:5000\"\nuser = \"me\"\n";
+    let text = format!("{entry}password_env = \"REG_PW\"\n");
+    let config = Config::parse(&text, "berth.toml").unwrap();
+    let problem = config.host.registries[0].password().unwrap_err();
+    assert!(problem.contains("r.example:5000") && problem.contains("REG_PW"), "{problem}");
+    refuses(entry, "2:11", &["one place", "password_env"]);
+    refuses(&format!("{entry}password = \"x\"\n"), "4:1", &["unknown field `password`"]);
+    let shown = complaint(&format!("{entry}password_env = \"hunter 2\"\n"));
+    assert!(shown.contains("no name of an environment variable") && !shown.contains("hunter"), "{shown}");
+    refuses(&entry.replace("r.example:5000", "https://r.example"), "2:11", &["without a path"]);
+    let twice = format!("{text}{text}");
+    refuses(&twice, "6:11", &["has an entry already"]);
+}

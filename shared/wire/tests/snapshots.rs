@@ -207,6 +207,7 @@ fn records_and_events_keep_their_bytes() {
             reservations: reservations(),
             since: Timestamp(5),
             detail: Some("pulling 3 of 9 layers".into()),
+            image: Some("ghcr.io/x/y@sha256:0a".into()),
         },
     );
     let body = EventBody::EngineStopping {

@@ -14,3 +14,5 @@ mod fixture;
 mod gateway;
 mod jobs;
 mod leaders;
+mod pulls;
+mod registry;
