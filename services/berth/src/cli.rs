@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::key::{self, KeyArgs};
 use crate::lease::{self, LeaseArgs, LeasesArgs, ReleaseArgs};
+use crate::logs::{self, LogsArgs};
 use crate::replay::ReplayArgs;
 use crate::simulate::{self, SimulateArgs};
 
@@ -18,6 +19,7 @@ Examples:
   berth up --config my.toml            serve the models of a configuration file
   berth check my.toml                  see whether a configuration is right, and what it amounts to
   berth status                         hosts, engines and the queue
+  berth logs demo -f                   what the engine of a model logs
   berth lease my-session demo          keep a model warm for a conversation
   berth key create laptop              an API key; from then on every request needs one
   berth simulate --trace requests.csv --accelerators 4    what waits a fleet would have
@@ -72,6 +74,9 @@ pub(crate) enum Command {
     /// Make, list and revoke API keys.
     #[command(after_help = key::EXAMPLES)]
     Key(KeyArgs),
+    /// Show what an engine logs.
+    #[command(after_help = logs::EXAMPLES)]
+    Logs(LogsArgs),
     /// Check a configuration: says what it amounts to, or points at what is wrong.
     Check(CheckArgs),
     /// Run a trace of requests in virtual time: what waits would be under Berth, and under simpler rules.

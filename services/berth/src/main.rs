@@ -10,6 +10,7 @@ mod files;
 mod input;
 mod key;
 mod lease;
+mod logs;
 mod replay;
 mod role;
 mod setup;
@@ -58,6 +59,7 @@ fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Release(args) => setup::logs(logs, "error").and_then(|()| lease::release(&args)),
         Command::Leases(args) => setup::logs(logs, "error").and_then(|()| lease::list(&args)),
         Command::Key(args) => setup::logs(logs, "error").and_then(|()| key::run(args)),
+        Command::Logs(args) => setup::logs(logs, "error").and_then(|()| crate::logs::run(&args)),
         Command::Check(args) => check::run(&args),
         Command::Translate { .. } => translate::run(),
         Command::Simulate(args) => simulate::run(&args),

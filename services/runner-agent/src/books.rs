@@ -13,7 +13,9 @@ use berth_wire::{
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::driver::Instance;
 use crate::engine::EngineActor;
+use crate::logs::Log;
 use crate::slots::Slots;
 
 /// What is known of one engine; shared by its actor and its attempts.
@@ -30,6 +32,7 @@ pub(crate) struct EngineCell {
     start_took: Cell<Option<Duration>>,
     detail: RefCell<Option<String>>,
     image: RefCell<Option<String>>,
+    log: RefCell<Option<Log>>,
     failure: RefCell<Option<EngineFailure>>,
     /// Slots in use when last asked.
     seen_taken: Cell<u32>,
@@ -47,6 +50,7 @@ impl EngineCell {
             start_took: Cell::new(None),
             detail: RefCell::new(None),
             image: RefCell::new(None),
+            log: RefCell::new(None),
             failure: RefCell::new(None),
             seen_taken: Cell::new(0),
         })
@@ -72,8 +76,22 @@ impl EngineCell {
         *self.endpoint.borrow_mut() = endpoint.into();
     }
 
-    pub(crate) fn set_image(&self, image: Option<&str>) {
-        *self.image.borrow_mut() = image.map(str::to_owned);
+    pub(crate) fn serves(&self) -> bool {
+        self.state() == EngineState::Ready
+    }
+
+    pub(crate) fn set_detail(&self, detail: Option<String>) {
+        *self.detail.borrow_mut() = detail;
+    }
+
+    /// Notes what is to be known of what runs.
+    pub(crate) fn know(&self, instance: &dyn Instance) {
+        *self.image.borrow_mut() = instance.image().map(str::to_owned);
+        *self.log.borrow_mut() = instance.log();
+    }
+
+    pub(crate) fn log(&self) -> Option<Log> {
+        self.log.borrow().clone()
     }
 
     pub(crate) fn set_state(&self, state: EngineState, detail: Option<String>) {

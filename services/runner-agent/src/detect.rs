@@ -34,7 +34,7 @@ pub(crate) async fn try_drivers(config: &Config, devices: &Devices) -> (Found, O
     for driver in &config.host.drivers {
         match driver {
             Driver::Process => found.drivers.push(Driver::Process),
-            Driver::Docker => match docker::connect().await {
+            Driver::Docker => match docker::connect(&config.host).await {
                 Ok(docker) => {
                     connected = Some(docker);
                     found.drivers.push(Driver::Docker);

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use berth_wire::{EngineKind, HostId, StartEngine};
+use berth_wire::{EngineId, EngineKind, HostId, StartEngine};
 use bollard::models::{
     ContainerCreateBody, DeviceRequest, HostConfig, PortBinding, RestartPolicy, RestartPolicyNameEnum,
 };
@@ -63,6 +63,11 @@ impl Owner {
 /// What a container of ours was started from.
 pub(crate) fn read_spec(labels: &HashMap<String, String>) -> Option<StartEngine> {
     serde_json::from_str(labels.get(SPEC)?).ok()
+}
+
+/// Whose container it is.
+pub(crate) fn engine_of(labels: &HashMap<String, String>) -> Option<EngineId> {
+    labels.get(ENGINE)?.parse().ok()
 }
 
 /// The name of the engine's port.

@@ -6,6 +6,7 @@ use berth_wire::{EngineId, ModelSpec, Reservation, StartEngine};
 use futures::future::LocalBoxFuture;
 
 use crate::fill::Values;
+use crate::logs::Log;
 use crate::mask::Mask;
 
 /// A boxed future: starting and stopping engines is far from the hot path.
@@ -99,6 +100,11 @@ pub(crate) trait Instance {
 
     /// What exactly it was made of: a digest. `None` for what is no image.
     fn image(&self) -> Option<&str> {
+        None
+    }
+
+    /// Where its log is.
+    fn log(&self) -> Option<Log> {
         None
     }
 

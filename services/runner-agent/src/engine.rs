@@ -222,7 +222,7 @@ impl Course<'_> {
 
     async fn load(&self, mut instance: Box<dyn Instance>) -> Option<EngineFailure> {
         let spec = &self.cell.model().engine;
-        self.cell.set_image(instance.image());
+        self.cell.know(&*instance);
         self.set(EngineState::Starting, Some("loading".into()));
         enum Event {
             Stop,
@@ -267,7 +267,7 @@ impl Course<'_> {
 
     async fn serve(&self, mut instance: Box<dyn Instance>) -> Option<EngineFailure> {
         self.cell.set_endpoint(instance.endpoint());
-        self.cell.set_image(instance.image());
+        self.cell.know(&*instance);
         self.set(EngineState::Ready, None);
         let exited = tokio::select! {
             biased;

@@ -11,6 +11,7 @@ use tokio::process::{Child, Command};
 
 use crate::driver::{Doing, Driver, Failure, Instance, Order, Progress, TOLD_LINES, environment};
 use crate::fill::fill_all;
+use crate::logs::Log;
 use crate::record::{Leader, Notes, group_gone, group_lives, signal_group};
 use crate::tail::Tail;
 
@@ -171,6 +172,10 @@ impl Drop for Process {
 impl Instance for Process {
     fn endpoint(&self) -> &str {
         &self.endpoint
+    }
+
+    fn log(&self) -> Option<Log> {
+        Some(Log::Kept(self.tail.clone()))
     }
 
     fn exited(&mut self) -> Doing<'_, ()> {

@@ -35,6 +35,7 @@ use crate::record::Notes;
 use crate::records::Records;
 use crate::reporter;
 use crate::shared::Shared;
+use crate::watch;
 
 /// What runs may take so long to end by itself once the agent is to stop.
 const FINISH: Duration = Duration::from_secs(20);
@@ -116,6 +117,7 @@ struct Agent {
     reporter: Supervised<Worker>,
     gateways: Supervised<Worker>,
     records: Supervised<Worker>,
+    docker: Supervised<Worker>,
     _registered: Option<Registered>,
 }
 
@@ -165,6 +167,7 @@ impl Agent {
             outbox_changed: Notify::new(),
             records: Records::new(stores.engines),
             draining: Cell::new(false),
+            log_readers: Rc::new(()),
             beat_now: Notify::new(),
             listening: tokio::sync::watch::Sender::new(false),
         });
@@ -192,8 +195,9 @@ impl Agent {
             }),
             Rc::new(move || observe.records.observe()),
         );
+        let docker = watch::supervise(&vitals, &shared);
         let registered = register_service(&shared).await;
-        Self { shared, hosts, host, beat, reporter, gateways, records, _registered: registered }
+        Self { shared, hosts, host, beat, reporter, gateways, records, docker, _registered: registered }
     }
 
     async fn leave(self) {
@@ -232,7 +236,8 @@ impl Agent {
             self.stop(&self.host),
             self.stop(&self.reporter),
             self.stop(&self.gateways),
-            self.stop(&self.records)
+            self.stop(&self.records),
+            self.stop(&self.docker)
         );
         let _ = tokio::time::timeout(END, shared.bus.close()).await;
         info!("agent ended");

@@ -41,6 +41,8 @@ pub(crate) struct Shared {
     pub(crate) outbox_changed: Notify,
     pub(crate) records: Records,
     pub(crate) draining: Cell<bool>,
+    /// Each who reads an engine's log holds one more.
+    pub(crate) log_readers: Rc<()>,
     /// The accelerators as last measured.
     pub(crate) measured: RefCell<Vec<Accelerator>>,
     /// The heartbeat should not wait for its time.

@@ -72,6 +72,7 @@ pub(crate) struct RawHost {
     pub(crate) labels: Words,
     pub(crate) memory: Option<Spanned<Size>>,
     pub(crate) drivers: Option<Spanned<Vec<Driver>>>,
+    pub(crate) docker_host: Option<Spanned<String>>,
     pub(crate) docker_network: Option<String>,
     pub(crate) registries: Vec<RawRegistry>,
     pub(crate) state_dir: Option<String>,

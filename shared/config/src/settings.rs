@@ -136,6 +136,8 @@ pub struct HostConfig {
     pub memory: Option<u64>,
     /// Drivers that may be used here; those that work are.
     pub drivers: Vec<Driver>,
+    /// The Docker engine, as `unix:///run/docker.sock` or `tcp://host:2375`; `None`: `$DOCKER_HOST`, else the usual socket.
+    pub docker_host: Option<String>,
     /// Docker network to put engines on, for an agent that is itself a container on it.
     pub docker_network: Option<String>,
     /// What lets into image registries, before what `docker login` has left.
@@ -153,6 +155,7 @@ impl Default for HostConfig {
             labels: Vec::new(),
             memory: None,
             drivers: vec![Driver::Docker, Driver::Process],
+            docker_host: None,
             docker_network: None,
             registries: Vec::new(),
             state_dir: None,

@@ -17,6 +17,7 @@ mod id;
 mod job;
 mod key;
 mod lease;
+mod logs;
 mod marker;
 pub mod multipart;
 mod profile;
@@ -48,6 +49,7 @@ pub use lease::{
     HintShown, LEASE_TTL, Lease, LeaseReply, LeaseRequest, LeaseShown, LeaseState, LeaseStatus, LeasesShown,
     ReleasedShown, SESSION_MAX, rfc3339,
 };
+pub use logs::{LogAck, LogPiece, ReadLog};
 pub use marker::EndMarker;
 pub use profile::{Profile, Residency};
 pub use report::{

@@ -154,6 +154,10 @@ fn commands_and_replies_keep_their_bytes() {
     pin("credit", &Credit { job, attempt: attempt(), granted: 65_536 });
     pin("status", &StatusRequest { epoch });
     pin("lane", &SetLane { epoch, engine, number: 4, open: true });
+    pin("logs", &ReadLog { engine, tail: 100, follow: true, to: "_INBOX.x".into() });
+    let lines = Bytes::from_static(b"loaded\n");
+    pin("log_piece", &LogPiece { seq: 1, lines, skipped: 2, end: Some("the engine has ended".into()) });
+    pin("log_ack", &LogAck { more: true });
     pin("roll", &RollCall { jobs: vec![job] });
     pin("roll_answer", &RollAnswer { missing: vec![job] });
     pin("reply_ok", &Reply::Ok);

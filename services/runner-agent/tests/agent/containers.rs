@@ -62,7 +62,7 @@ pub(crate) fn containers_of(host: &str) -> String {
     docker(&["ps", "-aq", "--filter", &format!("label=berth.host={host}")])
 }
 
-const CHAT: &str = r#"{"model":"alias","stream":true,"stream_options":{"include_usage":true},"max_tokens":16,
+pub(crate) const CHAT: &str = r#"{"model":"alias","stream":true,"stream_options":{"include_usage":true},"max_tokens":16,
     "messages":[{"role":"user","content":"hello"}]}"#;
 
 #[actix::test]
