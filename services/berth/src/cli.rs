@@ -149,6 +149,9 @@ pub(crate) struct RoleArgs {
     /// Gateway: let everybody in without an API key, on every address that it listens on.
     #[arg(long)]
     pub(crate) open: bool,
+    /// Agent: leave the containers that serve running when it ends, for the next agent of this host to adopt.
+    #[arg(long)]
+    pub(crate) keep_engines: bool,
 }
 
 /// Which fleet to ask.

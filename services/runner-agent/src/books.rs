@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use berth_actors::Supervised;
 use berth_wire::{
-    Attempt, EngineFailure, EngineId, EngineRecord, EngineReport, EngineState, Epoch, GatewayId, HostId,
-    JobId, ModelSpec, Reservation, RunningAttempt, StartEngine, Timestamp,
+    Attempt, Driver, EngineFailure, EngineId, EngineRecord, EngineReport, EngineState, Epoch, GatewayId,
+    HostId, JobId, ModelSpec, Reservation, RunningAttempt, StartEngine, Timestamp,
 };
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -78,6 +78,11 @@ impl EngineCell {
 
     pub(crate) fn serves(&self) -> bool {
         self.state() == EngineState::Ready
+    }
+
+    /// Whether it can outlive its agent: it serves, and nothing of it is a child of this process.
+    pub(crate) fn may_stay(&self) -> bool {
+        self.serves() && self.model().engine.driver == Driver::Docker
     }
 
     pub(crate) fn set_detail(&self, detail: Option<String>) {

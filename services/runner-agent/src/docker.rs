@@ -21,6 +21,7 @@ use crate::container::{Container, Known, docker_message, mask_of, remove};
 use crate::docker_spec::{ANY, Owner, container, engine_of, missing_source, port_key, read_spec};
 use crate::driver::{Doing, Driver, Failure, Instance, Order, Progress};
 use crate::mask::Mask;
+use crate::network::{self, Place};
 use crate::pull::{name_of, pull};
 use crate::record::Leader;
 use crate::registry::url_safe;
@@ -49,26 +50,6 @@ pub(crate) async fn connect(config: &HostConfig) -> Result<Docker, String> {
     }
 }
 
-/// The network to put engines on: the configured one, else the one that this agent's own container is on; none
-/// when it runs on the host.
-async fn own_network(docker: &Docker, configured: Option<&str>) -> Option<String> {
-    if let Some(network) = configured {
-        return Some(network.to_owned());
-    }
-    if !std::path::Path::new("/.dockerenv").exists() {
-        return None;
-    }
-    let hostname = std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
-    // Fails where the agent is in a container of another engine than the one it commands.
-    let me = docker.inspect_container(hostname.trim(), None::<InspectContainerOptions>).await.ok()?;
-    let networks = me.network_settings?.networks?;
-    let mut names: Vec<String> =
-        networks.into_keys().filter(|name| name != "host" && name != "none").collect();
-    // Only networks that somebody made resolve names; they come first.
-    names.sort_by_key(|name| name == "bridge");
-    names.into_iter().next()
-}
-
 /// Runs containers.
 #[derive(Debug, Clone)]
 pub(crate) struct DockerDriver {
@@ -94,7 +75,7 @@ async fn sees_dockers_files(docker: &Docker, config: &HostConfig) -> bool {
 
 impl DockerDriver {
     pub(crate) async fn new(docker: Docker, owner: Owner, config: &HostConfig) -> Self {
-        let network = own_network(&docker, config.docker_network.as_deref()).await;
+        let network = network::shared(&docker, config.docker_network.as_deref()).await;
         let on_host = network.is_none() && sees_dockers_files(&docker, config).await;
         Self { docker, owner, network, registries: config.registries.clone(), watch: Rc::default(), on_host }
     }
@@ -134,7 +115,11 @@ impl DockerDriver {
 
     async fn create(&self, order: &Order, name: &str, mask: &Mask) -> Result<(), Failure> {
         let options = || CreateContainerOptionsBuilder::new().name(name).build();
-        let body = container(&self.owner, order, self.network.as_deref());
+        let place = match &self.network {
+            Some(network) => Place::Shared(network.clone()),
+            None => network::own(&self.docker, &self.owner).await,
+        };
+        let body = container(&self.owner, order, &place);
         let mut made = self.docker.create_container(Some(options()), body.clone()).await;
         if let Err(DockerError::DockerResponseServerError { status_code: 409, .. }) = &made {
             // The name is ours alone, so this is a leftover.
@@ -215,6 +200,13 @@ impl DockerDriver {
 
     pub(crate) fn docker(&self) -> &Docker {
         &self.docker
+    }
+
+    /// Nothing of this host is on Docker any more.
+    pub(crate) async fn leave(&self) {
+        if self.network.is_none() {
+            let _ = tokio::time::timeout(ANSWER, network::leave(&self.docker, &self.owner)).await;
+        }
     }
 
     pub(crate) async fn answers(&self) -> bool {

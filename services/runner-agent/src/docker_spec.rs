@@ -2,13 +2,15 @@
 
 use std::collections::HashMap;
 
-use berth_wire::{EngineId, EngineKind, HostId, StartEngine};
+use berth_wire::{EngineId, EngineKind, HostId, StartEngine, Ulimit};
 use bollard::models::{
-    ContainerCreateBody, DeviceRequest, HostConfig, PortBinding, RestartPolicy, RestartPolicyNameEnum,
+    ContainerCreateBody, DeviceRequest, HostConfig, PortBinding, ResourcesUlimits, RestartPolicy,
+    RestartPolicyNameEnum,
 };
 
 use crate::driver::{Order, environment};
 use crate::fill::fill_all;
+use crate::network::Place;
 
 const ROOT: &str = "berth.root";
 const HOST: &str = "berth.host";
@@ -21,6 +23,19 @@ pub(crate) const ANY: &str = "0.0.0.0";
 
 /// vLLM's workers share tensors through `/dev/shm`, of which Docker gives 64 MiB.
 const VLLM_SHM: i64 = 2 << 30;
+
+/// Beyond any engine, and below what takes the machine along.
+const PIDS: i64 = 32_768;
+/// Where an engine writes whose image is read-only.
+const TMP: &str = "rw,nosuid,nodev,mode=1777";
+
+fn signed(bytes: u64) -> Option<i64> {
+    i64::try_from(bytes).ok()
+}
+
+fn ulimit(limit: &Ulimit) -> ResourcesUlimits {
+    ResourcesUlimits { name: Some(limit.name.clone()), soft: Some(limit.soft), hard: Some(limit.hard) }
+}
 
 /// Whose containers these are.
 #[derive(Debug, Clone)]
@@ -37,6 +52,16 @@ impl Owner {
         } else {
             format!("berth-{}-{}-{engine}", self.root.replace('.', "_"), self.host)
         }
+    }
+
+    /// The network of its own.
+    pub(crate) fn network(&self) -> String {
+        self.name("engines")
+    }
+
+    /// What a network of its own says of itself.
+    pub(crate) fn network_labels(&self) -> HashMap<String, String> {
+        HashMap::from([(ROOT.to_owned(), self.root.clone()), (HOST.to_owned(), self.host.to_string())])
     }
 
     /// Filters that find this host's containers.
@@ -98,15 +123,15 @@ pub(crate) fn missing_source(volumes: &[String]) -> Option<String> {
     })
 }
 
-/// The container to be made. With a `network` the engine is reached there; else its port is published on
+/// The container to be made. On a shared network the engine is reached there; else its port is published on
 /// loopback, on a free port that Docker chooses.
-pub(crate) fn container(owner: &Owner, order: &Order, network: Option<&str>) -> ContainerCreateBody {
+pub(crate) fn container(owner: &Owner, order: &Order, place: &Place) -> ContainerCreateBody {
     let spec = &order.model().engine;
     let values = order.values(ANY, spec.port);
     let args = fill_all(&spec.args, &values);
     let env = environment(&spec.env, &values).into_iter().map(|(name, value)| format!("{name}={value}"));
     let port = port_key(spec.port);
-    let published = network.is_none().then(|| {
+    let published = place.shared().is_none().then(|| {
         let loopback = PortBinding { host_ip: Some("127.0.0.1".into()), host_port: Some("0".into()) };
         HashMap::from([(port.clone(), Some(vec![loopback]))])
     });
@@ -118,7 +143,8 @@ pub(crate) fn container(owner: &Owner, order: &Order, network: Option<&str>) -> 
             ..DeviceRequest::default()
         }]
     });
-    let ram = order.ram.and_then(|bytes| i64::try_from(bytes).ok());
+    let may = &spec.container;
+    let ram = order.ram.or(may.ram).and_then(signed);
     ContainerCreateBody {
         image: spec.image.clone(),
         labels: Some(owner.labels(&order.start)),
@@ -133,8 +159,14 @@ pub(crate) fn container(owner: &Owner, order: &Order, network: Option<&str>) -> 
             memory_swap: ram,
             device_requests: gpus,
             port_bindings: published,
-            network_mode: network.map(str::to_owned),
-            shm_size: (spec.kind == EngineKind::Vllm).then_some(VLLM_SHM),
+            network_mode: place.id().map(str::to_owned),
+            shm_size: may.shm.and_then(signed).or((spec.kind == EngineKind::Vllm).then_some(VLLM_SHM)),
+            ipc_mode: may.ipc.clone(),
+            ulimits: (!may.ulimits.is_empty()).then(|| may.ulimits.iter().map(ulimit).collect()),
+            cpuset_cpus: may.cpus.clone(),
+            readonly_rootfs: Some(may.read_only),
+            tmpfs: may.read_only.then(|| HashMap::from([("/tmp".to_owned(), TMP.to_owned())])),
+            pids_limit: Some(may.pids.map_or(PIDS, i64::from)),
             restart_policy: Some(RestartPolicy {
                 name: Some(RestartPolicyNameEnum::NO),
                 maximum_retry_count: None,

@@ -25,6 +25,7 @@ mod layers;
 mod leftovers;
 mod logs;
 mod mask;
+mod network;
 mod outbox;
 mod process;
 mod pull;

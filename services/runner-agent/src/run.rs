@@ -45,7 +45,7 @@ const STOP: Duration = Duration::from_secs(14);
 const GOODBYE: Duration = Duration::from_secs(3);
 
 /// Runs this host's agent on the current thread until `shutdown`, then drains: nothing new is taken, what runs may
-/// finish, engines are stopped, the leader is told.
+/// finish, engines are stopped (or left for the next agent, where that is configured), the leader is told.
 ///
 /// # Errors
 /// When NATS cannot be reached or the state folder cannot be used. Everything later is tried again.
@@ -211,22 +211,42 @@ impl Agent {
             warn!(running, "jobs did not end in time; cutting them off");
         }
         let engines: Vec<_> = shared.books.borrow().engines.values().cloned().collect();
-        for engine in engines {
+        let (kept, stopped): (Vec<_>, Vec<_>) =
+            engines.into_iter().partition(|engine| shared.config.host.keep_engines && engine.cell.may_stay());
+        for engine in &kept {
+            info!(engine = %engine.cell.id(), "left running for the next agent of this host");
+            // What still runs on it fails now, and its clients are told.
+            engine.cell.gone.cancel();
+        }
+        for engine in stopped {
             match engine.actor.addr() {
                 Ok(addr) => addr.do_send(Stop),
                 Err(_) => engine.cell.stop.cancel(),
             }
         }
-        if !wait_until(STOP, || shared.books.borrow().engines.is_empty()).await {
+        let ended = || {
+            let books = shared.books.borrow();
+            books.count_running() == 0 && books.engines.len() <= kept.len()
+        };
+        if !wait_until(STOP, ended).await {
             warn!("engines did not stop in time; the next run of this host removes them");
         }
-        shared.tell_goodbye();
+        if kept.is_empty() {
+            if let Some(docker) = &shared.docker {
+                docker.leave().await;
+            }
+            shared.tell_goodbye();
+        }
         if tokio::time::timeout(GOODBYE, reporter::flushed(shared)).await.is_err() {
             info!("no leader heard the goodbye");
         }
         let farewell = async {
             shared.records.flushed().await;
             self.stop(&self.beat).await;
+            if !kept.is_empty() {
+                // The last beat says that this host takes nothing. It counts as lost only if no agent comes in time.
+                return;
+            }
             if let Err(error) = self.hosts.delete(shared.host.as_str()).await {
                 info!(error = %Chain(&error), "could not remove the heartbeat; it expires");
             }

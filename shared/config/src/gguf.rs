@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use berth_wire::{Driver, EngineKind, EngineSpec, ModelId, ModelSpec};
+use berth_wire::{ContainerSpec, Driver, EngineKind, EngineSpec, ModelId, ModelSpec};
 use thiserror::Error;
 
 use crate::env;
@@ -162,6 +162,7 @@ impl Config {
                 health_path: template.health_path.into(),
                 served_name: id.into(),
                 routes: None,
+                container: ContainerSpec { read_only: driver == Driver::Docker, ..ContainerSpec::default() },
                 start_timeout: template.start_timeout,
                 stop_grace: HostConfig::default().stop_grace,
             },

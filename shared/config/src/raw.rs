@@ -77,6 +77,7 @@ pub(crate) struct RawHost {
     pub(crate) registries: Vec<RawRegistry>,
     pub(crate) state_dir: Option<String>,
     pub(crate) stop_grace: Option<Span>,
+    pub(crate) keep_engines: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -138,6 +139,14 @@ pub(crate) struct RawModel {
     pub(crate) stop_grace: Option<Span>,
     pub(crate) port: Option<Spanned<u16>>,
     pub(crate) served_name: Option<Spanned<String>>,
+    pub(crate) shm_size: Option<Spanned<Size>>,
+    pub(crate) ipc: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(crate) ulimits: Words,
+    pub(crate) cpuset: Option<Spanned<String>>,
+    pub(crate) read_only: Option<Spanned<bool>>,
+    pub(crate) pids_limit: Option<Spanned<u32>>,
+    pub(crate) ram: Option<Spanned<Size>>,
     pub(crate) routes: Option<Spanned<Words>>,
     #[serde(default)]
     pub(crate) labels: Words,

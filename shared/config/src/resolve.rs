@@ -324,6 +324,7 @@ fn host(raw: &RawHost, base: &Path, findings: &mut Findings<'_>) -> HostConfig {
         registries: registry::resolve(&raw.registries, base, findings),
         state_dir: raw.state_dir.as_deref().map(|dir| below(base, Path::new(dir))),
         stop_grace: raw.stop_grace.map_or(default.stop_grace, |span| span.0),
+        keep_engines: raw.keep_engines,
     }
 }
 

@@ -146,6 +146,8 @@ pub struct HostConfig {
     pub state_dir: Option<PathBuf>,
     /// How long an engine may take to stop before it is killed, unless its model says otherwise.
     pub stop_grace: Duration,
+    /// Containers that serve are left running when the agent ends, for the next one.
+    pub keep_engines: bool,
 }
 
 impl Default for HostConfig {
@@ -160,6 +162,7 @@ impl Default for HostConfig {
             registries: Vec::new(),
             state_dir: None,
             stop_grace: Duration::from_secs(10),
+            keep_engines: false,
         }
     }
 }

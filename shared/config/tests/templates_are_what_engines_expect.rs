@@ -29,12 +29,12 @@ fn every_option_in_the_examples_comments_is_an_option() {
         .lines()
         .take_while(|line| !line.starts_with("# More"))
         .map(|line| {
-            line.strip_prefix("# ")
-                .filter(|rest| is_option(rest) || *rest == "[[gateway.keys]]")
-                .unwrap_or(line)
+            line.strip_prefix("# ").filter(|rest| is_option(rest) || rest.starts_with("[[")).unwrap_or(line)
         })
         // These name files that are not here, or contradict what is given.
-        .filter(|line| !["token_file", "nkey_file", "command"].iter().any(|name| line.starts_with(name)))
+        .filter(|line| {
+            !["token_file", "nkey_file", "password_file", "command"].iter().any(|name| line.starts_with(name))
+        })
         .map(|line| format!("{line}\n").replace("blake3:...", &berth_wire::KeyHash::of("k").to_text()))
         .collect();
     let config = Config::parse(&text, "berth.toml").unwrap_or_else(|e| panic!("{e}"));
@@ -42,6 +42,8 @@ fn every_option_in_the_examples_comments_is_an_option() {
     assert_eq!(config.gateway.workers, Some(4));
     let [key] = config.gateway.keys.as_slice() else { panic!("one key: {:?}", config.gateway.keys) };
     assert_eq!((key.name.as_str(), key.scope, key.class), ("laptop", Scope::User, Class::Standard));
+    let [registry] = config.host.registries.as_slice() else { panic!("one: {:?}", config.host.registries) };
+    assert_eq!(registry.address, "registry.example:5000");
     assert_eq!(config.gateway.open, defaults.gateway.open);
     assert_eq!(config.gateway.grace, defaults.gateway.grace);
     assert_eq!(config.gateway.body_limit, defaults.gateway.body_limit);

@@ -7,6 +7,7 @@
 mod async_job;
 mod catalog;
 mod codec;
+mod container;
 mod control;
 mod error;
 mod event;
@@ -31,6 +32,7 @@ mod time;
 pub use async_job::{AsyncJob, JobStatus, ResultNote};
 pub use catalog::{Driver, EngineKind, EngineSpec, ModelSpec};
 pub use codec::{DecodeError, EncodeError, Message, decode, decode_json, encode, encode_json};
+pub use container::{ContainerSpec, Ulimit};
 pub use control::{
     CancelJob, Credit, DispatchHeaders, Reply, RollAnswer, RollCall, SetLane, SleepEngine, StartEngine,
     StatusRequest, StopEngine, WakeEngine,

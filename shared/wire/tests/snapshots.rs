@@ -52,6 +52,7 @@ fn spec() -> ModelSpec {
             health_path: "/health".into(),
             served_name: "org/m:1.5".into(),
             routes: None,
+            container: berth_wire::ContainerSpec::default(),
             start_timeout: Duration::from_secs(600),
             stop_grace: Duration::from_secs(10),
         },

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use berth_testkit::wait::{until, until_ok};
-use berth_wire::{EngineRecord, EngineState, ModelSpec, Reply};
+use berth_wire::{ContainerSpec, EngineRecord, EngineState, ModelSpec, Reply, Ulimit};
 
 use crate::containers::{CHAT, Parts, container, containers_of, docker, fleet, llama, part, parts};
 use crate::fixture::{Fleet, WAIT, python};
@@ -116,6 +116,40 @@ async fn an_engine_that_does_not_stop_is_killed_after_its_grace_and_delays_no_ot
 }
 
 #[actix::test]
+async fn a_container_is_kept_to_what_its_model_says() {
+    let parts = parts();
+    let mut fleet = fleet("docker-limits").await;
+    let mut model = llama(&parts);
+    model.engine.container = ContainerSpec {
+        shm: Some(32 << 20),
+        ipc: Some("private".into()),
+        ulimits: vec![Ulimit { name: "nofile".into(), soft: 1024, hard: 2048 }],
+        cpus: Some("0".into()),
+        read_only: true,
+        pids: Some(64),
+        ram: Some(1 << 40),
+    };
+    let engine = fleet.ready_engine(model.clone()).await;
+    let name = container("docker-limits", engine);
+    let asked = "{{.HostConfig.ShmSize}} {{.HostConfig.IpcMode}} {{(index .HostConfig.Ulimits 0).Hard}} \
+                 {{.HostConfig.CpusetCpus}} {{.HostConfig.ReadonlyRootfs}} {{.HostConfig.PidsLimit}} {{.HostConfig.Memory}}";
+    let memory = model.memory.unwrap();
+    let told = docker(&["inspect", "--format", asked, &name]);
+    assert_eq!(told, format!("{} private 2048 0 true 64 {memory}", 32 << 20), "RAM is the accelerator here");
+    let networks = docker(&[
+        "inspect",
+        "--format",
+        "{{range $k, $v := .NetworkSettings.Networks}}{{$k}} {{end}}",
+        &name,
+    ]);
+    assert_eq!(networks, "berth-docker-limits-engines");
+    fleet.run(engine, CHAT).await;
+    assert!(text(&fleet.gateway.take_all(1 << 20).await).ends_with("data: [DONE]\n\n"));
+    fleet.leave().await;
+    assert_eq!(docker(&["network", "ls", "-q", "--filter", "name=berth-docker-limits-engines"]), "");
+}
+
+#[actix::test]
 async fn what_is_left_of_engines_that_are_gone_is_removed_and_what_others_own_is_not() {
     let parts = parts();
     let host = "docker-orphan";
@@ -159,21 +193,21 @@ async fn a_hundred_engines_come_and_go_and_leave_no_container_network_file_or_me
     };
     let networks = ["network", "ls", "--format", "{{.Name}}"];
     let cycle = async |fleet: &Fleet| {
-        let engines =
-            [fleet.ready_engine(sim(&parts, &[])).await, fleet.ready_engine(sim(&parts, &[])).await];
-        for engine in engines {
-            assert_eq!(fleet.stop_engine(engine, false).await, Reply::Ok);
+        let start = async |_| fleet.ready_engine(sim(&parts, &[])).await;
+        let engines = futures::future::join_all((0..4).map(start)).await;
+        for engine in &engines {
+            assert_eq!(fleet.stop_engine(*engine, false).await, Reply::Ok);
         }
-        for engine in engines {
-            fleet.engine_in(engine, EngineState::Stopped).await;
+        for engine in &engines {
+            fleet.engine_in(*engine, EngineState::Stopped).await;
         }
         fleet.told.entries.borrow_mut().clear();
     };
-    for _ in 0..10 {
+    for _ in 0..5 {
         cycle(&fleet).await;
     }
     let (before, networks_before) = (footprint(), ours(&networks));
-    for _ in 0..40 {
+    for _ in 0..20 {
         cycle(&fleet).await;
     }
     assert_eq!(containers_of("docker-cycles"), "");
@@ -197,4 +231,5 @@ async fn a_hundred_engines_come_and_go_and_leave_no_container_network_file_or_me
     })
     .await;
     fleet.leave().await;
+    assert_eq!(ours(&networks), BTreeSet::new());
 }
