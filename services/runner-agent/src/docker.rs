@@ -58,6 +58,8 @@ pub(crate) struct DockerDriver {
     network: Option<String>,
     registries: Vec<RegistryConfig>,
     watch: Rc<Watch>,
+    /// Held by who looks for the host's own network, and makes it.
+    making_network: Rc<tokio::sync::Mutex<()>>,
     /// Whether paths of the host are paths here.
     on_host: bool,
 }
@@ -77,7 +79,15 @@ impl DockerDriver {
     pub(crate) async fn new(docker: Docker, owner: Owner, config: &HostConfig) -> Self {
         let network = network::shared(&docker, config.docker_network.as_deref()).await;
         let on_host = network.is_none() && sees_dockers_files(&docker, config).await;
-        Self { docker, owner, network, registries: config.registries.clone(), watch: Rc::default(), on_host }
+        Self {
+            docker,
+            owner,
+            network,
+            registries: config.registries.clone(),
+            watch: Rc::default(),
+            making_network: Rc::default(),
+            on_host,
+        }
     }
 
     async fn start(&self, order: &Order, progress: Progress<'_>) -> Result<Container, Failure> {
@@ -117,7 +127,10 @@ impl DockerDriver {
         let options = || CreateContainerOptionsBuilder::new().name(name).build();
         let place = match &self.network {
             Some(network) => Place::Shared(network.clone()),
-            None => network::own(&self.docker, &self.owner).await,
+            None => {
+                let _one = self.making_network.lock().await;
+                network::own(&self.docker, &self.owner).await
+            }
         };
         let body = container(&self.owner, order, &place);
         let mut made = self.docker.create_container(Some(options()), body.clone()).await;

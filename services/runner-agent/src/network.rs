@@ -7,7 +7,7 @@ use berth_telemetry::Chain;
 use bollard::Docker;
 use bollard::errors::Error as DockerError;
 use bollard::models::NetworkCreateRequest;
-use bollard::query_parameters::{InspectContainerOptions, InspectNetworkOptions};
+use bollard::query_parameters::{InspectContainerOptions, ListNetworksOptionsBuilder};
 use tracing::{debug, info, warn};
 
 use crate::docker_spec::Owner;
@@ -64,12 +64,25 @@ pub(crate) async fn shared(docker: &Docker, configured: Option<&str>) -> Option<
     names.into_iter().next()
 }
 
-/// The host's own network, made where there is none yet. Where Docker makes none, engines run on its default one.
+/// The networks of that name: Docker allows several, and then takes no container on any of them.
+async fn named(docker: &Docker, name: &str) -> Result<Vec<String>, DockerError> {
+    let filters = HashMap::from([("name".to_owned(), vec![name.to_owned()])]);
+    let options = ListNetworksOptionsBuilder::new().filters(&filters).build();
+    let found = docker.list_networks(Some(options)).await?;
+    // The filter takes longer names, too.
+    let exact = found.into_iter().filter(|network| network.name.as_deref() == Some(name));
+    let mut ids: Vec<String> = exact.filter_map(|network| network.id).collect();
+    ids.sort();
+    Ok(ids)
+}
+
+/// The host's own network, made where there is none yet. Where Docker makes none, engines run on its default one. To be
+/// asked by one engine at a time.
 pub(crate) async fn own(docker: &Docker, owner: &Owner) -> Place {
     let name = owner.network();
-    match docker.inspect_network(&name, None::<InspectNetworkOptions>).await {
-        Ok(found) => return found.id.map_or(Place::Default, Place::Own),
-        Err(DockerError::DockerResponseServerError { status_code: 404, .. }) => {}
+    match named(docker, &name).await.map(|ids| ids.into_iter().next()) {
+        Ok(Some(id)) => return Place::Own(id),
+        Ok(None) => {}
         Err(error) => {
             debug!(error = %Chain(&error), "cannot look for the host's own network");
             return Place::Default;
@@ -96,8 +109,14 @@ pub(crate) async fn own(docker: &Docker, owner: &Owner) -> Place {
     };
     match made {
         Ok(made) => {
+            // Another agent of this host's name may have made one, too: the first of them stays.
+            let first = named(docker, &name).await.ok().and_then(|ids| ids.into_iter().next());
+            let first = first.unwrap_or_else(|| made.id.clone());
+            if first != made.id {
+                let _ = docker.remove_network(&made.id).await;
+            }
             info!(network = name, "made a network for this host's engines");
-            Place::Own(made.id)
+            Place::Own(first)
         }
         Err(error) => {
             warn!(error = %Chain(&error), "cannot make a network for this host's engines; they go on the default one");
@@ -108,7 +127,9 @@ pub(crate) async fn own(docker: &Docker, owner: &Owner) -> Place {
 
 /// Removes the host's own network, unless somebody is on it.
 pub(crate) async fn leave(docker: &Docker, owner: &Owner) {
-    if let Err(error) = docker.remove_network(&owner.network()).await {
-        debug!(error = %Chain(&error), "the host's own network stays");
+    for id in named(docker, &owner.network()).await.unwrap_or_default() {
+        if let Err(error) = docker.remove_network(&id).await {
+            debug!(error = %Chain(&error), "the host's own network stays");
+        }
     }
 }
