@@ -20,6 +20,7 @@ ANTHROPIC_NODE_VERSION=1.12.0
 GGUF_VERSION=0.19.0
 NUMPY_VERSION='>=1.26,<3'
 GO_VERSION=1.26.6
+REGISTRY_VERSION=3.0.0
 CARGO_DENY_VERSION=0.20.2
 
 say() { printf '[parts] %s\n' "$*" >&2; }
@@ -101,4 +102,16 @@ alone() {
   command -v flock >/dev/null || return 0
   exec 9>"$BERTH_TEST_CACHE/$1.lock"
   flock 9
+}
+
+# go_program DIR NAME PACKAGE MODULE@VERSION: build a program from a Go module into DIR, unless it is there.
+go_program() {
+  local dir="$1" name="$2" package="$3" module="$4" tmp="$1.tmp"
+  [ ! -x "$dir/$name" ] || return 0
+  say "$name ${module##*@} (Go module, 1 to 2 min)"
+  rm -rf "$tmp"; mkdir -p "$tmp"
+  need_go "$tmp"
+  go_build "$tmp" "$tmp/$name" "$module" "$package"
+  rm -rf "$tmp/src" "$tmp/venv" "$tmp/gopath" "$tmp/gocache"
+  finish "$tmp" "$dir"
 }

@@ -176,6 +176,9 @@ impl Engines {
             for id in self.containers(&["-a"]) {
                 let _ = docker(&["rm", "-f", &id]);
             }
+            // An agent that was killed, or that was to keep its engines, leaves its network.
+            let host = self.mark.split_once('=').map_or("", |(_, run)| run);
+            let _ = docker(&["network", "rm", &format!("berth-{host}-engines")]);
         }
     }
 }

@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::add::{self, AddArgs};
 use crate::key::{self, KeyArgs};
 use crate::lease::{self, LeaseArgs, LeasesArgs, ReleaseArgs};
+use crate::logs::{self, LogsArgs};
 use crate::replay::ReplayArgs;
 use crate::simulate::{self, SimulateArgs};
 
@@ -20,6 +21,7 @@ Examples:
   berth check my.toml                  see whether a configuration is right, and what it amounts to
   berth add http://127.0.0.1:11434     serve the models of an Ollama that runs already
   berth status                         hosts, engines and the queue
+  berth logs demo -f                   what the engine of a model logs
   berth lease my-session demo          keep a model warm for a conversation
   berth key create laptop              an API key; from then on every request needs one
   berth simulate --trace requests.csv --accelerators 4    what waits a fleet would have
@@ -74,6 +76,9 @@ pub(crate) enum Command {
     /// Make, list and revoke API keys.
     #[command(after_help = key::EXAMPLES)]
     Key(KeyArgs),
+    /// Show what an engine logs.
+    #[command(after_help = logs::EXAMPLES)]
+    Logs(LogsArgs),
     /// Check a configuration: says what it amounts to, or points at what is wrong.
     Check(CheckArgs),
     /// Add a server that runs already (Ollama, LM Studio, vLLM, ...) to the configuration: its models are served too.
@@ -149,6 +154,9 @@ pub(crate) struct RoleArgs {
     /// Gateway: let everybody in without an API key, on every address that it listens on.
     #[arg(long)]
     pub(crate) open: bool,
+    /// Agent: leave the containers that serve running when it ends, for the next agent of this host to adopt.
+    #[arg(long)]
+    pub(crate) keep_engines: bool,
 }
 
 /// Which fleet to ask.

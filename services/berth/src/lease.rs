@@ -155,7 +155,10 @@ pub(crate) fn list(args: &LeasesArgs) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
-fn at_fleet<T>(args: &FleetArgs, run: impl AsyncFnOnce(&Bus) -> Result<T, Failure>) -> Result<T, Failure> {
+pub(crate) fn at_fleet<T>(
+    args: &FleetArgs,
+    run: impl AsyncFnOnce(&Bus) -> Result<T, Failure>,
+) -> Result<T, Failure> {
     let options = status::options(args)?;
     actix_rt::System::new().block_on(Box::pin(async {
         let bus = Bus::connect(&options, "berth-lease").await?;

@@ -12,6 +12,7 @@ mod identify;
 mod input;
 mod key;
 mod lease;
+mod logs;
 mod replay;
 mod role;
 mod setup;
@@ -60,6 +61,7 @@ fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Release(args) => setup::logs(logs, "error").and_then(|()| lease::release(&args)),
         Command::Leases(args) => setup::logs(logs, "error").and_then(|()| lease::list(&args)),
         Command::Key(args) => setup::logs(logs, "error").and_then(|()| key::run(args)),
+        Command::Logs(args) => setup::logs(logs, "error").and_then(|()| crate::logs::run(&args)),
         Command::Check(args) => check::run(&args),
         Command::Add(args) => add::run(&args),
         Command::Translate { .. } => translate::run(),

@@ -88,6 +88,13 @@ pub(crate) fn run(role: Role, args: &RoleArgs) -> Result<Exit, Failure> {
             role.as_str()
         )));
     }
+    if args.keep_engines && role != Role::Agent {
+        return Err(Failure::Option(format!(
+            "--keep-engines is for an agent; leave it out for `berth {}`",
+            role.as_str()
+        )));
+    }
+    config.host.keep_engines |= args.keep_engines;
     setup::open(&mut config, args.open)?;
     if config.host.state_dir.is_none() {
         config.host.state_dir = Some(args.data_dir.clone().unwrap_or_else(env::data_dir).join("agent"));

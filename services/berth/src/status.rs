@@ -214,7 +214,7 @@ impl Picture {
                     format!("{}/{}", engine.running, engine.concurrency),
                     show_bytes(memory),
                     ago(engine.since, now),
-                    first_line(engine.detail.as_deref()),
+                    first_line(engine.detail.as_deref().or(digest(engine).as_deref())),
                 ]
             })
             .collect()
@@ -257,6 +257,12 @@ fn section(name: &str, none: &str, rows: &[Vec<String>], headings: &[&str]) -> S
         return text;
     }
     table::render(headings, rows)
+}
+
+/// The image that runs, as short as people compare digests.
+fn digest(engine: &EngineRecord) -> Option<String> {
+    let (_, digest) = engine.image.as_deref()?.rsplit_once("sha256:")?;
+    Some(format!("sha256:{}", digest.get(..12).unwrap_or(digest)))
 }
 
 fn first_line(text: Option<&str>) -> String {

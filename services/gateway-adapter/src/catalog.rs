@@ -96,6 +96,7 @@ pub(crate) mod tests {
                 health_path: "/health".into(),
                 served_name: id.into(),
                 routes: None,
+                container: berth_wire::ContainerSpec::default(),
                 start_timeout: Duration::from_secs(60),
                 stop_grace: Duration::from_secs(10),
             },

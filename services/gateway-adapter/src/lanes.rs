@@ -205,6 +205,7 @@ mod tests {
             reservations: Vec::new(),
             since: Timestamp(0),
             detail: None,
+            image: None,
         };
         (format!("h.1-{n}"), Arc::new(record))
     }

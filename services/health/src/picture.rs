@@ -299,6 +299,7 @@ mod tests {
             reservations: Vec::new(),
             since: Timestamp::default(),
             detail: Some("exit status 1".into()),
+            image: None,
         };
         levels.engines = Arc::new([("h.1-1".to_owned(), Arc::new(record))].into());
         levels

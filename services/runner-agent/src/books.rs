@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use berth_actors::Supervised;
 use berth_wire::{
-    Attempt, EngineFailure, EngineId, EngineKind, EngineRecord, EngineReport, EngineState, Epoch, GatewayId,
-    HostId, JobId, ModelSpec, Reservation, RunningAttempt, StartEngine, Timestamp,
+    Attempt, Driver, EngineFailure, EngineId, EngineKind, EngineRecord, EngineReport, EngineState, Epoch,
+    GatewayId, HostId, JobId, ModelSpec, Reservation, RunningAttempt, StartEngine, Timestamp,
 };
 use reqwest::header::HeaderValue;
 use tokio::sync::watch;
@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::driver::Instance;
 use crate::engine::EngineActor;
+use crate::logs::Log;
 use crate::procs::Mark;
 use crate::slots::Slots;
 
@@ -34,6 +35,8 @@ pub(crate) struct EngineCell {
     holds: Cell<Option<u64>>,
     start_took: Cell<Option<Duration>>,
     detail: RefCell<Option<String>>,
+    image: RefCell<Option<String>>,
+    log: RefCell<Option<Log>>,
     failure: RefCell<Option<EngineFailure>>,
     /// How its processes are known.
     mark: RefCell<Option<Mark>>,
@@ -56,6 +59,8 @@ impl EngineCell {
             holds: Cell::new(None),
             start_took: Cell::new(None),
             detail: RefCell::new(None),
+            image: RefCell::new(None),
+            log: RefCell::new(None),
             failure: RefCell::new(None),
             mark: RefCell::new(None),
             peak: Cell::new((0, 0)),
@@ -105,6 +110,29 @@ impl EngineCell {
     /// Bytes that a server of others says it holds for it.
     pub(crate) fn lent(&self) -> u64 {
         self.holds.get().unwrap_or(0)
+    }
+
+    pub(crate) fn serves(&self) -> bool {
+        self.state() == EngineState::Ready
+    }
+
+    /// Whether it can outlive its agent: it serves, and nothing of it is a child of this process.
+    pub(crate) fn may_stay(&self) -> bool {
+        self.serves() && self.model().engine.driver == Driver::Docker
+    }
+
+    pub(crate) fn set_detail(&self, detail: Option<String>) {
+        *self.detail.borrow_mut() = detail;
+    }
+
+    /// Notes what is to be known of what runs.
+    pub(crate) fn know(&self, instance: &dyn Instance) {
+        *self.image.borrow_mut() = instance.image().map(str::to_owned);
+        *self.log.borrow_mut() = instance.log();
+    }
+
+    pub(crate) fn log(&self) -> Option<Log> {
+        self.log.borrow().clone()
     }
 
     pub(crate) fn set_state(&self, state: EngineState, detail: Option<String>) {
@@ -186,6 +214,7 @@ impl EngineCell {
             reservations: self.start.reservations.clone(),
             since: self.since.get(),
             detail: self.detail.borrow().clone(),
+            image: self.image.borrow().clone(),
         }
     }
 }

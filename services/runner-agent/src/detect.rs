@@ -35,7 +35,7 @@ pub(crate) async fn try_drivers(config: &Config, devices: &Devices) -> (Found, O
         match driver {
             Driver::Process => found.drivers.push(Driver::Process),
             Driver::External => {}
-            Driver::Docker => match docker::connect().await {
+            Driver::Docker => match docker::connect(&config.host).await {
                 Ok(docker) => {
                     connected = Some(docker);
                     found.drivers.push(Driver::Docker);

@@ -1,63 +1,53 @@
 //! Engines as Docker containers.
 
-use std::time::{Duration, Instant};
+use std::rc::Rc;
+use std::time::Duration;
 
+use berth_actors::Backoff;
+use berth_config::{HostConfig, RegistryConfig};
 use berth_telemetry::Chain;
 use berth_wire::{EngineId, StartEngine};
-use bollard::Docker;
 use bollard::errors::Error as DockerError;
 use bollard::models::ContainerInspectResponse;
 use bollard::query_parameters::{
-    CreateContainerOptionsBuilder, CreateImageOptionsBuilder, InspectContainerOptions,
-    ListContainersOptionsBuilder, LogsOptionsBuilder, RemoveContainerOptionsBuilder, StartContainerOptions,
-    StopContainerOptionsBuilder, WaitContainerOptions,
+    CreateContainerOptionsBuilder, InspectContainerOptions, ListContainersOptionsBuilder,
+    StartContainerOptions,
 };
-use futures::{FutureExt, StreamExt};
-use tracing::{debug, warn};
+use bollard::{API_DEFAULT_VERSION, Docker};
+use futures::FutureExt;
+use tracing::warn;
 
-use crate::docker_spec::{ANY, Owner, container, missing_source, port_key, read_spec, split_image};
-use crate::driver::{Doing, Driver, Failure, Instance, Order, Progress, TOLD_LINES};
-use crate::layers::Layers;
+use crate::container::{Container, Known, docker_message, mask_of, remove};
+use crate::docker_spec::{ANY, Owner, container, engine_of, missing_source, port_key, read_spec};
+use crate::driver::{Doing, Driver, Failure, Instance, Order, Progress};
 use crate::mask::Mask;
-use crate::procs::Mark;
-use crate::tail::{Lines, Tail};
+use crate::network::{self, Place};
+use crate::pull::{name_of, pull};
+use crate::record::Leader;
+use crate::registry::url_safe;
+use crate::watch::Watch;
 
+/// Seconds after which a request counts as lost, as bollard has it by default.
+const REQUEST: u64 = 120;
 /// How long Docker may take for an ordinary answer.
-const ANSWER: Duration = Duration::from_secs(5);
-/// A pull that has made no progress for so long is given up.
-const PULL_STALL: Duration = Duration::from_secs(180);
-
-/// How long Docker may take to say that a container was killed for want of memory.
-const OOM_WORD: Duration = Duration::from_millis(500);
-
+pub(crate) const ANSWER: Duration = Duration::from_secs(5);
+/// Removing what nobody holds is left for later after so long.
+const GIVE_UP: Duration = Duration::from_secs(2);
 /// Connects and agrees on the API version.
-pub(crate) async fn connect() -> Result<Docker, String> {
-    let docker = Docker::connect_with_defaults().map_err(|e| Chain(&e).to_string())?;
+pub(crate) async fn connect(config: &HostConfig) -> Result<Docker, String> {
+    let docker = match &config.docker_host {
+        Some(host) if host.starts_with("unix://") => {
+            Docker::connect_with_unix(host, REQUEST, API_DEFAULT_VERSION)
+        }
+        Some(host) => Docker::connect_with_http(host, REQUEST, API_DEFAULT_VERSION),
+        None => Docker::connect_with_defaults(),
+    };
+    let docker = docker.map_err(|e| Chain(&e).to_string())?;
     match tokio::time::timeout(ANSWER, docker.negotiate_version()).await {
-        Ok(Ok(docker)) => Ok(docker),
+        Ok(Ok(docker)) => Ok(url_safe(docker)),
         Ok(Err(error)) => Err(Chain(&error).to_string()),
         Err(_) => Err("it does not answer".into()),
     }
-}
-
-/// The network to put engines on: the configured one, else the one that this agent's own container is on; none
-/// when it runs on the host.
-async fn own_network(docker: &Docker, configured: Option<&str>) -> Option<String> {
-    if let Some(network) = configured {
-        return Some(network.to_owned());
-    }
-    if !std::path::Path::new("/.dockerenv").exists() {
-        return None;
-    }
-    let hostname = std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
-    // Fails where the agent is in a container of another engine than the one it commands.
-    let me = docker.inspect_container(hostname.trim(), None::<InspectContainerOptions>).await.ok()?;
-    let networks = me.network_settings?.networks?;
-    let mut names: Vec<String> =
-        networks.into_keys().filter(|name| name != "host" && name != "none").collect();
-    // Only networks that somebody made resolve names; they come first.
-    names.sort_by_key(|name| name == "bridge");
-    names.into_iter().next()
 }
 
 /// Runs containers.
@@ -66,14 +56,19 @@ pub(crate) struct DockerDriver {
     docker: Docker,
     owner: Owner,
     network: Option<String>,
+    registries: Vec<RegistryConfig>,
+    watch: Rc<Watch>,
+    /// Held by who looks for the host's own network, and makes it.
+    making_network: Rc<tokio::sync::Mutex<()>>,
     /// Whether paths of the host are paths here.
     on_host: bool,
 }
 
 /// Whether the paths that Docker sees are the paths that are seen here: not from a container of that Docker, nor with
 /// one on another machine. Nothing tells for certain; in doubt it is Docker's business.
-async fn sees_dockers_files(docker: &Docker) -> bool {
-    if berth_config::env::var("DOCKER_HOST").is_some_and(|host| !host.starts_with("unix://")) {
+async fn sees_dockers_files(docker: &Docker, config: &HostConfig) -> bool {
+    let host = config.docker_host.clone().or_else(|| berth_config::env::var("DOCKER_HOST"));
+    if host.is_some_and(|host| !host.starts_with("unix://")) {
         return false;
     }
     let root = docker.info().await.ok().and_then(|info| info.docker_root_dir);
@@ -81,49 +76,17 @@ async fn sees_dockers_files(docker: &Docker) -> bool {
 }
 
 impl DockerDriver {
-    pub(crate) async fn new(docker: Docker, owner: Owner, network: Option<&str>) -> Self {
-        let network = own_network(&docker, network).await;
-        let on_host = network.is_none() && sees_dockers_files(&docker).await;
-        Self { docker, owner, network, on_host }
-    }
-
-    async fn pull(&self, image: &str, progress: Progress<'_>) -> Result<(), Failure> {
-        match self.docker.inspect_image(image).await {
-            Ok(_) => return Ok(()),
-            Err(DockerError::DockerResponseServerError { status_code: 404, .. }) => {}
-            Err(error) => return Err(Failure::passing(format!("Docker does not answer: {}", Chain(&error)))),
-        }
-        progress(format!("pulling image {image}"));
-        let (name, tag) = split_image(image);
-        let options = CreateImageOptionsBuilder::new().from_image(name);
-        let options = match tag {
-            Some(tag) => options.tag(tag),
-            None => options,
-        };
-        let mut steps = self.docker.create_image(Some(options.build()), None, None);
-        let mut layers = Layers::default();
-        let refused = |why: String| {
-            Failure::permanent(format!("image {image} is not on this host and could not be pulled: {why}"))
-        };
-        loop {
-            match tokio::time::timeout(PULL_STALL, steps.next()).await {
-                Ok(None) => return Ok(()),
-                Ok(Some(Ok(step))) => {
-                    if let Some(percent) = layers.take(step) {
-                        progress(format!("pulling image {image}: {percent}%"));
-                    }
-                }
-                Ok(Some(Err(DockerError::DockerResponseServerError { message, .. }))) => {
-                    return Err(refused(message));
-                }
-                Ok(Some(Err(error))) => return Err(refused(Chain(&error).to_string())),
-                Err(_) => {
-                    return Err(Failure::passing(format!(
-                        "pulling image {image} made no progress for {} s",
-                        PULL_STALL.as_secs()
-                    )));
-                }
-            }
+    pub(crate) async fn new(docker: Docker, owner: Owner, config: &HostConfig) -> Self {
+        let network = network::shared(&docker, config.docker_network.as_deref()).await;
+        let on_host = network.is_none() && sees_dockers_files(&docker, config).await;
+        Self {
+            docker,
+            owner,
+            network,
+            registries: config.registries.clone(),
+            watch: Rc::default(),
+            making_network: Rc::default(),
+            on_host,
         }
     }
 
@@ -138,7 +101,7 @@ impl DockerDriver {
                  `volumes`"
             )));
         }
-        self.pull(image, progress).await?;
+        let runs = pull(&self.docker, &self.registries, image, progress).await?;
         progress("creating its container".into());
         let name = self.owner.name(order.engine());
         let mask = order.mask(&order.values(ANY, spec.port));
@@ -148,24 +111,32 @@ impl DockerDriver {
             let permanent = ["executable file not found", "no such file", "could not select device driver"]
                 .iter()
                 .any(|known| message.contains(known));
-            remove(&self.docker, &name).await;
+            self.clear(&name).await;
             return Err(Failure {
                 message: format!("its container could not be started: {message}"),
                 permanent,
             });
         }
         let seen = self.docker.inspect_container(&name, None::<InspectContainerOptions>).await.ok();
-        let endpoint = seen.and_then(|seen| self.endpoint(&seen, spec.port)).unwrap_or_default();
-        Ok(Container { docker: self.docker.clone(), name, endpoint, ram: order.ram, mask })
+        let endpoint = seen.as_ref().and_then(|seen| self.endpoint(seen, spec.port)).unwrap_or_default();
+        let known = Known { name, endpoint, ram: order.ram, mask, image: Some(runs) };
+        Ok(self.container(known, seen.as_ref()))
     }
 
     async fn create(&self, order: &Order, name: &str, mask: &Mask) -> Result<(), Failure> {
         let options = || CreateContainerOptionsBuilder::new().name(name).build();
-        let body = container(&self.owner, order, self.network.as_deref());
+        let place = match &self.network {
+            Some(network) => Place::Shared(network.clone()),
+            None => {
+                let _one = self.making_network.lock().await;
+                network::own(&self.docker, &self.owner).await
+            }
+        };
+        let body = container(&self.owner, order, &place);
         let mut made = self.docker.create_container(Some(options()), body.clone()).await;
         if let Err(DockerError::DockerResponseServerError { status_code: 409, .. }) = &made {
             // The name is ours alone, so this is a leftover.
-            remove(&self.docker, name).await;
+            self.clear(name).await;
             made = self.docker.create_container(Some(options()), body).await;
         }
         match made {
@@ -199,6 +170,78 @@ impl DockerDriver {
         }
     }
 
+    /// Looks at a container, again where Docker does not answer; `None`: there is none.
+    async fn inspect(&self, id: &str) -> Result<Option<ContainerInspectResponse>, DockerError> {
+        let mut backoff = Backoff::default();
+        for again in (0..5).rev() {
+            match self.docker.inspect_container(id, None::<InspectContainerOptions>).await {
+                Ok(seen) => return Ok(Some(seen)),
+                Err(DockerError::DockerResponseServerError { status_code: 404, .. }) => return Ok(None),
+                Err(error) if again == 0 => return Err(error),
+                Err(_) => tokio::time::sleep(backoff.next_delay()).await,
+            }
+        }
+        Ok(None)
+    }
+
+    fn container(&self, known: Known, seen: Option<&ContainerInspectResponse>) -> Container {
+        let pid = seen.and_then(|seen| seen.state.as_ref()?.pid).and_then(|pid| i32::try_from(pid).ok());
+        let leader = pid.filter(|pid| *pid > 0 && self.on_host).and_then(Leader::of);
+        Container::new(self.docker.clone(), Rc::clone(&self.watch), known, leader)
+    }
+
+    /// Removes a container of an engine that nobody holds; later, where Docker does not answer.
+    async fn clear(&self, name: &str) {
+        if !remove(&self.docker, name, Some(GIVE_UP)).await {
+            self.watch.condemn(name);
+        }
+    }
+
+    /// What a running container was made of, whatever its image's name stands for by now.
+    async fn image_of(&self, start: &StartEngine, seen: Option<&ContainerInspectResponse>) -> Option<String> {
+        let found = self.docker.inspect_image(seen?.image.as_deref()?).await.ok()?;
+        Some(name_of(start.model.engine.image.as_deref().unwrap_or_default(), &found))
+    }
+
+    pub(crate) fn watch(&self) -> &Rc<Watch> {
+        &self.watch
+    }
+
+    pub(crate) fn owner(&self) -> &Owner {
+        &self.owner
+    }
+
+    pub(crate) fn docker(&self) -> &Docker {
+        &self.docker
+    }
+
+    /// Nothing of this host is on Docker any more.
+    pub(crate) async fn leave(&self) {
+        if self.network.is_none() {
+            let _ = tokio::time::timeout(ANSWER, network::leave(&self.docker, &self.owner)).await;
+        }
+    }
+
+    pub(crate) async fn answers(&self) -> bool {
+        matches!(tokio::time::timeout(ANSWER, self.docker.ping()).await, Ok(Ok(_)))
+    }
+
+    /// This host's containers that do not run, and whose they were.
+    pub(crate) async fn dead(&self) -> Vec<(String, EngineId)> {
+        let mut filters = self.owner.filters();
+        filters.insert("status".into(), ["created", "exited", "dead"].map(str::to_owned).to_vec());
+        let options = ListContainersOptionsBuilder::new().all(true).filters(&filters).build();
+        let listed = self.docker.list_containers(Some(options)).await.unwrap_or_default();
+        let named = listed.into_iter().filter_map(|found| Some((found.id?, engine_of(&found.labels?)?)));
+        named.collect()
+    }
+
+    /// Whether a container is there and does not run, as of now.
+    pub(crate) async fn is_dead(&self, id: &str) -> bool {
+        let seen = self.docker.inspect_container(id, None::<InspectContainerOptions>).await.ok();
+        seen.and_then(|seen| seen.state?.running) == Some(false)
+    }
+
     /// Containers that an earlier run of this host left. Those that do not run, or do not say what they are, are
     /// removed.
     pub(crate) async fn leftovers(&self) -> Vec<(StartEngine, Box<dyn Instance>)> {
@@ -213,7 +256,14 @@ impl DockerDriver {
         let mut found: Vec<(StartEngine, Box<dyn Instance>)> = Vec::new();
         for summary in listed {
             let Some(id) = summary.id else { continue };
-            let seen = self.docker.inspect_container(&id, None::<InspectContainerOptions>).await.ok();
+            // Nothing is removed for want of an answer.
+            let seen = match self.inspect(&id).await {
+                Ok(seen) => seen,
+                Err(error) => {
+                    warn!(container = id, error = %Chain(&error), "cannot look at a container of an earlier run");
+                    continue;
+                }
+            };
             let running = seen.as_ref().and_then(|s| s.state.as_ref()).and_then(|s| s.running) == Some(true);
             let start = summary.labels.as_ref().and_then(read_spec).filter(|_| running);
             // Docker says 0 for none.
@@ -226,12 +276,14 @@ impl DockerDriver {
             match known {
                 Some((start, endpoint)) => {
                     let name = self.owner.name(start.engine);
-                    let docker = self.docker.clone();
-                    let given = seen.and_then(|seen| seen.config?.env).unwrap_or_default();
+                    let image = self.image_of(&start, seen.as_ref()).await;
+                    let config = seen.as_ref().and_then(|seen| seen.config.as_ref());
+                    let given = config.and_then(|config| config.env.clone()).unwrap_or_default();
                     let mask = mask_of(&start.model.engine.env, &given);
-                    found.push((start, Box::new(Container { docker, name, endpoint, ram, mask })));
+                    let known = Known { name, endpoint, ram, mask, image };
+                    found.push((start, Box::new(self.container(known, seen.as_ref()))));
                 }
-                None => remove(&self.docker, &id).await,
+                None => self.clear(&id).await,
             }
         }
         found
@@ -251,178 +303,6 @@ impl Driver for DockerDriver {
     }
 
     fn sweep(&self, engine: EngineId) -> Doing<'_, ()> {
-        async move { remove(&self.docker, &self.owner.name(engine)).await }.boxed_local()
-    }
-}
-
-/// Kills and removes a container; tries again while Docker fails, since its memory counts as free afterwards.
-async fn remove(docker: &Docker, name: &str) {
-    for _ in 0..10 {
-        let options = RemoveContainerOptionsBuilder::new().force(true).v(true).build();
-        match docker.remove_container(name, Some(options)).await {
-            Ok(()) | Err(DockerError::DockerResponseServerError { status_code: 404, .. }) => return,
-            // 409: being removed already.
-            Err(error) => debug!(container = name, error = %Chain(&error), "removal failed; trying again"),
-        }
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
-    warn!(container = name, "could not remove a container");
-}
-
-/// Hides what a running container was `given` of what was `asked` for it: this agent's own variables may have changed
-/// since. What else is there is the image's own, and no secret.
-fn mask_of(asked: &[String], given: &[String]) -> Mask {
-    let names: Vec<&str> = asked.iter().filter_map(|entry| entry.split('=').next()).collect();
-    let ours =
-        given.iter().filter_map(|entry| entry.split_once('=')).filter(|(name, _)| names.contains(name));
-    Mask::of(ours.map(|(_, value)| value))
-}
-
-fn docker_message(error: &DockerError) -> String {
-    match error {
-        DockerError::DockerResponseServerError { message, .. } => message.clone(),
-        other => Chain(other).to_string(),
-    }
-}
-
-/// A container that was started.
-#[derive(Debug)]
-struct Container {
-    docker: Docker,
-    name: String,
-    endpoint: String,
-    ram: Option<u64>,
-    mask: Mask,
-}
-
-impl Container {
-    async fn state(&self) -> Result<bollard::models::ContainerState, DockerError> {
-        let seen = self.docker.inspect_container(&self.name, None::<InspectContainerOptions>).await?;
-        Ok(seen.state.unwrap_or_default())
-    }
-
-    /// Waits for its death, through restarts of the Docker engine.
-    async fn death(&self) {
-        loop {
-            let mut wait = self.docker.wait_container(&self.name, None::<WaitContainerOptions>).boxed_local();
-            let _ = wait.next().await;
-            match self.state().await {
-                Ok(state) if state.running == Some(true) => {}
-                Ok(_) | Err(DockerError::DockerResponseServerError { status_code: 404, .. }) => return,
-                Err(error) => debug!(container = self.name, error = %Chain(&error), "Docker does not answer"),
-            }
-            tokio::time::sleep(Duration::from_millis(500)).await;
-        }
-    }
-
-    /// What Docker says of its end. That memory was the reason it hears by an event of its own, which may come a
-    /// moment after the end.
-    async fn cause(&self) -> String {
-        const KILLED: i64 = 128 + 9;
-        let began = Instant::now();
-        loop {
-            match self.state().await {
-                Ok(state) => {
-                    let unsure = state.exit_code == Some(KILLED) && state.oom_killed != Some(true);
-                    if !unsure || self.ram.is_none() || began.elapsed() >= OOM_WORD {
-                        return self.describe(&state);
-                    }
-                }
-                Err(DockerError::DockerResponseServerError { status_code: 404, .. }) => {
-                    return "was removed by somebody else".into();
-                }
-                Err(error) if began.elapsed() >= OOM_WORD => {
-                    return format!("ended, and Docker does not say how: {}", docker_message(&error));
-                }
-                Err(_) => {}
-            }
-            tokio::time::sleep(Duration::from_millis(25)).await;
-        }
-    }
-
-    fn describe(&self, state: &bollard::models::ContainerState) -> String {
-        let code = state.exit_code.unwrap_or(-1);
-        if state.oom_killed == Some(true) {
-            return match self.ram {
-                Some(bytes) => format!(
-                    "was killed for using more than its {} MiB of memory; give the model more `memory`",
-                    bytes >> 20
-                ),
-                None => "was killed for want of memory".into(),
-            };
-        }
-        match state.error.as_deref().filter(|error| !error.is_empty()) {
-            Some(error) => format!("ended with exit code {code}: {}", self.mask.hide(error)),
-            None => format!("ended with exit code {code}"),
-        }
-    }
-}
-
-impl Instance for Container {
-    fn endpoint(&self) -> &str {
-        &self.endpoint
-    }
-
-    fn mark(&mut self) -> Doing<'_, Option<Mark>> {
-        async {
-            let seen = self.docker.inspect_container(&self.name, None::<InspectContainerOptions>).await.ok();
-            seen.and_then(|seen| seen.id).map(Mark::Container)
-        }
-        .boxed_local()
-    }
-
-    fn exited(&mut self) -> Doing<'_, ()> {
-        self.death().boxed_local()
-    }
-
-    fn how(&mut self) -> Doing<'_, String> {
-        self.cause().boxed_local()
-    }
-
-    fn stop(&mut self, grace: Duration) -> Doing<'_, ()> {
-        async move {
-            if !grace.is_zero() {
-                let seconds = i32::try_from(grace.as_millis().div_ceil(1000)).unwrap_or(i32::MAX);
-                let docker = self.docker.clone().with_timeout(grace + Duration::from_secs(30));
-                let options = StopContainerOptionsBuilder::new().t(seconds).build();
-                if let Err(error) = docker.stop_container(&self.name, Some(options)).await {
-                    debug!(container = self.name, error = %Chain(&error), "stopping failed; killing");
-                }
-            }
-            remove(&self.docker, &self.name).await;
-        }
-        .boxed_local()
-    }
-
-    fn tail(&mut self) -> Doing<'_, Vec<String>> {
-        async move {
-            let count = TOLD_LINES.to_string();
-            let options = LogsOptionsBuilder::new().stdout(true).stderr(true).tail(&count).build();
-            let tail = Tail::new(self.mask.clone());
-            let mut lines = Lines::new(tail.clone());
-            let read = async {
-                let mut logs = self.docker.logs(&self.name, Some(options)).boxed_local();
-                while let Some(Ok(piece)) = logs.next().await {
-                    lines.feed(piece.as_ref());
-                }
-            };
-            let _ = tokio::time::timeout(ANSWER, read).await;
-            lines.finish();
-            tail.last(TOLD_LINES)
-        }
-        .boxed_local()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_adopted_container_hides_what_it_was_given_and_not_what_its_image_says() {
-        let asked = ["HF_TOKEN", "PW=x{port}-of-it"].map(str::to_owned);
-        let given = ["HF_TOKEN=of-an-earlier-run", "PW=x8080-of-it", "PATH=/usr/bin"].map(str::to_owned);
-        let mask = mask_of(&asked, &given);
-        assert_eq!(mask.hide("of-an-earlier-run x8080-of-it /usr/bin"), "*** *** /usr/bin");
+        async move { self.clear(&self.owner.name(engine)).await }.boxed_local()
     }
 }

@@ -2,14 +2,15 @@
 
 use std::collections::HashMap;
 
-use berth_wire::{EngineKind, HostId, StartEngine};
+use berth_wire::{EngineId, EngineKind, HostId, StartEngine, Ulimit};
 use bollard::models::{
-    ContainerCreateBody, DeviceMapping, DeviceRequest, HostConfig, PortBinding, RestartPolicy,
-    RestartPolicyNameEnum,
+    ContainerCreateBody, DeviceMapping, DeviceRequest, HostConfig, PortBinding, ResourcesUlimits,
+    RestartPolicy, RestartPolicyNameEnum,
 };
 
 use crate::driver::{Order, environment};
 use crate::fill::fill_all;
+use crate::network::Place;
 
 const ROOT: &str = "berth.root";
 const HOST: &str = "berth.host";
@@ -22,6 +23,19 @@ pub(crate) const ANY: &str = "0.0.0.0";
 
 /// vLLM's workers share tensors through `/dev/shm`, of which Docker gives 64 MiB.
 const VLLM_SHM: i64 = 2 << 30;
+
+/// Beyond any engine, and below what takes the machine along.
+const PIDS: i64 = 32_768;
+/// Where an engine writes whose image is read-only.
+const TMP: &str = "rw,nosuid,nodev,mode=1777";
+
+fn signed(bytes: u64) -> Option<i64> {
+    i64::try_from(bytes).ok()
+}
+
+fn ulimit(limit: &Ulimit) -> ResourcesUlimits {
+    ResourcesUlimits { name: Some(limit.name.clone()), soft: Some(limit.soft), hard: Some(limit.hard) }
+}
 
 /// Whose containers these are.
 #[derive(Debug, Clone)]
@@ -38,6 +52,16 @@ impl Owner {
         } else {
             format!("berth-{}-{}-{engine}", self.root.replace('.', "_"), self.host)
         }
+    }
+
+    /// The network of its own.
+    pub(crate) fn network(&self) -> String {
+        self.name("engines")
+    }
+
+    /// What a network of its own says of itself.
+    pub(crate) fn network_labels(&self) -> HashMap<String, String> {
+        HashMap::from([(ROOT.to_owned(), self.root.clone()), (HOST.to_owned(), self.host.to_string())])
     }
 
     /// Filters that find this host's containers.
@@ -64,6 +88,11 @@ impl Owner {
 /// What a container of ours was started from.
 pub(crate) fn read_spec(labels: &HashMap<String, String>) -> Option<StartEngine> {
     serde_json::from_str(labels.get(SPEC)?).ok()
+}
+
+/// Whose container it is.
+pub(crate) fn engine_of(labels: &HashMap<String, String>) -> Option<EngineId> {
+    labels.get(ENGINE)?.parse().ok()
 }
 
 /// The name of the engine's port.
@@ -94,9 +123,9 @@ pub(crate) fn missing_source(volumes: &[String]) -> Option<String> {
     })
 }
 
-/// The container to be made. With a `network` the engine is reached there; else its port is published on
+/// The container to be made. On a shared network the engine is reached there; else its port is published on
 /// loopback, on a free port that Docker chooses.
-pub(crate) fn container(owner: &Owner, order: &Order, network: Option<&str>) -> ContainerCreateBody {
+pub(crate) fn container(owner: &Owner, order: &Order, place: &Place) -> ContainerCreateBody {
     let spec = &order.model().engine;
     let values = order.values(ANY, spec.port);
     let args = [fill_all(&spec.args, &values), order.more.clone()].concat();
@@ -113,7 +142,7 @@ pub(crate) fn container(owner: &Owner, order: &Order, network: Option<&str>) -> 
     });
     let env = environment(&spec.env, &values).into_iter().map(|(name, value)| format!("{name}={value}"));
     let port = port_key(spec.port);
-    let published = network.is_none().then(|| {
+    let published = place.shared().is_none().then(|| {
         let loopback = PortBinding { host_ip: Some("127.0.0.1".into()), host_port: Some("0".into()) };
         HashMap::from([(port.clone(), Some(vec![loopback]))])
     });
@@ -125,7 +154,8 @@ pub(crate) fn container(owner: &Owner, order: &Order, network: Option<&str>) -> 
             ..DeviceRequest::default()
         }]
     });
-    let ram = order.ram.and_then(|bytes| i64::try_from(bytes).ok());
+    let may = &spec.container;
+    let ram = order.ram.or(may.ram).and_then(signed);
     ContainerCreateBody {
         image: spec.image.clone(),
         labels: Some(owner.labels(&order.start)),
@@ -141,8 +171,14 @@ pub(crate) fn container(owner: &Owner, order: &Order, network: Option<&str>) -> 
             device_requests: gpus,
             devices: nodes,
             port_bindings: published,
-            network_mode: network.map(str::to_owned),
-            shm_size: (spec.kind == EngineKind::Vllm).then_some(VLLM_SHM),
+            network_mode: place.id().map(str::to_owned),
+            shm_size: may.shm.and_then(signed).or((spec.kind == EngineKind::Vllm).then_some(VLLM_SHM)),
+            ipc_mode: may.ipc.clone(),
+            ulimits: (!may.ulimits.is_empty()).then(|| may.ulimits.iter().map(ulimit).collect()),
+            cpuset_cpus: may.cpus.clone(),
+            readonly_rootfs: Some(may.read_only),
+            tmpfs: may.read_only.then(|| HashMap::from([("/tmp".to_owned(), TMP.to_owned())])),
+            pids_limit: Some(may.pids.map_or(PIDS, i64::from)),
             restart_policy: Some(RestartPolicy {
                 name: Some(RestartPolicyNameEnum::NO),
                 maximum_retry_count: None,

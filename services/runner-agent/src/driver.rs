@@ -7,6 +7,7 @@ use futures::future::LocalBoxFuture;
 use reqwest::header::HeaderValue;
 
 use crate::fill::Values;
+use crate::logs::Log;
 use crate::mask::Mask;
 use crate::procs::Mark;
 
@@ -106,6 +107,16 @@ pub(crate) trait Instance {
     /// How its processes are known, so that what they hold can be measured.
     fn mark(&mut self) -> Doing<'_, Option<Mark>> {
         Box::pin(async { None })
+    }
+
+    /// What exactly it was made of: a digest. `None` for what is no image.
+    fn image(&self) -> Option<&str> {
+        None
+    }
+
+    /// Where its log is.
+    fn log(&self) -> Option<Log> {
+        None
     }
 
     /// Waits for its end. May be dropped and asked again.

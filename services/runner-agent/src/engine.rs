@@ -249,6 +249,7 @@ impl Course<'_> {
 
     async fn load(&self, mut instance: Box<dyn Instance>) -> Option<EngineFailure> {
         let spec = &self.cell.model().engine;
+        self.cell.know(&*instance);
         self.set(EngineState::Starting, Some("loading".into()));
         enum Event {
             Stop,
@@ -303,6 +304,7 @@ impl Course<'_> {
             self.cell.set_mark(instance.mark().await);
         }
         self.cell.meet(instance.as_ref());
+        self.cell.know(&*instance);
         self.set(EngineState::Ready, None);
         let exited = tokio::select! {
             biased;

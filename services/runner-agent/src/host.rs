@@ -11,7 +11,7 @@ use berth_bus::{
 };
 use berth_telemetry::{Chain, metric};
 use berth_wire::{
-    Attempt, CancelJob, Credit, DecodeError, DispatchHeaders, EngineId, Epoch, Job, Message, Reply,
+    Attempt, CancelJob, Credit, DecodeError, DispatchHeaders, EngineId, Epoch, Job, Message, ReadLog, Reply,
     RollAnswer, RollCall, SessionId, SetLane, SleepEngine, StartEngine, Started, StatusRequest, StopEngine,
     Verb, WakeEngine,
 };
@@ -23,6 +23,7 @@ use crate::attempt::Task;
 use crate::books::{EngineCell, Running};
 use crate::engine::{Stop, begin, can_run};
 use crate::gate::{Gate, No};
+use crate::logs;
 use crate::shared::Shared;
 
 /// Nothing here waits, so a short queue is enough.
@@ -106,6 +107,7 @@ impl StreamHandler<Inbound> for HostActor {
             Some(Verb::Sleep) => Some(self.command(&message, |_, _: SleepEngine| Err(no_sleep()))),
             Some(Verb::Wake) => Some(self.command(&message, |_, _: WakeEngine| Err(no_sleep()))),
             Some(Verb::Status) => self.status(&message),
+            Some(Verb::Logs) => Some(self.logs(&message)),
             None => Some(refused(format!("`{}` names no command of this version", message.subject))),
         };
         if let Some(reply) = reply {
@@ -271,6 +273,14 @@ impl HostActor {
             }
             Ok(None) => Some(Reply::Ok),
             Err(reply) => Some(reply),
+        }
+    }
+
+    /// Commands nothing, so that it takes no leader.
+    fn logs(&self, message: &Inbound) -> Reply {
+        match berth_wire::decode::<ReadLog>(&message.payload) {
+            Ok(ask) => logs::read(&self.shared, ask).map_or_else(refused, |()| Reply::Ok),
+            Err(error) => unreadable(&error),
         }
     }
 

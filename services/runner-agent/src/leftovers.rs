@@ -1,6 +1,7 @@
 //! What an earlier run of this host left: containers that still serve are adopted, everything else is removed.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use berth_wire::StartEngine;
 use futures::StreamExt;
@@ -41,13 +42,23 @@ pub(crate) async fn clear(shared: &Rc<Shared>, killed: usize) {
     }
 }
 
+/// How often an engine is asked whether it serves before it is given up.
+const TRIES: u32 = 3;
+const PAUSE: Duration = Duration::from_millis(500);
+
 type Found = (StartEngine, Box<dyn Instance>);
 
 async fn judge(shared: &Shared, start: StartEngine, mut instance: Box<dyn Instance>) -> Option<Found> {
-    if is_healthy(&shared.http, instance.endpoint(), &start.model.engine.health_path).await {
-        return Some((start, instance));
+    for again in (0..TRIES).rev() {
+        if is_healthy(&shared.http, instance.endpoint(), &start.model.engine.health_path).await {
+            return Some((start, instance));
+        }
+        // One that is busy may miss a question or two.
+        if again > 0 {
+            tokio::time::sleep(PAUSE).await;
+        }
     }
     info!(engine = %start.engine, "removing an engine of an earlier run that does not answer");
-    instance.stop(std::time::Duration::ZERO).await;
+    instance.stop(Duration::ZERO).await;
     None
 }

@@ -11,6 +11,7 @@ use tokio::process::{Child, Command};
 
 use crate::driver::{Doing, Driver, Failure, Instance, Order, Progress, TOLD_LINES, environment};
 use crate::fill::fill_all;
+use crate::logs::Log;
 use crate::procs::Mark;
 use crate::record::{Leader, Notes, group_gone, group_lives, signal_group};
 use crate::tail::Tail;
@@ -22,11 +23,13 @@ const OURS: [&str; 3] = ["BERTH_NATS_TOKEN", "BERTH_NATS_NKEY", "BERTH_NATS_CRED
 #[derive(Debug, Clone)]
 pub(crate) struct ProcessDriver {
     notes: Notes,
+    /// Variables of the agent's own that hold passwords.
+    hidden: Vec<String>,
 }
 
 impl ProcessDriver {
-    pub(crate) fn new(notes: Notes) -> Self {
-        Self { notes }
+    pub(crate) fn new(notes: Notes, hidden: Vec<String>) -> Self {
+        Self { notes, hidden }
     }
 
     fn spawn(&self, order: &Order) -> Result<Process, Failure> {
@@ -47,7 +50,7 @@ impl ProcessDriver {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .kill_on_drop(true);
-        for name in OURS {
+        for name in OURS.into_iter().chain(self.hidden.iter().map(String::as_str)) {
             command.env_remove(name);
         }
         if !order.gpus.is_empty() {
@@ -179,6 +182,10 @@ impl Instance for Process {
     fn mark(&mut self) -> Doing<'_, Option<Mark>> {
         let mark = u32::try_from(self.group).ok().filter(|pid| *pid > 0).map(Mark::Process);
         async move { mark }.boxed_local()
+    }
+
+    fn log(&self) -> Option<Log> {
+        Some(Log::Kept(self.tail.clone()))
     }
 
     fn exited(&mut self) -> Doing<'_, ()> {

@@ -37,6 +37,7 @@ use crate::record::Notes;
 use crate::records::Records;
 use crate::reporter;
 use crate::shared::Shared;
+use crate::watch;
 
 /// What runs may take so long to end by itself once the agent is to stop.
 const FINISH: Duration = Duration::from_secs(20);
@@ -46,7 +47,7 @@ const STOP: Duration = Duration::from_secs(14);
 const GOODBYE: Duration = Duration::from_secs(3);
 
 /// Runs this host's agent on the current thread until `shutdown`, then drains: nothing new is taken, what runs may
-/// finish, engines are stopped, the leader is told.
+/// finish, engines are stopped (or left for the next agent, where that is configured), the leader is told.
 ///
 /// # Errors
 /// When NATS cannot be reached or the state folder cannot be used. Everything later is tried again.
@@ -120,6 +121,7 @@ struct Agent {
     records: Supervised<Worker>,
     estimates: Supervised<Worker>,
     external: Option<Supervised<Worker>>,
+    docker: Supervised<Worker>,
     _registered: Option<Registered>,
 }
 
@@ -137,9 +139,7 @@ impl Agent {
         }
         let owner = Owner { root: bus.subjects.root().into(), host: config.host.name.clone() };
         let docker = match docker {
-            Some(docker) => {
-                Some(DockerDriver::new(docker, owner, config.host.docker_network.as_deref()).await)
-            }
+            Some(docker) => Some(DockerDriver::new(docker, owner, &config.host).await),
             None => None,
         };
         let http = reqwest::Client::builder()
@@ -153,6 +153,7 @@ impl Agent {
             .build()
             .map_err(AgentError::Http)?;
         let external = Externals::new(&config, &http, devices.known());
+        let hidden = config.host.registries.iter().filter_map(|entry| entry.password_env.clone()).collect();
         let shared = Rc::new(Shared {
             host: config.host.name.clone(),
             boot: uuid::Uuid::now_v7().simple().to_string(),
@@ -164,7 +165,7 @@ impl Agent {
             devices,
             drivers: found.drivers,
             docker,
-            process: ProcessDriver::new(notes),
+            process: ProcessDriver::new(notes, hidden),
             external,
             vitals: Vitals::default(),
             books: RefCell::new(Books::default()),
@@ -173,6 +174,7 @@ impl Agent {
             records: Records::new(stores.engines),
             draining: Cell::new(false),
             estimates: RefCell::default(),
+            log_readers: Rc::new(()),
             beat_now: Notify::new(),
             listening: tokio::sync::watch::Sender::new(false),
         });
@@ -214,6 +216,7 @@ impl Agent {
                 Rc::new(move || observe.external.observe()),
             )
         });
+        let docker = watch::supervise(&vitals, &shared);
         let registered = register_service(&shared).await;
         Self {
             shared,
@@ -225,6 +228,7 @@ impl Agent {
             records,
             estimates,
             external,
+            docker,
             _registered: registered,
         }
     }
@@ -240,25 +244,45 @@ impl Agent {
             warn!(running, "jobs did not end in time; cutting them off");
         }
         let engines: Vec<_> = shared.books.borrow().engines.values().cloned().collect();
-        for engine in engines {
+        let (kept, stopped): (Vec<_>, Vec<_>) =
+            engines.into_iter().partition(|engine| shared.config.host.keep_engines && engine.cell.may_stay());
+        for engine in &kept {
+            info!(engine = %engine.cell.id(), "left running for the next agent of this host");
+            // What still runs on it fails now, and its clients are told.
+            engine.cell.gone.cancel();
+        }
+        for engine in stopped {
             match engine.actor.addr() {
                 Ok(addr) => addr.do_send(Stop),
                 Err(_) => engine.cell.stop.cancel(),
             }
         }
-        if !wait_until(STOP, || shared.books.borrow().engines.is_empty()).await {
+        let ended = || {
+            let books = shared.books.borrow();
+            books.count_running() == 0 && books.engines.len() <= kept.len()
+        };
+        if !wait_until(STOP, ended).await {
             warn!("engines did not stop in time; the next run of this host removes them");
         }
         if let Some(external) = &self.external {
             self.stop(external).await;
         }
-        shared.tell_goodbye();
+        if kept.is_empty() {
+            if let Some(docker) = &shared.docker {
+                docker.leave().await;
+            }
+            shared.tell_goodbye();
+        }
         if tokio::time::timeout(GOODBYE, reporter::flushed(shared)).await.is_err() {
             info!("no leader heard the goodbye");
         }
         let farewell = async {
             shared.records.flushed().await;
             self.stop(&self.beat).await;
+            if !kept.is_empty() {
+                // The last beat says that this host takes nothing. It counts as lost only if no agent comes in time.
+                return;
+            }
             if let Err(error) = self.hosts.delete(shared.host.as_str()).await {
                 info!(error = %Chain(&error), "could not remove the heartbeat; it expires");
             }
@@ -269,7 +293,8 @@ impl Agent {
             self.stop(&self.reporter),
             self.stop(&self.gateways),
             self.stop(&self.estimates),
-            self.stop(&self.records)
+            self.stop(&self.records),
+            self.stop(&self.docker)
         );
         let _ = tokio::time::timeout(END, shared.bus.close()).await;
         info!("agent ended");

@@ -44,6 +44,8 @@ pub(crate) struct Shared {
     pub(crate) outbox_changed: Notify,
     pub(crate) records: Records,
     pub(crate) draining: Cell<bool>,
+    /// Each who reads an engine's log holds one more.
+    pub(crate) log_readers: Rc<()>,
     /// The accelerators as last measured.
     pub(crate) measured: RefCell<Vec<Accelerator>>,
     /// What files say of models that do not say what they need.

@@ -5,30 +5,79 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::sync::Notify;
 
 use crate::mask::{Mask, printable};
 
-const LINES: usize = 50;
+/// Of an engine whose log nobody else keeps.
+const LINES: usize = 1000;
 const LINE: usize = 500;
 /// Bytes that are read of a line: those of [`LINE`] characters, whatever they are.
 const READ: usize = 4 * LINE;
 
 /// The last lines that were fed, without their secrets. Clones share.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(crate) struct Tail {
-    lines: Rc<RefCell<VecDeque<String>>>,
+    kept: Rc<RefCell<Kept>>,
+    news: Rc<Notify>,
+    room: usize,
     mask: Mask,
+}
+
+/// Lines are numbered from 0.
+#[derive(Debug, Default)]
+struct Kept {
+    lines: VecDeque<String>,
+    /// Number of the first of them.
+    first: u64,
 }
 
 impl Tail {
     pub(crate) fn new(mask: Mask) -> Self {
-        Self { mask, ..Self::default() }
+        Self::with_room(mask, LINES)
+    }
+
+    /// One that keeps so many lines.
+    pub(crate) fn with_room(mask: Mask, room: usize) -> Self {
+        Self { kept: Rc::default(), news: Rc::default(), room, mask }
     }
 
     /// The last `count` lines.
     pub(crate) fn last(&self, count: usize) -> Vec<String> {
-        let lines = self.lines.borrow();
+        let lines = &self.kept.borrow().lines;
         lines.iter().skip(lines.len().saturating_sub(count)).cloned().collect()
+    }
+
+    /// The number that the next line will have.
+    pub(crate) fn end(&self) -> u64 {
+        let kept = self.kept.borrow();
+        kept.first + kept.lines.len() as u64
+    }
+
+    /// Lines from number `next` on, of so many bytes or one, and how many before them are gone.
+    pub(crate) fn from(&self, next: u64, bytes: usize) -> (Vec<String>, u64) {
+        let kept = self.kept.borrow();
+        let skipped = kept.first.saturating_sub(next);
+        let known = usize::try_from(next.saturating_sub(kept.first)).unwrap_or(usize::MAX);
+        let mut room = bytes;
+        let fits = |line: &&String| {
+            let fits = room > 0;
+            room = room.saturating_sub(line.len() + 1);
+            fits
+        };
+        (kept.lines.iter().skip(known).take_while(fits).cloned().collect(), skipped)
+    }
+
+    /// All lines, which are then forgotten.
+    pub(crate) fn take_all(&self) -> Vec<String> {
+        let mut kept = self.kept.borrow_mut();
+        kept.first += kept.lines.len() as u64;
+        kept.lines.drain(..).collect()
+    }
+
+    /// Told of each new line.
+    pub(crate) fn news(&self) -> Rc<Notify> {
+        Rc::clone(&self.news)
     }
 
     fn push(&self, line: &[u8]) {
@@ -39,11 +88,13 @@ impl Tail {
         }
         // Before it is shortened, so that no half of a secret is left.
         let text = if line.len() < READ { self.mask.hide(&text) } else { self.mask.hide_cut(&text) };
-        let mut lines = self.lines.borrow_mut();
-        if lines.len() == LINES {
-            lines.pop_front();
+        let mut kept = self.kept.borrow_mut();
+        if kept.lines.len() == self.room {
+            kept.lines.pop_front();
+            kept.first += 1;
         }
-        lines.push_back(text.chars().take(LINE).collect());
+        kept.lines.push_back(text.chars().take(LINE).collect());
+        self.news.notify_waiters();
     }
 
     /// Reads to the end, so that the engine never blocks on a full pipe.
@@ -83,8 +134,13 @@ impl Lines {
         }
     }
 
-    pub(crate) fn finish(mut self) {
+    /// A line without an end is one, too.
+    pub(crate) fn flush(&mut self) {
         self.tail.push(&std::mem::take(&mut self.partial));
+    }
+
+    pub(crate) fn finish(mut self) {
+        self.flush();
     }
 }
 
@@ -103,7 +159,7 @@ mod tests {
 
     #[test]
     fn the_last_lines_are_kept_whole_and_bounded() {
-        let tail = Tail::default();
+        let tail = Tail::with_room(Mask::default(), 50);
         let mut lines = Lines::new(tail.clone());
         for n in 0..200 {
             lines.feed(format!("line {n}").as_bytes());
@@ -114,7 +170,21 @@ mod tests {
         let last = tail.last(2);
         assert_eq!(last[0], "line 199");
         assert_eq!(last[1].len(), LINE);
-        assert_eq!(tail.last(1000).len(), LINES);
+        assert_eq!(tail.last(1000).len(), 50);
+    }
+
+    #[test]
+    fn a_reader_that_lags_behind_is_told_how_much_is_lost() {
+        let tail = Tail::with_room(Mask::default(), 3);
+        let mut lines = Lines::new(tail.clone());
+        lines.feed(b"0\n1\n2\n3\n4\n");
+        let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
+        assert_eq!(tail.from(0, 100), (texts(&["2", "3", "4"]), 2));
+        assert_eq!(tail.from(3, 1), (texts(&["3"]), 0));
+        assert_eq!((tail.from(5, 100), tail.end()), ((Vec::new(), 0), 5));
+        assert_eq!(tail.take_all().len(), 3);
+        lines.feed(b"5\n");
+        assert_eq!((tail.from(3, 100), tail.end()), ((texts(&["5"]), 2), 6));
     }
 
     #[test]

@@ -90,6 +90,13 @@ pub fn no_color() -> bool {
     var_os("NO_COLOR").is_some()
 }
 
+/// Docker's own configuration, where `docker login` keeps what lets into registries.
+#[must_use]
+pub fn docker_config() -> Option<PathBuf> {
+    let folder = var_os("DOCKER_CONFIG").map(PathBuf::from);
+    folder.or_else(|| home_dir().map(|home| home.join(".docker"))).map(|folder| folder.join("config.json"))
+}
+
 /// The user's home.
 #[must_use]
 pub fn home_dir() -> Option<PathBuf> {

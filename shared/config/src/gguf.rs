@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use berth_footprint::{FootprintError, Use, of_gguf};
-use berth_wire::{Driver, EngineKind, EngineSpec, ModelId, ModelSpec};
+use berth_wire::{ContainerSpec, Driver, EngineKind, EngineSpec, ModelId, ModelSpec};
 use thiserror::Error;
 
 use crate::env;
@@ -158,6 +158,7 @@ impl Config {
                 health_path: template.health_path.into(),
                 served_name: id.into(),
                 routes: None,
+                container: ContainerSpec { read_only: driver == Driver::Docker, ..ContainerSpec::default() },
                 start_timeout: template.start_timeout,
                 stop_grace: HostConfig::default().stop_grace,
             },

@@ -4,6 +4,7 @@
 //! not: anything that acts on them. What leaves is complete and checked: a service never meets a missing field,
 //! a half-valid value or a raw variable, and secrets print as `***`.
 
+mod container;
 pub mod env;
 mod external;
 mod gguf;
@@ -13,6 +14,7 @@ mod placeholder;
 mod problem;
 mod raw;
 mod record;
+mod registry;
 mod resolve;
 mod secret;
 mod settings;
@@ -24,6 +26,7 @@ pub use gguf::{LlamaServer, ModelFileError};
 pub use placeholder::PLACEHOLDERS;
 pub use problem::{ConfigError, Problem};
 pub use record::not_a_record;
+pub use registry::RegistryConfig;
 pub use resolve::EXAMPLE;
 pub use secret::Secret;
 pub use settings::{

@@ -7,6 +7,7 @@ use std::time::Duration;
 use berth_wire::{Driver, EngineKind, EngineSpec, ModelId, ModelSpec, Route};
 use toml::Spanned;
 
+use crate::container;
 use crate::env;
 use crate::placeholder::{self, PLACEHOLDERS};
 use crate::problem::{Findings, suggest};
@@ -96,6 +97,7 @@ pub(crate) fn resolve(raw: &RawModel, around: Surroundings<'_>, findings: &mut F
             health_path: health_path(raw, template.health_path, findings),
             served_name,
             routes: routes(raw, findings),
+            container: container::resolve(raw, kind, driver, findings),
             start_timeout: start_timeout(raw, template.start_timeout, findings),
             stop_grace: raw.stop_grace.map_or(around.stop_grace, |span| span.0),
         },

@@ -75,9 +75,21 @@ pub(crate) struct RawHost {
     pub(crate) labels: Words,
     pub(crate) memory: Option<Spanned<Size>>,
     pub(crate) drivers: Option<Spanned<Vec<Driver>>>,
+    pub(crate) docker_host: Option<Spanned<String>>,
     pub(crate) docker_network: Option<String>,
+    pub(crate) registries: Vec<RawRegistry>,
     pub(crate) state_dir: Option<String>,
     pub(crate) stop_grace: Option<Span>,
+    pub(crate) keep_engines: bool,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawRegistry {
+    pub(crate) address: Spanned<String>,
+    pub(crate) user: Spanned<String>,
+    pub(crate) password_env: Option<Spanned<String>>,
+    pub(crate) password_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -151,6 +163,14 @@ pub(crate) struct RawModel {
     pub(crate) stop_grace: Option<Span>,
     pub(crate) port: Option<Spanned<u16>>,
     pub(crate) served_name: Option<Spanned<String>>,
+    pub(crate) shm_size: Option<Spanned<Size>>,
+    pub(crate) ipc: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(crate) ulimits: Words,
+    pub(crate) cpuset: Option<Spanned<String>>,
+    pub(crate) read_only: Option<Spanned<bool>>,
+    pub(crate) pids_limit: Option<Spanned<u32>>,
+    pub(crate) ram: Option<Spanned<Size>>,
     pub(crate) routes: Option<Spanned<Words>>,
     #[serde(default)]
     pub(crate) labels: Words,

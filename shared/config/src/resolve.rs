@@ -13,6 +13,7 @@ use crate::keys;
 use crate::model::{self, Surroundings};
 use crate::problem::{ConfigError, Findings};
 use crate::raw::{RawBus, RawConfig, RawGateway, RawHost, RawModel, RawScheduler};
+use crate::registry;
 use crate::secret::Secret;
 use crate::settings::{BusConfig, Config, GatewayConfig, HealthConfig, HostConfig, SchedulerConfig};
 use crate::value::{Size, parse_listen};
@@ -329,10 +330,25 @@ fn host(raw: &RawHost, base: &Path, findings: &mut Findings<'_>) -> HostConfig {
         labels: raw.labels.texts(),
         memory: raw.memory.as_ref().map(|memory| memory.get_ref().0),
         drivers,
+        docker_host: docker_host(raw, findings),
         docker_network: raw.docker_network.clone(),
+        registries: registry::resolve(&raw.registries, base, findings),
         state_dir: raw.state_dir.as_deref().map(|dir| below(base, Path::new(dir))),
         stop_grace: raw.stop_grace.map_or(default.stop_grace, |span| span.0),
+        keep_engines: raw.keep_engines,
     }
+}
+
+fn docker_host(raw: &RawHost, findings: &mut Findings<'_>) -> Option<String> {
+    let host = raw.docker_host.as_ref()?;
+    if !["unix:///", "tcp://"].iter().any(|scheme| host.get_ref().starts_with(scheme)) {
+        findings.add(
+            host.span(),
+            "this is no address of a Docker engine",
+            "write its socket, as in \"unix:///run/user/1000/docker.sock\", or \"tcp://address:2375\"",
+        );
+    }
+    Some(host.get_ref().clone())
 }
 
 const LEASE_LEAST: Duration = Duration::from_secs(1);

@@ -9,6 +9,7 @@ use berth_wire::{Driver, HostId, KeyRecord, ModelSpec};
 use crate::env;
 use crate::external::ExternalConfig;
 use crate::problem::Problem;
+use crate::registry::RegistryConfig;
 use crate::secret::Secret;
 
 /// One mebibyte.
@@ -138,12 +139,18 @@ pub struct HostConfig {
     pub memory: Option<u64>,
     /// Drivers that may be used here; those that work are.
     pub drivers: Vec<Driver>,
+    /// The Docker engine, as `unix:///run/docker.sock` or `tcp://host:2375`; `None`: `$DOCKER_HOST`, else the usual socket.
+    pub docker_host: Option<String>,
     /// Docker network to put engines on, for an agent that is itself a container on it.
     pub docker_network: Option<String>,
+    /// What lets into image registries, before what `docker login` has left.
+    pub registries: Vec<RegistryConfig>,
     /// Where the agent keeps engine logs and its own state; `None`: a folder in the data directory.
     pub state_dir: Option<PathBuf>,
     /// How long an engine may take to stop before it is killed, unless its model says otherwise.
     pub stop_grace: Duration,
+    /// Containers that serve are left running when the agent ends, for the next one.
+    pub keep_engines: bool,
 }
 
 impl Default for HostConfig {
@@ -153,9 +160,12 @@ impl Default for HostConfig {
             labels: Vec::new(),
             memory: None,
             drivers: vec![Driver::Docker, Driver::Process],
+            docker_host: None,
             docker_network: None,
+            registries: Vec::new(),
             state_dir: None,
             stop_grace: Duration::from_secs(10),
+            keep_engines: false,
         }
     }
 }

@@ -336,3 +336,49 @@ fn decisions_are_written_to_a_new_file_or_to_one_that_a_scheduler_began() {
         assert_eq!(parse(name).unwrap().scheduler.record, Some(at(name)));
     }
 }
+
+#[test]
+fn a_registry_is_named_by_its_address_and_its_password_by_where_it_is() {
+    let entry = "[[host.registries]]\naddress = \"r.example:5000\"\nuser = \"me\"\n";
+    let text = format!("{entry}password_env = \"REG_PW\"\n");
+    let config = Config::parse(&text, "berth.toml").unwrap();
+    let problem = config.host.registries[0].password().unwrap_err();
+    assert!(problem.contains("r.example:5000") && problem.contains("REG_PW"), "{problem}");
+    refuses(entry, "2:11", &["one place", "password_env"]);
+    refuses(&format!("{entry}password = \"x\"\n"), "4:1", &["unknown field `password`"]);
+    let shown = complaint(&format!("{entry}password_env = \"hunter 2\"\n"));
+    assert!(shown.contains("no name of an environment variable") && !shown.contains("hunter"), "{shown}");
+    refuses(&entry.replace("r.example:5000", "https://r.example"), "2:11", &["without a path"]);
+    let twice = format!("{text}{text}");
+    refuses(&twice, "6:11", &["has an entry already"]);
+}
+
+#[test]
+fn what_a_container_may_use_is_checked_and_is_of_containers_alone() {
+    let model = "[[models]]\nid = \"x\"\nengine = \"llama.cpp\"\n";
+    let container = |more: &str| {
+        let config = Config::parse(&format!("{model}{more}"), "berth.toml").unwrap();
+        config.models[0].engine.container.clone()
+    };
+    let given = container(
+        "shm_size = \"1GiB\"\nulimits = [\"memlock=-1\", \"nofile=1024:4096\"]\ncpuset = \"0-3,8\"\n",
+    );
+    assert_eq!((given.shm, given.cpus.as_deref()), (Some(1 << 30), Some("0-3,8")));
+    assert_eq!((given.ulimits[0].hard, given.ulimits[1].soft, given.ulimits[1].hard), (-1, 1024, 4096));
+    assert!(given.read_only, "llama-server writes nothing");
+    assert!(!container("args = [\"-hf\", \"x/y\"]\n").read_only, "what it fetches must go somewhere");
+    assert!(container("args = [\"-hf\", \"x/y\"]\nvolumes = [\"cache:/cache\"]\n").read_only);
+    assert!(!container("read_only = false\n").read_only);
+    for (field, at, part) in [
+        ("ulimits = [\"memlok=-1\"]", "4:12", "did you mean `memlock`?"),
+        ("ulimits = [\"nofile=9:1\"]", "4:12", "name=soft:hard"),
+        ("ipc = \"hosts\"", "4:7", "did you mean `host`?"),
+        ("cpuset = \"3-1\"", "4:10", "\"0-3,8\""),
+        ("pids_limit = 1", "4:14", "32768"),
+        ("ram = \"0GiB\"", "4:7", "no limit"),
+        ("shm_size = \"0MiB\"", "4:12", "shared memory"),
+        ("driver = \"process\"\nread_only = true", "5:13", "runs as a process"),
+    ] {
+        refuses(&format!("{model}{field}\n"), at, &[part]);
+    }
+}

@@ -29,13 +29,13 @@ fn every_option_in_the_examples_comments_is_an_option() {
         .lines()
         .take_while(|line| !line.starts_with("# More"))
         .map(|line| {
-            line.strip_prefix("# ")
-                .filter(|rest| is_option(rest) || ["[[gateway.keys]]", "[[external]]"].contains(rest))
-                .unwrap_or(line)
+            line.strip_prefix("# ").filter(|rest| is_option(rest) || rest.starts_with("[[")).unwrap_or(line)
         })
         // These name files that are not here, or contradict what is given.
         .filter(|line| {
-            !["token_file", "nkey_file", "command", "key_env"].iter().any(|name| line.starts_with(name))
+            !["token_file", "nkey_file", "password_file", "command", "key_env"]
+                .iter()
+                .any(|name| line.starts_with(name))
         })
         .map(|line| format!("{line}\n").replace("blake3:...", &berth_wire::KeyHash::of("k").to_text()))
         .collect();
@@ -46,6 +46,8 @@ fn every_option_in_the_examples_comments_is_an_option() {
     assert_eq!((key.name.as_str(), key.scope, key.class), ("laptop", Scope::User, Class::Standard));
     let [server] = config.external.as_slice() else { panic!("one server: {:?}", config.external) };
     assert_eq!((server.name.as_str(), server.prefix.as_str()), ("desk", "desk/"));
+    let [registry] = config.host.registries.as_slice() else { panic!("one: {:?}", config.host.registries) };
+    assert_eq!(registry.address, "registry.example:5000");
     assert_eq!(config.gateway.open, defaults.gateway.open);
     assert_eq!(config.gateway.grace, defaults.gateway.grace);
     assert_eq!(config.gateway.body_limit, defaults.gateway.body_limit);

@@ -19,6 +19,8 @@ pub enum Mode {
     Pass,
     /// Passes it on so much later, each way, without changing the throughput.
     Delay(Duration),
+    /// Passes so many bytes a second, each way of each connection.
+    Slow(u32),
     /// Keeps connections open and passes nothing: a network that has gone silent. What was held back passes
     /// when the mode changes.
     Blackhole,
@@ -126,6 +128,11 @@ async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut modes: watch:
             tokio::time::sleep_until(when).await;
             if modes.wait_for(|mode| *mode != Mode::Blackhole).await.is_err() {
                 return;
+            }
+            let mode = *modes.borrow();
+            if let Mode::Slow(rate) = mode {
+                let size = u32::try_from(piece.len()).unwrap_or(u32::MAX);
+                tokio::time::sleep(Duration::from_secs(1) * size / rate.max(1)).await;
             }
             if to.write_all(&piece).await.is_err() {
                 return;

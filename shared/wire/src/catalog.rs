@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::codec::Message;
+use crate::container::ContainerSpec;
 use crate::id::ModelId;
 use crate::route::Route;
 
@@ -97,6 +98,9 @@ pub struct EngineSpec {
     /// The routes it serves; `None`: those of its kind.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub routes: Option<Vec<Route>>,
+    /// What its container may use beside its accelerators.
+    #[serde(default, skip_serializing_if = "ContainerSpec::is_default")]
+    pub container: ContainerSpec,
     /// How long a start may take before it counts as failed.
     #[serde(rename = "start_timeout_ms", with = "crate::time::millis")]
     pub start_timeout: Duration,

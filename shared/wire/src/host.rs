@@ -123,6 +123,9 @@ pub struct EngineRecord {
     /// Progress or failure, for a person.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
+    /// The image that runs, by its digest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
 }
 
 impl Message for EngineRecord {

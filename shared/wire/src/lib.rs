@@ -7,6 +7,7 @@
 mod async_job;
 mod catalog;
 mod codec;
+mod container;
 mod control;
 mod controls;
 mod error;
@@ -18,6 +19,7 @@ mod id;
 mod job;
 mod key;
 mod lease;
+mod logs;
 mod marker;
 pub mod multipart;
 mod profile;
@@ -31,7 +33,7 @@ mod time;
 pub use async_job::{AsyncJob, JobStatus, ResultNote};
 pub use catalog::{Driver, EngineKind, EngineSpec, ModelSpec};
 pub use codec::{DecodeError, EncodeError, Message, decode, decode_json, encode, encode_json};
-
+pub use container::{ContainerSpec, Ulimit};
 pub use control::{
     CancelJob, Credit, DispatchHeaders, Reply, RollAnswer, RollCall, SetLane, SleepEngine, StartEngine,
     StatusRequest, StopEngine, WakeEngine,
@@ -51,6 +53,7 @@ pub use lease::{
     HintShown, LEASE_TTL, Lease, LeaseReply, LeaseRequest, LeaseShown, LeaseState, LeaseStatus, LeasesShown,
     ReleasedShown, SESSION_MAX, rfc3339,
 };
+pub use logs::{LogAck, LogPiece, ReadLog};
 pub use marker::EndMarker;
 pub use profile::{Profile, Residency};
 pub use report::{

@@ -28,11 +28,13 @@ pub enum Verb {
     Lane,
     /// Say which jobs of the express lane still run.
     Roll,
+    /// Send an engine's log to an operator.
+    Logs,
 }
 
 impl Verb {
     /// Every verb.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Dispatch,
         Self::Cancel,
         Self::Credit,
@@ -44,6 +46,7 @@ impl Verb {
         Self::Offer,
         Self::Lane,
         Self::Roll,
+        Self::Logs,
     ];
 
     /// The subject token.
@@ -61,6 +64,7 @@ impl Verb {
             Self::Offer => "offer",
             Self::Lane => "lane",
             Self::Roll => "roll",
+            Self::Logs => "logs",
         }
     }
 

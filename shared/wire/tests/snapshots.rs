@@ -52,6 +52,7 @@ fn spec() -> ModelSpec {
             health_path: "/health".into(),
             served_name: "org/m:1.5".into(),
             routes: None,
+            container: berth_wire::ContainerSpec::default(),
             start_timeout: Duration::from_secs(600),
             stop_grace: Duration::from_secs(10),
         },
@@ -159,6 +160,10 @@ fn commands_and_replies_keep_their_bytes() {
     pin("credit", &Credit { job, attempt: attempt(), granted: 65_536 });
     pin("status", &StatusRequest { epoch });
     pin("lane", &SetLane { epoch, engine, number: 4, open: true });
+    pin("logs", &ReadLog { engine, tail: 100, follow: true, to: "_INBOX.x".into() });
+    let lines = Bytes::from_static(b"loaded\n");
+    pin("log_piece", &LogPiece { seq: 1, lines, skipped: 2, end: Some("the engine has ended".into()) });
+    pin("log_ack", &LogAck { more: true });
     pin("roll", &RollCall { jobs: vec![job] });
     pin("roll_answer", &RollAnswer { missing: vec![job] });
     pin("reply_ok", &Reply::Ok);
@@ -216,6 +221,7 @@ fn records_and_events_keep_their_bytes() {
             reservations: reservations(),
             since: Timestamp(5),
             detail: Some("pulling 3 of 9 layers".into()),
+            image: Some("ghcr.io/x/y@sha256:0a".into()),
         },
     );
     let body = EventBody::EngineStopping {

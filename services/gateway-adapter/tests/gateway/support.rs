@@ -40,6 +40,7 @@ pub fn model() -> ModelSpec {
             health_path: "/health".into(),
             served_name: "tiny".into(),
             routes: None,
+            container: berth_wire::ContainerSpec::default(),
             start_timeout: Duration::from_secs(60),
             stop_grace: Duration::from_secs(10),
         },

@@ -146,6 +146,7 @@ fn spec(config: &ExternalConfig, listed: &Listed, accelerators: &[Accelerator]) 
             args: Vec::new(),
             env: Vec::new(),
             volumes: Vec::new(),
+            container: berth_wire::ContainerSpec::default(),
             port: 0,
             health_path: "/".into(),
             served_name: served.into(),

@@ -10,21 +10,21 @@ use crate::gateway::text;
 use berth_testkit::wait::until;
 use berth_wire::{BeginReply, Driver, EngineId, EngineState, Finish, ModelSpec, Outcome, Reply, ReportEntry};
 
-struct Parts {
-    image: String,
-    weights: String,
+pub(crate) struct Parts {
+    pub(crate) image: String,
+    pub(crate) weights: String,
 }
 
-fn parts() -> Parts {
-    let part = |name| {
-        berth_config::env::var(name).unwrap_or_else(|| {
-            panic!("{name} is not set: run `bash tests/run`, which provides the real parts")
-        })
-    };
+pub(crate) fn part(name: &str) -> String {
+    berth_config::env::var(name)
+        .unwrap_or_else(|| panic!("{name} is not set: run `bash tests/run`, which provides the real parts"))
+}
+
+pub(crate) fn parts() -> Parts {
     Parts { image: part("BERTH_TEST_LLAMA_IMAGE"), weights: part("BERTH_TEST_GGUF") }
 }
 
-fn llama(parts: &Parts) -> ModelSpec {
+pub(crate) fn llama(parts: &Parts) -> ModelSpec {
     let mut model = process(&[]);
     model.engine.driver = Driver::Docker;
     model.engine.image = Some(parts.image.clone());
@@ -41,7 +41,7 @@ fn llama(parts: &Parts) -> ModelSpec {
     model
 }
 
-async fn fleet(host: &str) -> Fleet {
+pub(crate) async fn fleet(host: &str) -> Fleet {
     // An earlier run that failed may have left some, which would be adopted.
     for left in containers_of(host).lines() {
         docker(&["rm", "-f", left]);
@@ -49,20 +49,20 @@ async fn fleet(host: &str) -> Fleet {
     Fleet::start_with(host, |config| config.host.drivers = vec![Driver::Docker, Driver::Process]).await
 }
 
-fn docker(args: &[&str]) -> String {
+pub(crate) fn docker(args: &[&str]) -> String {
     let output = Command::new("docker").args(args).output().unwrap();
     String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }
 
-fn container(host: &str, engine: EngineId) -> String {
+pub(crate) fn container(host: &str, engine: EngineId) -> String {
     format!("berth-{host}-{engine}")
 }
 
-fn containers_of(host: &str) -> String {
+pub(crate) fn containers_of(host: &str) -> String {
     docker(&["ps", "-aq", "--filter", &format!("label=berth.host={host}")])
 }
 
-const CHAT: &str = r#"{"model":"alias","stream":true,"stream_options":{"include_usage":true},"max_tokens":16,
+pub(crate) const CHAT: &str = r#"{"model":"alias","stream":true,"stream_options":{"include_usage":true},"max_tokens":16,
     "messages":[{"role":"user","content":"hello"}]}"#;
 
 #[actix::test]

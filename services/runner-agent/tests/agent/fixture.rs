@@ -49,6 +49,7 @@ pub(crate) fn process(command: &[&str]) -> ModelSpec {
             health_path: "/health".into(),
             served_name: "served".into(),
             routes: None,
+            container: berth_wire::ContainerSpec::default(),
             start_timeout: Duration::from_secs(20),
             stop_grace: Duration::from_secs(5),
         },

@@ -9,8 +9,14 @@
 )]
 
 mod containers;
+mod dockerd;
 mod engines;
+mod faults;
 mod fixture;
 mod gateway;
 mod jobs;
 mod leaders;
+mod logs;
+mod pulls;
+mod registry;
+mod restarts;
