@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use actix_web::HttpRequest;
 use actix_web::http::Method;
-use berth_wire::{ApiError, ErrorKind, Target};
+use berth_wire::{ApiError, EngineKind, ErrorKind, Target};
 
 use crate::catalog::Catalog;
 use crate::models::unescape;
@@ -29,6 +29,11 @@ pub(crate) fn look(request: &HttpRequest, catalog: &Catalog) -> Result<(Asked<'s
         let message = "write the path as in /upstream/MODEL/PATH; the model's name must be UTF-8";
         ApiError::new(ErrorKind::InvalidRequest, "invalid_path", message)
     })?;
+    if catalog.resolve(&model).is_ok_and(|spec| is_kept(spec.engine.kind, path)) {
+        let message =
+            "this path of the engine is Berth's own, which alone puts engines to sleep and wakes them";
+        return Err(ApiError::new(ErrorKind::Forbidden, "path_not_passed_on", message));
+    }
     let mut path = if path.is_empty() { "/".to_owned() } else { path.to_owned() };
     if let Some(query) = request.uri().query() {
         path.push('?');
@@ -36,6 +41,27 @@ pub(crate) fn look(request: &HttpRequest, catalog: &Catalog) -> Result<(Asked<'s
     }
     let asked = Asked { model: Cow::Owned(model), stream: false, include_usage: false, session: None };
     Ok((asked, Target { method: method.to_string(), path }))
+}
+
+/// What vLLM serves to whoever runs it: a client that put an engine to sleep would have all others wait for ever.
+const KEPT: [&str; 9] = [
+    "sleep",
+    "wake_up",
+    "collective_rpc",
+    "release_kv_cache_memory",
+    "reset_prefix_cache",
+    "reset_mm_cache",
+    "reset_encoder_cache",
+    "pause",
+    "resume",
+];
+
+/// Whether a path of an engine is not for clients. Any part of it counts, since what is before may be taken away on
+/// the way (`/x/../sleep`).
+fn is_kept(kind: EngineKind, path: &str) -> bool {
+    let is_kept =
+        |part: &str| unescape(part).is_none_or(|part| part.split(['/', '\\']).any(|p| KEPT.contains(&p)));
+    kind == EngineKind::Vllm && path.split(['/', '\\']).any(is_kept)
 }
 
 /// The name of a model and the path behind it, which begins with a slash or is empty.
@@ -83,6 +109,16 @@ mod tests {
         assert_eq!(of(""), None);
         assert_eq!(of("/x"), None);
         assert_eq!(of("%ff/x"), None);
+    }
+
+    #[test]
+    fn nobody_puts_an_engine_to_sleep_from_outside() {
+        let kept = |path| is_kept(EngineKind::Vllm, path);
+        for path in ["/sleep", "//sleep", "/%73leep", "/x/../wake_up", "/x/..%2fsleep", "/a\\sleep"] {
+            assert!(kept(path), "{path}");
+        }
+        assert!(!kept("/is_sleeping") && !kept("/v1/score") && !kept("") && !kept("/sleepy"));
+        assert!(!is_kept(EngineKind::Custom, "/sleep"));
     }
 
     proptest! {

@@ -10,7 +10,7 @@ use bollard::models::ContainerInspectResponse;
 use bollard::query_parameters::{
     CreateContainerOptionsBuilder, CreateImageOptionsBuilder, InspectContainerOptions,
     ListContainersOptionsBuilder, LogsOptionsBuilder, RemoveContainerOptionsBuilder, StartContainerOptions,
-    StopContainerOptionsBuilder, WaitContainerOptions,
+    StatsOptionsBuilder, StopContainerOptionsBuilder, WaitContainerOptions,
 };
 use futures::{FutureExt, StreamExt};
 use tracing::{debug, warn};
@@ -400,6 +400,19 @@ impl Instance for Container {
             let _ = tokio::time::timeout(ANSWER, read).await;
             lines.finish();
             tail.last(TOLD_LINES)
+        }
+        .boxed_local()
+    }
+
+    fn memory(&mut self) -> Doing<'_, Option<u64>> {
+        async move {
+            let options = StatsOptionsBuilder::new().stream(false).one_shot(true).build();
+            let mut stats = self.docker.stats(&self.name, Some(options)).boxed_local();
+            let stats = tokio::time::timeout(ANSWER, stats.next()).await.ok()??.ok()?;
+            let memory = stats.memory_stats?;
+            // Files that are cached go when somebody needs the room.
+            let cached = memory.stats.as_ref().and_then(|stats| stats.get("inactive_file")).copied();
+            memory.usage.map(|usage| usage.saturating_sub(cached.unwrap_or(0)))
         }
         .boxed_local()
     }

@@ -7,7 +7,7 @@ use bollard::models::{
     ContainerCreateBody, DeviceRequest, HostConfig, PortBinding, RestartPolicy, RestartPolicyNameEnum,
 };
 
-use crate::driver::{Order, environment};
+use crate::driver::Order;
 use crate::fill::fill_all;
 
 const ROOT: &str = "berth.root";
@@ -98,8 +98,8 @@ pub(crate) fn missing_source(volumes: &[String]) -> Option<String> {
 pub(crate) fn container(owner: &Owner, order: &Order, network: Option<&str>) -> ContainerCreateBody {
     let spec = &order.model().engine;
     let values = order.values(ANY, spec.port);
-    let args = fill_all(&spec.args, &values);
-    let env = environment(&spec.env, &values).into_iter().map(|(name, value)| format!("{name}={value}"));
+    let args = order.args(&values);
+    let env = order.environment(&values).into_iter().map(|(name, value)| format!("{name}={value}"));
     let port = port_key(spec.port);
     let published = network.is_none().then(|| {
         let loopback = PortBinding { host_ip: Some("127.0.0.1".into()), host_port: Some("0".into()) };

@@ -11,8 +11,10 @@ use actix::{Actor, ActorContext, AsyncContext, Context, Handler, Message, WrapFu
 use berth_actors::{Drain, Life, Supervised, Vital, supervise};
 use berth_telemetry::metric;
 use berth_wire::{AcceleratorKind, Driver as DriverKind, EngineFailure, EngineState, Reservation};
+use futures::FutureExt;
 use tracing::{info, warn};
 
+use crate::asleep::{Night, Turn};
 use crate::books::{Engine, EngineCell};
 use crate::driver::{Driver, Failure, Instance, Order};
 use crate::ready::wait_ready;
@@ -137,7 +139,13 @@ impl Course<'_> {
     fn order(&self) -> Order {
         let start = self.cell.start.clone();
         let devices = &self.shared.devices;
-        Order { gpus: devices.gpus(&start.reservations), ram: devices.ram(&start.reservations), start }
+        let sleeps = self.cell.sleep_cost().is_some();
+        Order {
+            gpus: devices.gpus(&start.reservations),
+            ram: devices.ram(&start.reservations),
+            sleeps,
+            start,
+        }
     }
 
     fn set(&self, state: EngineState, detail: Option<String>) {
@@ -164,7 +172,7 @@ impl Course<'_> {
             }
         };
         let launched = async {
-            self.memory_is_free(&order).await?;
+            self.memory_is_free(0).await?;
             driver.launch(&order, &progress).await
         };
         let launched = tokio::select! {
@@ -187,14 +195,15 @@ impl Course<'_> {
     }
 
     /// A GPU's memory may still be held by what was just stopped, or by somebody else.
-    async fn memory_is_free(&self, order: &Order) -> Result<(), Failure> {
+    /// The engine itself holds so much of each.
+    async fn memory_is_free(&self, kept: u64) -> Result<(), Failure> {
         // A model that does not say what it needs gets what there is.
         if self.cell.model().memory.is_none() {
             return Ok(());
         }
         let began = Instant::now();
         loop {
-            let Some((reservation, free)) = self.shortage(&order.start.reservations) else { return Ok(()) };
+            let Some((reservation, free)) = self.shortage(kept) else { return Ok(()) };
             if began.elapsed() >= MEMORY_WAIT {
                 return Err(Failure::passing(format!(
                     "accelerator {} has only {} MiB free of the {} MiB set aside for this engine; something \
@@ -208,15 +217,15 @@ impl Course<'_> {
         }
     }
 
-    fn shortage<'r>(&self, reservations: &'r [Reservation]) -> Option<(&'r Reservation, u64)> {
+    fn shortage(&self, kept: u64) -> Option<(&Reservation, u64)> {
         let devices = &self.shared.devices;
-        reservations.iter().find_map(|reservation| {
+        self.cell.start.reservations.iter().find_map(|reservation| {
             let accelerator = devices.get(&reservation.accelerator)?;
             if accelerator.kind != AcceleratorKind::Nvidia {
                 return None;
             }
             let free = devices.free(accelerator)?;
-            (free < reservation.bytes).then_some((reservation, free))
+            (free < reservation.bytes.saturating_sub(kept)).then_some((reservation, free))
         })
     }
 
@@ -264,22 +273,75 @@ impl Course<'_> {
         }
     }
 
+    /// Serves and sleeps in turn, until it is stopped or ends.
     async fn serve(&self, mut instance: Box<dyn Instance>) -> Option<EngineFailure> {
-        self.cell.set_endpoint(instance.endpoint());
-        self.set(EngineState::Ready, None);
-        let exited = tokio::select! {
-            biased;
-            () = self.cell.stop.cancelled() => false,
-            () = instance.exited() => true,
-        };
-        if !exited {
-            return self.stop(instance).await;
+        enum Event {
+            Stop,
+            Turn,
+            Exited,
         }
-        // First, so that no job is dispatched to it, and what runs on it ends as failed.
-        self.cell.set_state(EngineState::Stopping, None);
-        self.cell.gone.cancel();
-        let what = format!("the engine {} while it was ready", instance.how().await);
-        Some(self.give_up(instance, what, true).await)
+        self.cell.set_endpoint(instance.endpoint());
+        loop {
+            let asleep = self.cell.turns_to(Turn::Asleep);
+            let (state, next) = if asleep {
+                (EngineState::Sleeping, Turn::Awake)
+            } else {
+                (EngineState::Ready, Turn::Asleep)
+            };
+            self.set(state, None);
+            let mut event = tokio::select! {
+                biased;
+                () = self.cell.stop.cancelled() => Event::Stop,
+                () = instance.exited() => Event::Exited,
+                () = self.cell.turned_to(next) => Event::Turn,
+            };
+            if let Event::Turn = event {
+                let turned = tokio::select! {
+                    biased;
+                    () = self.cell.stop.cancelled() => None,
+                    turned = self.turn(next, instance.as_mut()) => Some(turned),
+                };
+                match turned {
+                    Some(Ok(())) => continue,
+                    None => event = Event::Stop,
+                    Some(Err(_)) if instance.exited().now_or_never().is_some() => event = Event::Exited,
+                    // Those who want its room get it.
+                    Some(Err(why)) if next == Turn::Asleep => {
+                        warn!(engine = %self.cell.id(), why, "an engine does not fall asleep; stopping it");
+                        event = Event::Stop;
+                    }
+                    Some(Err(why)) => {
+                        self.cell.set_state(EngineState::Stopping, None);
+                        self.cell.gone.cancel();
+                        let what = format!("the engine could not be woken: {why}");
+                        return Some(self.give_up(instance, what, true).await);
+                    }
+                }
+            }
+            if let Event::Stop = event {
+                return self.stop(instance).await;
+            }
+            // First, so that no job is dispatched to it, and what runs on it ends as failed.
+            self.cell.set_state(EngineState::Stopping, None);
+            self.cell.gone.cancel();
+            let when = if asleep { "while it was asleep" } else { "while it was ready" };
+            let what = format!("the engine {} {when}", instance.how().await);
+            return Some(self.give_up(instance, what, true).await);
+        }
+    }
+
+    async fn turn(&self, turn: Turn, instance: &mut dyn Instance) -> Result<(), String> {
+        let night = Night { shared: self.shared, cell: self.cell };
+        match turn {
+            Turn::Asleep => night.fall_asleep(instance).await,
+            Turn::Awake => {
+                let residue = self.cell.sleep_cost().map_or(0, |cost| cost.residue);
+                self.memory_is_free(residue).await.map_err(|failure| failure.message)?;
+                let took = night.wake(instance).await?;
+                self.cell.set_ready(took);
+                Ok(())
+            }
+        }
     }
 
     async fn stop(&self, mut instance: Box<dyn Instance>) -> Option<EngineFailure> {

@@ -7,6 +7,7 @@
 mod accelerators;
 mod actor;
 mod ask_usage;
+mod asleep;
 mod attempt;
 mod beat;
 mod books;
@@ -37,6 +38,7 @@ mod slots;
 mod spans;
 mod tail;
 mod usage;
+mod vllm;
 
 pub use detect::{Found, detect};
 pub use error::AgentError;

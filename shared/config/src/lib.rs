@@ -15,6 +15,7 @@ mod record;
 mod resolve;
 mod secret;
 mod settings;
+mod sleep;
 mod template;
 mod value;
 
