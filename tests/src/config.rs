@@ -55,6 +55,68 @@ impl Model {
             .weights()
     }
 
+    /// A real vLLM on the CPU as a process, on its tiny model.
+    #[must_use]
+    pub fn vllm_process(id: &str) -> Self {
+        let part = path(Part::Vllm);
+        let (program, model) = (part.join("bin/vllm"), part.join("model"));
+        Self::vllm(id, &[&program.to_string_lossy(), "serve", &model.to_string_lossy()])
+            .field("driver", "\"process\"")
+    }
+
+    /// The same in a container. There is no image of it: it sees this machine's programs and libraries.
+    #[must_use]
+    pub fn vllm_docker(id: &str) -> Self {
+        let part = path(Part::Vllm);
+        let program = part.join("bin/python").canonicalize().expect("the part holds a Python");
+        let base = program.ancestors().nth(2).expect("it lies in a folder");
+        let text = |path: &Path| path.to_string_lossy().into_owned();
+        let folders = ["/usr".into(), "/bin".into(), "/lib".into(), "/lib64".into(), text(&part), text(base)];
+        let mounts: Vec<String> = folders
+            .iter()
+            .filter(|folder| !folder.starts_with("/usr/"))
+            .map(|folder| format!("{folder}:{folder}:ro"))
+            .collect();
+        let command = [
+            text(&part.join("bin/python")),
+            text(&part.join("bin/vllm")),
+            "serve".into(),
+            text(&part.join("model")),
+        ];
+        let command: Vec<&str> = command.iter().map(String::as_str).collect();
+        // By the first of them it is found.
+        let mut volumes = vec!["WEIGHTS:/models/tiny.gguf:ro"];
+        volumes.extend(mounts.iter().map(String::as_str));
+        Self::vllm(id, &command)
+            .weights()
+            .field("driver", "\"docker\"")
+            .field("image", &quoted(&Part::LlamaImage.text()))
+            .list("volumes", &volumes)
+            .env(&["HOME=/tmp", "USER=root"])
+    }
+
+    fn vllm(id: &str, command: &[&str]) -> Self {
+        let args = ["--enforce-eager", "--max-model-len", "2048"];
+        Self::new(id)
+            .field("engine", "\"vllm\"")
+            .list("command", command)
+            .list("args", &args)
+            .memory("2GiB")
+            .env(&[
+                "VLLM_CPU_KVCACHE_SPACE=1",
+                "HF_HUB_OFFLINE=1",
+                "VLLM_NO_USAGE_STATS=1",
+                "OMP_NUM_THREADS=1",
+            ])
+    }
+
+    /// Adds variables to its environment.
+    #[must_use]
+    pub fn env(mut self, entries: &[&str]) -> Self {
+        self.env.extend(entries.iter().map(|entry| (*entry).to_owned()));
+        self
+    }
+
     /// Sets a field; `value` is TOML.
     #[must_use]
     pub fn field(mut self, name: &str, value: &str) -> Self {

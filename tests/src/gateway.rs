@@ -11,6 +11,8 @@ use crate::run::at_most;
 
 /// Longer than any answer in the tests may take, cold starts on a busy machine included.
 const LIMIT: Duration = Duration::from_secs(90);
+/// The same where an engine is one that takes long to start.
+const LONG: Duration = Duration::from_secs(600);
 
 /// A chat body with more fields.
 ///
@@ -113,6 +115,15 @@ impl Gateway {
         self.post("/v1/chat/completions", &chat(model, fields)).await
     }
 
+    /// A plain chat with a model whose engine takes minutes to start where cores are shared.
+    ///
+    /// # Panics
+    /// When there is no answer.
+    pub async fn chat_at_length(&self, model: &str, fields: &Value) -> Answer {
+        let path = "/v1/chat/completions";
+        self.within(LONG, path, self.request(path, chat(model, fields).to_string().into())).await
+    }
+
     /// A streamed chat, as soon as its head is there.
     ///
     /// # Panics
@@ -147,7 +158,11 @@ impl Gateway {
     }
 
     async fn whole(&self, path: &str, request: reqwest::RequestBuilder) -> Answer {
-        at_most(LIMIT, path, async {
+        self.within(LIMIT, path, request).await
+    }
+
+    async fn within(&self, limit: Duration, path: &str, request: reqwest::RequestBuilder) -> Answer {
+        at_most(limit, path, async {
             let response = request.send().await.unwrap_or_else(|e| panic!("no answer to {path}: {e:?}"));
             let status = response.status().as_u16();
             let headers = response.headers().clone();

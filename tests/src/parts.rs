@@ -19,6 +19,8 @@ pub enum Part {
     LlamaImage,
     /// The tiny model.
     Gguf,
+    /// A folder with a vLLM that runs on the CPU (`bin/vllm`), a `model` for it and an `adapter` of that.
+    Vllm,
     /// A Python that has the openai and anthropic clients.
     Python,
     /// A folder with Node, and those clients for it.
@@ -35,6 +37,7 @@ impl Part {
             Self::Ollama => "BERTH_TEST_OLLAMA",
             Self::LlamaImage => "BERTH_TEST_LLAMA_IMAGE",
             Self::Gguf => "BERTH_TEST_GGUF",
+            Self::Vllm => "BERTH_TEST_VLLM",
             Self::Python => "BERTH_TEST_PYTHON",
             Self::Node => "BERTH_TEST_NODE",
         }

@@ -139,6 +139,11 @@ impl Devices {
         self.of_kind(reservations, kind).map(|reservation| reservation.accelerator.to_string()).collect()
     }
 
+    /// Whether any of it is on a GPU.
+    pub(crate) fn on_gpu(&self, reservations: &[Reservation]) -> bool {
+        reservations.iter().any(|r| self.get(&r.accelerator).is_some_and(|a| a.kind != AcceleratorKind::Ram))
+    }
+
     /// RAM that an engine may take, where RAM is what is reserved: what it was promised if its model `declared` that, else
     /// what engines have together. An estimate is no reason to kill.
     pub(crate) fn ram(&self, reservations: &[Reservation], declared: bool) -> Option<u64> {

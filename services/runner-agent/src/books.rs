@@ -8,12 +8,14 @@ use std::time::{Duration, Instant};
 use berth_actors::Supervised;
 use berth_wire::{
     Attempt, Driver, EngineFailure, EngineId, EngineKind, EngineRecord, EngineReport, EngineState, Epoch,
-    GatewayId, HostId, JobId, ModelSpec, Reservation, RunningAttempt, StartEngine, Timestamp,
+    GatewayId, HostId, JobId, ModelId, ModelSpec, Reservation, RunningAttempt, SleepCost, StartEngine,
+    Timestamp,
 };
 use reqwest::header::HeaderValue;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::asleep::Turn;
 use crate::driver::Instance;
 use crate::engine::EngineActor;
 use crate::logs::Log;
@@ -44,10 +46,18 @@ pub(crate) struct EngineCell {
     peak: Cell<(u64, u64)>,
     /// Slots in use when last asked.
     seen_taken: Cell<u32>,
+    /// What it would take up asleep; `None`: it cannot sleep.
+    sleep: Cell<Option<SleepCost>>,
+    /// It is on its way to sleep.
+    falling: Cell<bool>,
+    /// It holds no more of its accelerators than a sleeper keeps.
+    asleep: Cell<bool>,
+    /// Which of the two it is to be.
+    turn: watch::Sender<Turn>,
 }
 
 impl EngineCell {
-    pub(crate) fn new(start: StartEngine) -> Rc<Self> {
+    pub(crate) fn new(start: StartEngine, sleep: Option<SleepCost>) -> Rc<Self> {
         Rc::new(Self {
             slots: Slots::new(start.model.concurrency),
             start,
@@ -65,6 +75,10 @@ impl EngineCell {
             mark: RefCell::new(None),
             peak: Cell::new((0, 0)),
             seen_taken: Cell::new(0),
+            sleep: Cell::new(sleep),
+            falling: Cell::new(false),
+            asleep: Cell::new(false),
+            turn: watch::Sender::new(Turn::Awake),
         })
     }
 
@@ -116,9 +130,10 @@ impl EngineCell {
         self.state() == EngineState::Ready
     }
 
-    /// Whether it can outlive its agent: it serves, and nothing of it is a child of this process.
+    /// Whether it can outlive its agent: it serves or sleeps, and nothing of it is a child of this process.
     pub(crate) fn may_stay(&self) -> bool {
-        self.serves() && self.model().engine.driver == Driver::Docker
+        (self.serves() || self.state() == EngineState::Sleeping)
+            && self.model().engine.driver == Driver::Docker
     }
 
     pub(crate) fn set_detail(&self, detail: Option<String>) {
@@ -135,7 +150,60 @@ impl EngineCell {
         self.log.borrow().clone()
     }
 
+    pub(crate) fn sleep_cost(&self) -> Option<SleepCost> {
+        self.sleep.get()
+    }
+
+    pub(crate) fn set_sleep_cost(&self, cost: Option<SleepCost>) {
+        self.sleep.set(cost);
+    }
+
+    /// Has its actor turn it; one that is told to wake takes its memory back from here on.
+    pub(crate) fn turn(&self, turn: Turn) {
+        match turn {
+            Turn::Asleep => {
+                self.set_state(EngineState::Stopping, Some("falling asleep".into()));
+                self.falling.set(true);
+            }
+            Turn::Awake => self.set_state(EngineState::Waking, None),
+        }
+        self.turn.send_replace(turn);
+    }
+
+    /// It was asleep when this agent came.
+    pub(crate) fn found_asleep(&self) {
+        self.set_state(EngineState::Sleeping, None);
+        self.turn.send_replace(Turn::Asleep);
+    }
+
+    /// Whether it is, or is about to be, as wanted.
+    pub(crate) fn turns_to(&self, turn: Turn) -> bool {
+        *self.turn.borrow() == turn
+    }
+
+    /// Waits until it is to be other than it is.
+    pub(crate) async fn turned_to(&self, turn: Turn) {
+        // The sender is this cell's own.
+        let _ = self.turn.subscribe().wait_for(|now| *now == turn).await;
+    }
+
+    /// What it holds of its accelerators.
+    pub(crate) fn held(&self) -> impl Iterator<Item = Reservation> {
+        let most = match self.sleep.get() {
+            Some(cost) if self.asleep.get() => cost.residue,
+            _ => u64::MAX,
+        };
+        self.start.reservations.iter().map(move |r| Reservation { bytes: r.bytes.min(most), ..r.clone() })
+    }
+
     pub(crate) fn set_state(&self, state: EngineState, detail: Option<String>) {
+        self.falling.set(false);
+        match state {
+            EngineState::Sleeping => self.asleep.set(true),
+            // One that is stopped in its sleep takes nothing back.
+            EngineState::Waking | EngineState::Ready => self.asleep.set(false),
+            _ => {}
+        }
         if self.slots.gate(|gate| gate.set_state(state)) != state {
             self.since.set(now());
         }
@@ -185,13 +253,15 @@ impl EngineCell {
         EngineReport {
             engine: self.id(),
             model: self.model().id.clone(),
-            state: self.state(),
+            // To the leader that ordered it this says nothing; to a later one that it is under way to something, for
+            // which those who wait may wait.
+            state: if self.falling.get() { EngineState::Starting } else { self.state() },
             reservations: self.start.reservations.clone(),
             concurrency: self.model().concurrency,
             failure: self.failure.borrow().clone(),
             start_took: self.start_took.get(),
             detail: self.detail.borrow().clone(),
-            sleep: None,
+            sleep: self.sleep.get(),
             peak_memory: self
                 .holds
                 .get()
@@ -244,6 +314,8 @@ const REMEMBERED: usize = 512;
 #[derive(Default)]
 pub(crate) struct Books {
     pub(crate) engines: BTreeMap<EngineId, Engine>,
+    /// Bytes of RAM that engines were measured to hold asleep, by model.
+    pub(crate) slept: BTreeMap<ModelId, u64>,
     attempts: BTreeMap<(JobId, Attempt), Running>,
     epoch: Epoch,
     cancelled: VecDeque<(JobId, Option<Attempt>)>,
@@ -264,8 +336,9 @@ impl Books {
         Ok(())
     }
 
-    pub(crate) fn reserved(&self) -> impl Iterator<Item = &Reservation> + Clone {
-        self.engines.values().flat_map(|engine| &engine.cell.start.reservations)
+    /// What engines hold of the accelerators.
+    pub(crate) fn reserved(&self) -> Vec<Reservation> {
+        self.engines.values().flat_map(|engine| engine.cell.held()).collect()
     }
 
     pub(crate) fn running(&self) -> Vec<RunningAttempt> {

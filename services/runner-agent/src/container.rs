@@ -9,8 +9,8 @@ use bollard::Docker;
 use bollard::errors::Error as DockerError;
 use bollard::models::ContainerState;
 use bollard::query_parameters::{
-    InspectContainerOptions, LogsOptionsBuilder, RemoveContainerOptionsBuilder, StopContainerOptionsBuilder,
-    WaitContainerOptions,
+    InspectContainerOptions, LogsOptionsBuilder, RemoveContainerOptionsBuilder, StatsOptionsBuilder,
+    StopContainerOptionsBuilder, WaitContainerOptions,
 };
 use futures::{FutureExt, StreamExt};
 use tracing::{debug, warn};
@@ -212,6 +212,19 @@ impl Instance for Container {
     fn log(&self) -> Option<Log> {
         let (docker, name, mask) = (self.docker.clone(), self.known.name.clone(), self.known.mask.clone());
         Some(Log::Container { docker, name, mask })
+    }
+
+    fn memory(&mut self) -> Doing<'_, Option<u64>> {
+        async move {
+            let options = StatsOptionsBuilder::new().stream(false).one_shot(true).build();
+            let mut stats = self.docker.stats(&self.known.name, Some(options)).boxed_local();
+            let stats = tokio::time::timeout(ANSWER, stats.next()).await.ok()??.ok()?;
+            let memory = stats.memory_stats?;
+            // Files that are cached go when somebody needs the room.
+            let cached = memory.stats.as_ref().and_then(|stats| stats.get("inactive_file")).copied();
+            memory.usage.map(|usage| usage.saturating_sub(cached.unwrap_or(0)))
+        }
+        .boxed_local()
     }
 
     fn exited(&mut self) -> Doing<'_, ()> {

@@ -8,7 +8,7 @@ use bollard::models::{
     RestartPolicy, RestartPolicyNameEnum,
 };
 
-use crate::driver::{Order, environment};
+use crate::driver::Order;
 use crate::fill::fill_all;
 use crate::network::Place;
 
@@ -128,7 +128,7 @@ pub(crate) fn missing_source(volumes: &[String]) -> Option<String> {
 pub(crate) fn container(owner: &Owner, order: &Order, place: &Place) -> ContainerCreateBody {
     let spec = &order.model().engine;
     let values = order.values(ANY, spec.port);
-    let args = [fill_all(&spec.args, &values), order.more.clone()].concat();
+    let args = order.args(&values);
     // ROCm reaches its GPUs by two device nodes; which of them it may use is said by name.
     let visible = (!order.amd.is_empty()).then(|| format!("ROCR_VISIBLE_DEVICES={}", order.amd.join(",")));
     let nodes = visible.is_some().then(|| {
@@ -140,7 +140,7 @@ pub(crate) fn container(owner: &Owner, order: &Order, place: &Place) -> Containe
             })
             .to_vec()
     });
-    let env = environment(&spec.env, &values).into_iter().map(|(name, value)| format!("{name}={value}"));
+    let env = order.environment(&values).into_iter().map(|(name, value)| format!("{name}={value}"));
     let port = port_key(spec.port);
     let published = place.shared().is_none().then(|| {
         let loopback = PortBinding { host_ip: Some("127.0.0.1".into()), host_port: Some("0".into()) };

@@ -6,7 +6,8 @@ use berth_wire::{EngineId, ModelSpec, Reservation, StartEngine};
 use futures::future::LocalBoxFuture;
 use reqwest::header::HeaderValue;
 
-use crate::fill::Values;
+use crate::asleep::extras;
+use crate::fill::{Values, fill_all};
 use crate::logs::Log;
 use crate::mask::Mask;
 use crate::procs::Mark;
@@ -27,6 +28,8 @@ pub(crate) struct Order {
     pub(crate) more: Vec<String>,
     /// RAM it may use, where RAM is what it runs in.
     pub(crate) ram: Option<u64>,
+    /// It is to be able to sleep.
+    pub(crate) sleeps: bool,
 }
 
 impl Order {
@@ -41,6 +44,27 @@ impl Order {
     /// Bytes it may use over all its accelerators.
     pub(crate) fn memory(&self) -> u64 {
         self.start.reservations.iter().map(|Reservation { bytes, .. }| *bytes).sum()
+    }
+
+    /// What follows its command.
+    pub(crate) fn args(&self, values: &Values) -> Vec<String> {
+        let mut args = fill_all(&self.model().engine.args, values);
+        args.extend_from_slice(&self.more);
+        if self.sleeps {
+            args.extend(
+                extras(&self.start, !(self.gpus.is_empty() && self.amd.is_empty())).0.map(str::to_owned),
+            );
+        }
+        args
+    }
+
+    /// Its variables.
+    pub(crate) fn environment(&self, values: &Values) -> Vec<(String, String)> {
+        let mut variables = environment(&self.model().engine.env, values);
+        if self.sleeps {
+            variables.extend(extras(&self.start, !(self.gpus.is_empty() && self.amd.is_empty())).1);
+        }
+        variables
     }
 
     /// Hides the values of its environment.
@@ -146,13 +170,18 @@ pub(crate) trait Instance {
 
     /// Its last log lines, without their secrets.
     fn tail(&mut self) -> Doing<'_, Vec<String>>;
+
+    /// Bytes of host RAM that it holds, where that can be measured.
+    fn memory(&mut self) -> Doing<'_, Option<u64>> {
+        Box::pin(async { None })
+    }
 }
 
 /// Log lines told to those who wait.
 pub(crate) const TOLD_LINES: usize = 20;
 
 /// `NAME=value` entries with their placeholders filled, and bare `NAME`s with this agent's own value.
-pub(crate) fn environment(env: &[String], values: &Values) -> Vec<(String, String)> {
+fn environment(env: &[String], values: &Values) -> Vec<(String, String)> {
     env.iter()
         .filter_map(|entry| match entry.split_once('=') {
             Some((name, value)) => Some((name.to_owned(), crate::fill::fill(value, values))),

@@ -12,8 +12,10 @@ use actix::{Actor, ActorContext, AsyncContext, Context, Handler, Message, WrapFu
 use berth_actors::{Drain, Life, Supervised, Vital, supervise};
 use berth_telemetry::metric;
 use berth_wire::{AcceleratorKind, Driver as DriverKind, EngineFailure, EngineState, Reservation};
+use futures::FutureExt;
 use tracing::{info, warn};
 
+use crate::asleep::{Night, Turn};
 use crate::books::{Engine, EngineCell};
 use crate::driver::{Driver, Failure, Instance, Order};
 use crate::ready::wait_ready;
@@ -146,11 +148,13 @@ impl Course<'_> {
     fn order(&self) -> Order {
         let start = self.cell.start.clone();
         let devices = &self.shared.devices;
+        let sleeps = self.cell.sleep_cost().is_some();
         Order {
             gpus: devices.gpus(&start.reservations, AcceleratorKind::Nvidia),
             amd: devices.gpus(&start.reservations, AcceleratorKind::Amd),
             ram: devices.ram(&start.reservations, start.model.memory.is_some()),
             more: share::of(&start, devices),
+            sleeps,
             start,
         }
     }
@@ -180,7 +184,7 @@ impl Course<'_> {
         };
         let launched = async {
             self.shared.external.make_room(self.shared, &order).await;
-            self.memory_is_free(&order).await?;
+            self.memory_is_free(0).await?;
             driver.launch(&order, &progress).await
         };
         let launched = tokio::select! {
@@ -203,15 +207,15 @@ impl Course<'_> {
     }
 
     /// A GPU's memory may still be held by what was just stopped, or by somebody else.
-    async fn memory_is_free(&self, order: &Order) -> Result<(), Failure> {
+    /// The engine itself holds so much of each.
+    async fn memory_is_free(&self, kept: u64) -> Result<(), Failure> {
         // A server of others sees to its memory itself.
         if self.cell.model().is_found() {
             return Ok(());
         }
         let began = Instant::now();
         loop {
-            let Some(Shortage { reservation, free, who }) = self.shortage(&order.start.reservations).await
-            else {
+            let Some(Shortage { reservation, free, who }) = self.shortage(kept).await else {
                 return Ok(());
             };
             if began.elapsed() >= MEMORY_WAIT {
@@ -231,17 +235,19 @@ impl Course<'_> {
         }
     }
 
-    /// The first GPU of which less is measured free than was promised. Drivers may block, so not on this thread.
-    async fn shortage(&self, reservations: &[Reservation]) -> Option<Shortage> {
+    /// The first GPU of which less is measured free than was promised, of which the engine holds `kept` already. Drivers
+    /// may block, so not on this thread.
+    async fn shortage(&self, kept: u64) -> Option<Shortage> {
         let (devices, claims) = (Arc::clone(&self.shared.devices), self.shared.claims());
-        let reservations = reservations.to_vec();
+        let reservations = self.cell.start.reservations.clone();
         let looked = tokio::task::spawn_blocking(move || {
             reservations.into_iter().find_map(|reservation| {
                 if devices.get(&reservation.accelerator)?.kind == AcceleratorKind::Ram {
                     return None;
                 }
                 let (free, who) = devices.free(&reservation.accelerator, &claims)?;
-                (free < reservation.bytes).then_some(Shortage { reservation, free, who })
+                let wanted = reservation.bytes.saturating_sub(kept);
+                (free < wanted).then_some(Shortage { reservation, free, who })
             })
         });
         looked.await.ok().flatten()
@@ -299,28 +305,83 @@ impl Course<'_> {
         }
     }
 
+    /// Serves and sleeps in turn, until it is stopped or ends.
     async fn serve(&self, mut instance: Box<dyn Instance>) -> Option<EngineFailure> {
+        enum Event {
+            Stop,
+            Turn,
+            Exited,
+        }
         if self.cell.mark().is_none() {
             self.cell.set_mark(instance.mark().await);
         }
         self.cell.meet(instance.as_ref());
         self.cell.know(&*instance);
-        self.set(EngineState::Ready, None);
-        let exited = tokio::select! {
-            biased;
-            () = self.cell.stop.cancelled() => false,
-            () = instance.exited() => true,
-        };
-        if !exited {
-            return self.stop(instance).await;
+        loop {
+            let asleep = self.cell.turns_to(Turn::Asleep);
+            let (state, next) = if asleep {
+                (EngineState::Sleeping, Turn::Awake)
+            } else {
+                (EngineState::Ready, Turn::Asleep)
+            };
+            self.set(state, None);
+            let mut event = tokio::select! {
+                biased;
+                () = self.cell.stop.cancelled() => Event::Stop,
+                () = instance.exited() => Event::Exited,
+                () = self.cell.turned_to(next) => Event::Turn,
+            };
+            if let Event::Turn = event {
+                let turned = tokio::select! {
+                    biased;
+                    () = self.cell.stop.cancelled() => None,
+                    turned = self.turn(next, instance.as_mut()) => Some(turned),
+                };
+                match turned {
+                    Some(Ok(())) => continue,
+                    None => event = Event::Stop,
+                    Some(Err(_)) if instance.exited().now_or_never().is_some() => event = Event::Exited,
+                    // Those who want its room get it.
+                    Some(Err(why)) if next == Turn::Asleep => {
+                        warn!(engine = %self.cell.id(), why, "an engine does not fall asleep; stopping it");
+                        event = Event::Stop;
+                    }
+                    Some(Err(why)) => {
+                        self.cell.set_state(EngineState::Stopping, None);
+                        self.cell.gone.cancel();
+                        let what = format!("the engine could not be woken: {why}");
+                        return Some(self.give_up(instance, what, true).await);
+                    }
+                }
+            }
+            if let Event::Stop = event {
+                return self.stop(instance).await;
+            }
+            // First, so that no job is dispatched to it, and what runs on it ends as failed.
+            self.cell.set_state(EngineState::Stopping, None);
+            self.cell.gone.cancel();
+            let when = match asleep {
+                true => " while it was asleep",
+                false if instance.is_lent() => "",
+                false => " while it was ready",
+            };
+            let what = format!("the engine {}{when}", instance.how().await);
+            return Some(self.give_up(instance, what, true).await);
         }
-        // First, so that no job is dispatched to it, and what runs on it ends as failed.
-        self.cell.set_state(EngineState::Stopping, None);
-        self.cell.gone.cancel();
-        let how = instance.how().await;
-        let when = if instance.is_lent() { "" } else { " while it was ready" };
-        let what = format!("the engine {how}{when}");
-        Some(self.give_up(instance, what, true).await)
+    }
+
+    async fn turn(&self, turn: Turn, instance: &mut dyn Instance) -> Result<(), String> {
+        let night = Night { shared: self.shared, cell: self.cell };
+        match turn {
+            Turn::Asleep => night.fall_asleep(instance).await,
+            Turn::Awake => {
+                let residue = self.cell.sleep_cost().map_or(0, |cost| cost.residue);
+                self.memory_is_free(residue).await.map_err(|failure| failure.message)?;
+                let took = night.wake(instance).await?;
+                self.cell.set_ready(took);
+                Ok(())
+            }
+        }
     }
 
     async fn stop(&self, mut instance: Box<dyn Instance>) -> Option<EngineFailure> {

@@ -213,6 +213,7 @@ impl World {
             driver: Driver::Process,
             labels: Vec::new(),
             idle_ttl: None,
+            asleep_ttl: None,
             pin: false,
             max_replicas: Some(1),
             config: String::new(),

@@ -19,6 +19,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use crate::asleep::{put_to_sleep, wake_up};
 use crate::attempt::Task;
 use crate::books::{EngineCell, Running};
 use crate::engine::{Stop, begin, can_run};
@@ -104,8 +105,12 @@ impl StreamHandler<Inbound> for HostActor {
             }
             Some(Verb::Start) => Some(self.command(&message, Self::start)),
             Some(Verb::Stop) => Some(self.command(&message, |host, stop| host.stop(&stop))),
-            Some(Verb::Sleep) => Some(self.command(&message, |_, _: SleepEngine| Err(no_sleep()))),
-            Some(Verb::Wake) => Some(self.command(&message, |_, _: WakeEngine| Err(no_sleep()))),
+            Some(Verb::Sleep) => {
+                Some(self.command(&message, |host, sleep: SleepEngine| put_to_sleep(&host.shared, &sleep)))
+            }
+            Some(Verb::Wake) => {
+                Some(self.command(&message, |host, wake: WakeEngine| wake_up(&host.shared, &wake)))
+            }
             Some(Verb::Status) => self.status(&message),
             Some(Verb::Logs) => Some(self.logs(&message)),
             None => Some(refused(format!("`{}` names no command of this version", message.subject))),
@@ -118,11 +123,6 @@ impl StreamHandler<Inbound> for HostActor {
 
 fn refused(message: impl Into<String>) -> Reply {
     Reply::Refused { message: message.into() }
-}
-
-/// No engine is reported as able to sleep, so that no leader should ask.
-fn no_sleep() -> Reply {
-    refused("this agent cannot put engines to sleep or wake them; stop and start them instead")
 }
 
 fn unreadable(error: &DecodeError) -> Reply {
@@ -219,9 +219,10 @@ impl HostActor {
         }
         shared
             .devices
-            .check_fit(&start.reservations, &shared.books.borrow().reserved())
+            .check_fit(&start.reservations, &shared.books.borrow().reserved().iter())
             .map_err(|why| refused(format!("field `reservations`: {why}")))?;
-        begin(shared, EngineCell::new(start), None);
+        let sleep = shared.sleep_cost(&start);
+        begin(shared, EngineCell::new(start, sleep), None);
         Ok(())
     }
 

@@ -7,6 +7,7 @@ use berth_wire::StartEngine;
 use futures::StreamExt;
 use tracing::{info, warn};
 
+use crate::asleep::{Found, found};
 use crate::books::EngineCell;
 use crate::driver::Instance;
 use crate::engine::begin;
@@ -30,15 +31,22 @@ pub(crate) async fn clear(shared: &Rc<Shared>, killed: usize) {
         .map(|(start, instance)| judge(shared, start, instance))
         .buffer_unordered(16);
     while let Some(adopted) = judged.next().await {
-        let Some((start, mut instance)) = adopted else { continue };
-        let fits = shared.devices.check_fit(&start.reservations, &shared.books.borrow().reserved());
-        if let Err(why) = fits {
+        let Some((start, mut instance, found)) = adopted else { continue };
+        let sleeps = found != Found::Awake { can_sleep: false };
+        let cell = EngineCell::new(start.clone(), shared.sleep_cost(&start).filter(|_| sleeps));
+        if found == Found::Asleep {
+            cell.found_asleep();
+        }
+        let held: Vec<_> = cell.held().collect();
+        let taken = shared.books.borrow().reserved();
+        if let Err(why) = shared.devices.check_fit(&held, &taken.iter()) {
             warn!(engine = %start.engine, why, "removing an engine of an earlier run that does not fit any more");
             instance.stop(start.model.engine.stop_grace).await;
             continue;
         }
-        info!(engine = %start.engine, model = %start.model.id, "adopted an engine of an earlier run");
-        begin(shared, EngineCell::new(start), Some(instance));
+        let state = cell.state().as_str();
+        info!(engine = %start.engine, model = %start.model.id, state, "adopted an engine of an earlier run");
+        begin(shared, cell, Some(instance));
     }
 }
 
@@ -46,12 +54,17 @@ pub(crate) async fn clear(shared: &Rc<Shared>, killed: usize) {
 const TRIES: u32 = 3;
 const PAUSE: Duration = Duration::from_millis(500);
 
-type Found = (StartEngine, Box<dyn Instance>);
+type Judged = (StartEngine, Box<dyn Instance>, Found);
 
-async fn judge(shared: &Shared, start: StartEngine, mut instance: Box<dyn Instance>) -> Option<Found> {
+async fn judge(shared: &Shared, start: StartEngine, mut instance: Box<dyn Instance>) -> Option<Judged> {
     for again in (0..TRIES).rev() {
         if is_healthy(&shared.http, instance.endpoint(), &start.model.engine.health_path).await {
-            return Some((start, instance));
+            match found(shared, &start, instance.endpoint()).await {
+                Ok(found) => return Some((start, instance, found)),
+                Err(why) => {
+                    info!(engine = %start.engine, why, "cannot adopt an engine of an earlier run yet");
+                }
+            }
         }
         // One that is busy may miss a question or two.
         if again > 0 {

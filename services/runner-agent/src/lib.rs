@@ -8,6 +8,7 @@ mod accelerators;
 mod actor;
 mod amd;
 mod ask_usage;
+mod asleep;
 mod attempt;
 mod beat;
 mod books;
@@ -49,6 +50,7 @@ mod slots;
 mod spans;
 mod tail;
 mod usage;
+mod vllm;
 mod watch;
 
 pub use detect::{Found, detect};

@@ -9,11 +9,11 @@ use futures::FutureExt;
 use nix::sys::signal::Signal;
 use tokio::process::{Child, Command};
 
-use crate::driver::{Doing, Driver, Failure, Instance, Order, Progress, TOLD_LINES, environment};
+use crate::driver::{Doing, Driver, Failure, Instance, Order, Progress, TOLD_LINES};
 use crate::fill::fill_all;
 use crate::logs::Log;
 use crate::procs::Mark;
-use crate::record::{Leader, Notes, group_gone, group_lives, signal_group};
+use crate::record::{Leader, Notes, group_gone, group_lives, group_memory, signal_group};
 use crate::tail::Tail;
 
 /// Variables that let into the fleet's bus: no engine's business.
@@ -43,8 +43,7 @@ impl ProcessDriver {
         let mut command = Command::new(program);
         command
             .args(leading)
-            .args(fill_all(&spec.args, &values))
-            .args(&order.more)
+            .args(order.args(&values))
             .process_group(0)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -59,7 +58,7 @@ impl ProcessDriver {
         if !order.amd.is_empty() {
             command.env("ROCR_VISIBLE_DEVICES", order.amd.join(","));
         }
-        command.envs(environment(&spec.env, &values));
+        command.envs(order.environment(&values));
         let mut child = command.spawn().map_err(|error| match error.kind() {
             std::io::ErrorKind::NotFound if std::path::Path::new(program).exists() => {
                 Failure::permanent(format!(
@@ -219,6 +218,10 @@ impl Instance for Process {
             self.tail.last(TOLD_LINES)
         }
         .boxed_local()
+    }
+
+    fn memory(&mut self) -> Doing<'_, Option<u64>> {
+        std::future::ready(group_memory(self.group)).boxed_local()
     }
 }
 

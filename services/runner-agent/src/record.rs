@@ -55,6 +55,25 @@ pub(crate) fn group_lives(group: i32) -> bool {
     })
 }
 
+/// Bytes of RAM that a process group holds, what its processes share counted once; `None` where the system has no
+/// `/proc`.
+pub(crate) fn group_memory(group: i32) -> Option<u64> {
+    let mut sum = 0u64;
+    for entry in std::fs::read_dir("/proc").ok()?.flatten() {
+        let name = entry.file_name();
+        let Some(pid) = name.to_str().filter(|name| name.bytes().all(|b| b.is_ascii_digit())) else {
+            continue;
+        };
+        if stat(pid).is_some_and(|stat| stat.group == group) {
+            let text = std::fs::read_to_string(entry.path().join("smaps_rollup")).unwrap_or_default();
+            let line = text.lines().find_map(|line| line.strip_prefix("Pss:"));
+            let kib = line.and_then(|line| line.split_ascii_whitespace().next()?.parse::<u64>().ok());
+            sum = sum.saturating_add(kib.unwrap_or(0) << 10);
+        }
+    }
+    (sum > 0).then_some(sum)
+}
+
 /// Sends a signal to a group; one that is gone is no error.
 pub(crate) fn signal_group(group: i32, signal: Signal) {
     // 0 and 1 would mean ourselves and everybody.

@@ -19,6 +19,7 @@ use tracing::{info, warn};
 
 use crate::accelerators::Devices;
 use crate::actor::{END, Worker};
+use crate::asleep;
 use crate::beat;
 use crate::books::Books;
 use crate::detect::try_drivers;
@@ -158,6 +159,7 @@ impl Agent {
             host: config.host.name.clone(),
             boot: uuid::Uuid::now_v7().simple().to_string(),
             measured: RefCell::new(devices.known().to_vec()),
+            sleep_memory: asleep::budget(&config, &devices),
             config,
             bus,
             bodies: stores.bodies,

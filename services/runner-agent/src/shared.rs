@@ -33,6 +33,8 @@ pub(crate) struct Shared {
     /// Identifies this run.
     pub(crate) boot: String,
     pub(crate) devices: Arc<Devices>,
+    /// RAM for engines that sleep.
+    pub(crate) sleep_memory: u64,
     pub(crate) drivers: Vec<DriverKind>,
     pub(crate) docker: Option<DockerDriver>,
     pub(crate) process: ProcessDriver,
@@ -71,7 +73,7 @@ impl Shared {
         let claim = |engine: &Engine| Claim {
             engine: engine.cell.id(),
             mark: engine.cell.mark(),
-            reservations: engine.cell.start.reservations.clone(),
+            reservations: engine.cell.held().collect(),
             lent: engine.cell.lent(),
         };
         self.books.borrow().engines.values().map(claim).collect()
@@ -146,8 +148,8 @@ impl Shared {
             labels: self.config.host.labels.clone(),
             running: u32::try_from(self.books.borrow().count_running()).unwrap_or(u32::MAX),
             draining: self.draining.get(),
-            sleep_memory: 0,
-            sleep_spare: 0,
+            sleep_memory: self.sleep_memory,
+            sleep_spare: self.config.host.sleep_spare,
         }
     }
 

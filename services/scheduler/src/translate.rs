@@ -14,6 +14,7 @@ pub(crate) fn policy(config: &SchedulerConfig) -> Policy {
     let count = |limit: u64| usize::try_from(limit).unwrap_or(usize::MAX);
     Policy {
         idle_ttl: config.idle_ttl,
+        asleep_ttl: config.asleep_ttl,
         max_wait: config.max_wait,
         queue_limit: count(config.queue_limit),
         model_queue_limit: count(config.model_queue_limit),
@@ -174,6 +175,7 @@ mod tests {
         let same = [
             "aliases = [\"n\"]",
             "idle_ttl = \"1m\"",
+            "asleep_ttl = \"1m\"",
             "pin = true",
             "replicas = 2",
             "labels = [\"a\"]",

@@ -18,6 +18,7 @@ mod registry;
 mod resolve;
 mod secret;
 mod settings;
+mod sleep;
 mod template;
 mod value;
 

@@ -12,6 +12,7 @@ use crate::env;
 use crate::placeholder::{self, PLACEHOLDERS};
 use crate::problem::{Findings, suggest};
 use crate::raw::RawModel;
+use crate::sleep;
 use crate::template::{self, Inputs};
 use crate::value::{Size, Words};
 
@@ -22,6 +23,7 @@ pub(crate) const MOST: u32 = 65_536;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Surroundings<'a> {
     pub(crate) idle_ttl: Option<Duration>,
+    pub(crate) asleep_ttl: Option<Duration>,
     pub(crate) stop_grace: Duration,
     /// Relative volume sources start here.
     pub(crate) base: &'a Path,
@@ -100,12 +102,14 @@ pub(crate) fn resolve(raw: &RawModel, around: Surroundings<'_>, findings: &mut F
             container: container::resolve(raw, kind, driver, findings),
             start_timeout: start_timeout(raw, template.start_timeout, findings),
             stop_grace: raw.stop_grace.map_or(around.stop_grace, |span| span.0),
+            sleep: sleep::resolve(raw, kind, findings),
         },
         memory: memory(raw, findings).or(template::default_memory(kind)),
         accelerators,
         concurrency,
         context,
         idle_ttl: raw.idle_ttl.map_or(around.idle_ttl, |ttl| ttl.0),
+        asleep_ttl: raw.asleep_ttl.map_or(around.asleep_ttl, |ttl| ttl.0),
         pin: raw.pin,
         replicas: replicas(raw, findings),
         labels: raw.labels.texts(),

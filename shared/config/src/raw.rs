@@ -10,6 +10,7 @@ use toml::value::Datetime;
 
 use crate::external::ExternalKind;
 use crate::secret::Secret;
+use crate::sleep::Depth;
 use crate::value::{OneOrMany, Size, Span, Ttl, Words};
 
 #[derive(Debug, Default, Deserialize)]
@@ -79,6 +80,8 @@ pub(crate) struct RawHost {
     pub(crate) docker_network: Option<String>,
     pub(crate) registries: Vec<RawRegistry>,
     pub(crate) state_dir: Option<String>,
+    pub(crate) sleep_memory: Option<Spanned<Size>>,
+    pub(crate) sleep_spare: Option<Spanned<Size>>,
     pub(crate) stop_grace: Option<Span>,
     pub(crate) keep_engines: bool,
 }
@@ -96,6 +99,7 @@ pub(crate) struct RawRegistry {
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RawScheduler {
     pub(crate) idle_ttl: Option<Ttl>,
+    pub(crate) asleep_ttl: Option<Ttl>,
     pub(crate) max_wait: Option<Span>,
     pub(crate) host_timeout: Option<Spanned<Span>>,
     pub(crate) queue_limit: Option<Spanned<u64>>,
@@ -155,6 +159,9 @@ pub(crate) struct RawModel {
     pub(crate) concurrency: Option<Spanned<u32>>,
     pub(crate) context: Option<Spanned<u32>>,
     pub(crate) idle_ttl: Option<Ttl>,
+    pub(crate) asleep_ttl: Option<Ttl>,
+    pub(crate) sleep: Option<Spanned<Depth>>,
+    pub(crate) sleep_memory: Option<Spanned<Size>>,
     #[serde(default)]
     pub(crate) pin: bool,
     pub(crate) replicas: Option<Spanned<u32>>,

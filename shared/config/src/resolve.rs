@@ -105,7 +105,12 @@ pub(crate) fn read_text(path: &Path) -> std::io::Result<String> {
 fn resolve(raw: &RawConfig, base: &Path, findings: &mut Findings<'_>) -> Config {
     let host = host(&raw.host, base, findings);
     let scheduler = scheduler(&raw.scheduler, base, findings);
-    let around = Surroundings { idle_ttl: scheduler.idle_ttl, stop_grace: host.stop_grace, base };
+    let around = Surroundings {
+        idle_ttl: scheduler.idle_ttl,
+        asleep_ttl: scheduler.asleep_ttl,
+        stop_grace: host.stop_grace,
+        base,
+    };
     let scheduler_idle = scheduler.idle_ttl;
     model::check_unique(&raw.models, findings);
     let models = raw
@@ -322,7 +327,7 @@ fn host(raw: &RawHost, base: &Path, findings: &mut Findings<'_>) -> HostConfig {
     if let Some(memory) = raw.memory.as_ref().filter(|memory| memory.get_ref().0 == 0) {
         findings.add(memory.span(), "a host needs some memory", "leave it out for what the machine has");
     }
-    if let Some(memory) = &raw.memory {
+    for memory in [&raw.memory, &raw.sleep_memory, &raw.sleep_spare].into_iter().flatten() {
         model::check_memory(memory, findings);
     }
     HostConfig {
@@ -336,6 +341,8 @@ fn host(raw: &RawHost, base: &Path, findings: &mut Findings<'_>) -> HostConfig {
         state_dir: raw.state_dir.as_deref().map(|dir| below(base, Path::new(dir))),
         stop_grace: raw.stop_grace.map_or(default.stop_grace, |span| span.0),
         keep_engines: raw.keep_engines,
+        sleep_memory: raw.sleep_memory.as_ref().map(|memory| memory.get_ref().0),
+        sleep_spare: raw.sleep_spare.as_ref().map_or(default.sleep_spare, |memory| memory.get_ref().0),
     }
 }
 
@@ -385,6 +392,7 @@ fn scheduler(raw: &RawScheduler, base: &Path, findings: &mut Findings<'_>) -> Sc
     let leases_per_key = limit(raw.leases_per_key.as_ref(), default.leases_per_key, leases);
     SchedulerConfig {
         idle_ttl: raw.idle_ttl.map_or(default.idle_ttl, |ttl| ttl.0),
+        asleep_ttl: raw.asleep_ttl.map_or(default.asleep_ttl, |ttl| ttl.0),
         max_wait: raw.max_wait.map_or(default.max_wait, |span| span.0),
         host_timeout,
         queue_limit,

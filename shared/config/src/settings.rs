@@ -151,6 +151,10 @@ pub struct HostConfig {
     pub stop_grace: Duration,
     /// Containers that serve are left running when the agent ends, for the next one.
     pub keep_engines: bool,
+    /// RAM for engines that sleep; `None`: half of it on a machine with GPUs, none elsewhere.
+    pub sleep_memory: Option<u64>,
+    /// More of it, for the moments in which one engine falls asleep so that another can wake.
+    pub sleep_spare: u64,
 }
 
 impl Default for HostConfig {
@@ -166,6 +170,8 @@ impl Default for HostConfig {
             state_dir: None,
             stop_grace: Duration::from_secs(10),
             keep_engines: false,
+            sleep_memory: None,
+            sleep_spare: 0,
         }
     }
 }
@@ -173,8 +179,11 @@ impl Default for HostConfig {
 /// `[scheduler]`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SchedulerConfig {
-    /// Stop engines idle for so long, for models that do not say; `None`: only when the room is needed.
+    /// Put engines idle for so long to sleep, or stop those that cannot, for models that do not say; `None`: only when
+    /// the room is needed.
     pub idle_ttl: Option<Duration>,
+    /// Stop engines that have been asleep for so long, for models that do not say; `None`: only when RAM is needed.
+    pub asleep_ttl: Option<Duration>,
     /// A model without an engine whose oldest job has waited for so long goes first, and may have busy engines
     /// drained for it.
     pub max_wait: Duration,
@@ -200,6 +209,7 @@ impl Default for SchedulerConfig {
     fn default() -> Self {
         Self {
             idle_ttl: None,
+            asleep_ttl: None,
             max_wait: Duration::from_secs(300),
             host_timeout: Duration::from_secs(15),
             queue_limit: 100_000,

@@ -4,12 +4,15 @@
 //! least credit goes, and its credit becomes the floor that later ones start from (GreedyDual-Size, the form of
 //! Landlord for variable sizes; Young, "On-line file caching", Algorithmica 2002).
 
+use std::time::Duration;
+
 use berth_wire::{EngineId, EventBody, HostId, ModelId, Residency, Timestamp};
 
-use crate::books::{Engine, EnginePhase};
+use crate::books::{Engine, EnginePhase, Model};
 use crate::effect::Effect;
 use crate::scene::Scene;
 use crate::state::Step;
+use crate::timers::Due;
 
 const GIB: f64 = (1u64 << 30) as f64;
 
@@ -131,8 +134,40 @@ impl Step<'_> {
         for claimant in plans {
             self.victim_gone(&claimant, id);
         }
+        self.set_asleep_timer(id);
         self.touch(&model);
         self.room_changed();
+    }
+
+    fn set_asleep_timer(&mut self, id: EngineId) {
+        let Some(engine) = self.state.engines.get(&id) else { return };
+        let Some(ttl) = self.asleep_ttl(engine) else { return };
+        self.state.timers.set(self.now.plus(ttl), Due::Asleep(id));
+    }
+
+    fn asleep_ttl(&self, engine: &Engine) -> Option<Duration> {
+        let needs = &self.state.models.get(&engine.model)?.needs;
+        needs.asleep_ttl.or(self.state.policy.asleep_ttl)
+    }
+
+    /// Stops an engine that nobody has woken for as long as its model says. One that was woken since has a timer of
+    /// its later sleep; one that a plan wakes is left to it.
+    pub(crate) fn asleep_due(&mut self, id: EngineId) {
+        let Some(engine) = self.state.engines.get(&id) else { return };
+        if engine.phase != EnginePhase::Sleeping {
+            return;
+        }
+        let Some(ttl) = self.asleep_ttl(engine) else { return };
+        let slept = self.now.since(engine.since);
+        if slept < ttl {
+            return;
+        }
+        let awaited = self.state.models.get(&engine.model).is_some_and(Model::is_awaited);
+        if awaited || self.state.is_to_wake(engine) {
+            self.set_asleep_timer(id);
+        } else {
+            self.stop(id, format!("asleep for {} s", slept.as_secs()));
+        }
     }
 
     /// Has a sleeping engine woken where there is room for it.

@@ -396,7 +396,7 @@ impl Step<'_> {
         let Some(ttl) = self.idle_ttl(engine) else { return };
         let idle = self.now.since(engine.last_used);
         if idle >= ttl {
-            self.stop(id, format!("idle for {} s", idle.as_secs()));
+            self.put_away(id, format!("idle for {} s", idle.as_secs()));
         } else {
             self.set_idle_timer(id);
         }

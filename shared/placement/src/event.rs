@@ -25,6 +25,9 @@ pub struct ModelNeeds {
     pub labels: Vec<String>,
     /// Its own idle limit.
     pub idle_ttl: Option<Duration>,
+    /// Its own limit of sleeping.
+    #[serde(default)]
+    pub asleep_ttl: Option<Duration>,
     /// Keep one engine ready always.
     pub pin: bool,
     /// Engines at a time, at most; `None`: as many as pay.
@@ -45,6 +48,7 @@ impl From<&ModelSpec> for ModelNeeds {
             driver: spec.engine.driver,
             labels: spec.labels.clone(),
             idle_ttl: spec.idle_ttl,
+            asleep_ttl: spec.asleep_ttl,
             pin: spec.pin,
         }
     }

@@ -9,8 +9,10 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Policy {
-    /// Stop an engine idle for so long, where its model says nothing; `None`: only when the room is needed.
+    /// Put an engine idle for so long to sleep or stop it, where its model says nothing; `None`: only when the room is needed.
     pub idle_ttl: Option<Duration>,
+    /// Stop an engine asleep for so long, where its model says nothing; `None`: only when its host's RAM is needed.
+    pub asleep_ttl: Option<Duration>,
     /// A model without an engine whose oldest job has waited for so long goes first, and may have busy engines
     /// drained for it. Four times as long where only batch jobs wait.
     pub max_wait: Duration,
@@ -90,6 +92,7 @@ impl Default for Policy {
     fn default() -> Self {
         Self {
             idle_ttl: None,
+            asleep_ttl: None,
             max_wait: Duration::from_secs(300),
             max_attempts: 3,
             max_start_failures: 2,

@@ -320,6 +320,7 @@ impl Step<'_> {
             let Some(due) = self.state.timers.take(self.now) else { return };
             match due {
                 Due::Idle(engine) => self.idle_due(engine),
+                Due::Asleep(engine) => self.asleep_due(engine),
                 Due::Deadline(job) => self.deadline_due(job),
                 Due::Place(model) => self.touch(&model),
                 Due::Lease(session, model) => self.lease_due(session, model),

@@ -25,6 +25,8 @@ pub(crate) enum Due {
     Tell,
     /// Models that a step had no time for are looked at.
     Look,
+    /// An engine may have been asleep for too long.
+    Asleep(EngineId),
 }
 
 /// Timers in order.

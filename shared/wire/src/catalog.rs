@@ -64,6 +64,26 @@ impl Driver {
     }
 }
 
+/// How deeply an engine sleeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SleepLevel {
+    /// Level 1: its weights wait in host RAM.
+    Ram,
+    /// Level 2: its weights are dropped, and read from disk when it wakes.
+    Disk,
+}
+
+/// That an engine is to sleep rather than to be stopped, where its host has RAM for that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct SleepSpec {
+    /// How deeply.
+    pub level: SleepLevel,
+    /// Bytes of host RAM that it takes asleep, where its model says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ram: Option<u64>,
+}
+
 /// How to run an engine: the template of its kind with the model's own fields over it.
 ///
 /// `command`, `args` and `env` may hold `{port}`, `{host}`, `{id}`, `{memory}` (bytes), `{concurrency}` and
@@ -107,6 +127,9 @@ pub struct EngineSpec {
     /// How long an engine may take to stop before it is killed.
     #[serde(rename = "stop_grace_ms", with = "crate::time::millis")]
     pub stop_grace: Duration,
+    /// How it sleeps; `None`: it does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sleep: Option<SleepSpec>,
 }
 
 /// One catalog entry, complete: nothing is left to defaults when it travels.
@@ -137,6 +160,14 @@ pub struct ModelSpec {
         with = "crate::time::option_millis"
     )]
     pub idle_ttl: Option<Duration>,
+    /// Stop an engine that has been asleep for so long; `None`: only when its host's RAM is needed.
+    #[serde(
+        rename = "asleep_ttl_ms",
+        default,
+        skip_serializing_if = "Option::is_none",
+        with = "crate::time::option_millis"
+    )]
+    pub asleep_ttl: Option<Duration>,
     /// Keep one engine of it ready always; it is never evicted.
     #[serde(default)]
     pub pin: bool,

@@ -39,11 +39,12 @@ const LLAMA_CPP: [Row; 7] = [
 ];
 
 /// vLLM 0.32, with what only its development mode or a flag opens.
-const VLLM: [Row; 25] = [
+const VLLM: [Row; 26] = [
     ("sleep", Any, Books),
     ("wake_up", Any, Books),
     ("pause", Any, Books),
     ("resume", Any, Books),
+    ("release_kv_cache_memory", Any, Books),
     ("scale_elastic_ep", Any, Books),
     ("shutdown", Any, Books),
     ("v1/load_lora_adapter", Any, Engine),

@@ -160,7 +160,8 @@ impl Externals {
                 .map(|(name, held)| (name, held.bytes(&self.accelerators)))
                 .collect();
             let theirs: u64 = others.iter().map(|(_, bytes)| *bytes).sum();
-            let ours: u64 = shared.books.borrow().reserved().map(|reservation| reservation.bytes).sum();
+            let ours: u64 =
+                shared.books.borrow().reserved().iter().map(|reservation| reservation.bytes).sum();
             let all: u64 = self.accelerators.iter().map(|accelerator| accelerator.memory).sum();
             if theirs > 0 && ours.saturating_add(theirs) > all {
                 for (name, _) in others {

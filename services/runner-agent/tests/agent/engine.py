@@ -3,7 +3,8 @@
 engine.py PORT [--load SECONDS] [--die-at-start]
 A request's "do" says: "stream" (n pieces of size bytes, delay seconds apart), "plain", "die" (after n pieces),
 "hang" (until the client leaves). A path that begins with /echo is answered with what came; /sound comes in two pieces, the
-second when /sound/on is asked for.
+second when /sound/on is asked for. With VLLM_SERVER_DEV_MODE=1 it sleeps and wakes as vLLM does, and as there a request
+to it waits while it sleeps; --no-sleep and --no-wake have it fail at that. /stats tells what it was asked to do.
 """
 import json
 import os
@@ -13,7 +14,9 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 GO_ON = threading.Event()
-STATS = {"requests": 0, "aborted": 0, "bodies": []}
+STATS = {"requests": 0, "aborted": 0, "bodies": [], "calls": []}
+ASLEEP = set()
+ROUTES = ("/sleep", "/wake_up", "/collective_rpc", "/reset_prefix_cache")
 READY_AT = time.time() + (float(sys.argv[sys.argv.index("--load") + 1]) if "--load" in sys.argv else 0)
 
 
@@ -59,6 +62,10 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         if self.path.startswith(("/echo", "/sound")):
             self.other()
+        elif self.path == "/is_sleeping" and os.environ.get("VLLM_SERVER_DEV_MODE") == "1":
+            self.answer(200, {"is_sleeping": bool(ASLEEP)})
+        elif self.path == "/is_sleeping":
+            self.answer(404, {})
         elif self.path == "/stats":
             self.answer(200, STATS)
         elif self.path == "/health" and time.time() >= READY_AT:
@@ -69,7 +76,11 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self):
         if self.path.startswith(("/echo", "/v1/audio")):
             return self.other()
-        raw = self.rfile.read(int(self.headers["Content-Length"]))
+        raw = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if self.path.startswith(ROUTES):
+            return self.turn()
+        while ASLEEP:
+            time.sleep(0.01)
         STATS["requests"] += 1
         STATS["bodies"].append({"text": raw[:200].decode(), "traceparent": self.headers.get("traceparent")})
         body = json.loads(raw)
@@ -87,6 +98,16 @@ class Handler(BaseHTTPRequestHandler):
         except (BrokenPipeError, ConnectionResetError):
             STATS["aborted"] += 1
             self.close_connection = True
+
+    def turn(self):
+        STATS["calls"].append(self.path)
+        if "--no-wake" in sys.argv and self.path.startswith("/wake_up"):
+            return self.answer(500, {})
+        if self.path.startswith("/sleep") and "--no-sleep" not in sys.argv:
+            ASLEEP.update(("weights", "kv_cache"))
+        elif self.path.startswith("/wake_up"):
+            ASLEEP.difference_update(self.path.partition("tags=")[2].split() or ("weights", "kv_cache"))
+        self.answer(200, {})
 
     def stream(self, body, do):
         n, size, delay = body.get("n", 3), body.get("size", 10), body.get("delay", 0)

@@ -8,6 +8,7 @@
     reason = "a test that cannot go on has failed; clippy.toml frees only functions marked as tests"
 )]
 
+mod asleep;
 mod containers;
 mod dockerd;
 mod engines;

@@ -455,6 +455,7 @@ fn model(n: usize) -> ModelNeeds {
         driver: Driver::Process,
         labels: if n % 25 == 3 { vec!["eu".into()] } else { Vec::new() },
         idle_ttl: (n.is_multiple_of(3)).then_some(Duration::from_secs(600)),
+        asleep_ttl: None,
         pin: n % 100 == 50,
         max_replicas: None,
         config: String::new(),

@@ -14,6 +14,7 @@ pub fn model(id: &str, memory: u64, concurrency: u32) -> ModelNeeds {
         driver: Driver::Process,
         labels: Vec::new(),
         idle_ttl: None,
+        asleep_ttl: None,
         pin: false,
         max_replicas: None,
         config: String::new(),

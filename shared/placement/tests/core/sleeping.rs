@@ -73,6 +73,29 @@ fn an_engine_that_cannot_be_put_to_sleep_is_stopped() {
     assert!(world.engine_of("b").is_some());
 }
 
+#[test]
+fn an_idle_engine_falls_asleep_after_its_idle_ttl_and_is_stopped_after_its_asleep_ttl() {
+    let mut a = model("a", 6 * GIB, 1);
+    a.idle_ttl = Some(Duration::from_secs(60));
+    a.asleep_ttl = Some(Duration::from_secs(600));
+    let ram = (6 * GIB, 0);
+    let mut world = World::with_ram(Policy::default(), &[(1, 8 * GIB)], vec![a], ram);
+    ask(&mut world, 0, "a");
+    world.wait(Duration::from_secs(60));
+    world.settle();
+    assert_eq!(world.in_state(EngineState::Sleeping).len(), 1);
+    world.wait(Duration::from_secs(300));
+    ask(&mut world, 1, "a");
+    assert_eq!((world.started.len(), world.woken), (1, 1));
+    world.wait(Duration::from_secs(60));
+    world.settle();
+    // Its first sleep would be over by now.
+    world.wait(Duration::from_secs(599));
+    assert_eq!(world.in_state(EngineState::Sleeping).len(), 1);
+    world.wait(Duration::from_secs(1));
+    assert_eq!(world.in_state(EngineState::Stopping).len(), 1);
+}
+
 /// Starts that the best choice of sleepers needs, knowing the future, with room for so many models awake or asleep:
 /// the one that is needed furthest in the future goes (Belady).
 fn fewest_starts(asked: &[u8], room: usize) -> usize {

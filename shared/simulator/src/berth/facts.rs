@@ -43,6 +43,7 @@ impl Facts<'_> {
             driver: Driver::Process,
             labels: Vec::new(),
             idle_ttl: None,
+            asleep_ttl: None,
             pin: false,
             max_replicas: None,
             config: String::new(),
