@@ -202,7 +202,7 @@ struct Follower {
 }
 
 impl Follower {
-    async fn follow(self, client: Client, begin_by: Instant) {
+    async fn follow(self, client: Box<Client>, begin_by: Instant) {
         // The gateway ends after the record says how.
         let _running = self.worker.fleet().count();
         let outcome = self.outcome(client, begin_by).await;
@@ -223,7 +223,7 @@ impl Follower {
         self.live.ended.cancel();
     }
 
-    async fn outcome(&self, client: Client, begin_by: Instant) -> Outcome {
+    async fn outcome(&self, client: Box<Client>, begin_by: Instant) -> Outcome {
         let id = client.job();
         let bus = self.worker.bus();
         // Other gateways cancel it there, where the scheduler hears it too.
