@@ -112,6 +112,10 @@ struct Client {
     raw: Vec<u8>,
     at: usize,
     body: Vec<u8>,
+    /// It has been answered on, so its server may have closed it since.
+    used: bool,
+    /// Its server has said that it closes it.
+    closes: bool,
 }
 
 /// How much of a body is still to come.
@@ -124,7 +128,14 @@ impl Client {
     async fn open(aim: &Aim) -> std::io::Result<Self> {
         let socket = TcpStream::connect(&aim.authority).await?;
         socket.set_nodelay(true)?;
-        Ok(Self { socket, raw: Vec::with_capacity(16 * 1024), at: 0, body: Vec::with_capacity(4096) })
+        Ok(Self {
+            socket,
+            raw: Vec::with_capacity(16 * 1024),
+            at: 0,
+            body: Vec::with_capacity(4096),
+            used: false,
+            closes: false,
+        })
     }
 
     async fn run(mut self, aim: &Aim, ask: Ask, n: usize, began: Instant) -> Seen {
@@ -141,8 +152,13 @@ impl Client {
                 Ok(result) => result,
                 Err(_) => Err(format!("no whole answer within {LIMIT:?}")),
             };
-            if let Err(wrong) = result {
-                seen.wrong.push(wrong);
+            if let Err(wrong) = &result
+                && !(self.used && self.raw.is_empty())
+            {
+                seen.wrong.push(wrong.clone());
+            }
+            self.used = true;
+            if result.is_err() || self.closes {
                 match Self::open(aim).await {
                     Ok(again) => self = again,
                     Err(_) => break,
@@ -157,10 +173,10 @@ impl Client {
 
     async fn ask(&mut self, request: &[u8], ask: Ask, size: u32, seen: &mut Seen) -> Result<(), String> {
         let began = Instant::now();
-        self.socket.write_all(request).await.map_err(|e| format!("cannot send: {e}"))?;
         self.raw.clear();
         self.at = 0;
         self.body.clear();
+        self.socket.write_all(request).await.map_err(|e| format!("cannot send: {e}"))?;
         let mut left = self.head(seen).await?;
         let mut words = Words::default();
         loop {
@@ -208,6 +224,8 @@ impl Client {
                     left = length.map(Left::Bytes).ok_or_else(|| "a length that is no number".into());
                 } else if header.name.eq_ignore_ascii_case("transfer-encoding") {
                     left = Ok(Left::Chunk(0));
+                } else if header.name.eq_ignore_ascii_case("connection") {
+                    self.closes = header.value.eq_ignore_ascii_case(b"close");
                 } else if header.name.eq_ignore_ascii_case("x-berth-lane") && header.value != b"express" {
                     seen.queued += 1;
                 }
