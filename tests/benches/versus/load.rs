@@ -333,8 +333,10 @@ fn check(body: &[u8], ask: Ask, size: u32) -> Result<(), String> {
             let lines = memmem::find_iter(&said, b"\\n").count();
             spaces + lines == count as usize
         }
-        // Streams tell usage only to who asks for it.
-        Answer::Tokens(_) if ask.stream => !said.is_empty(),
+        // Streams tell usage only to who asks for it, and a model may end at once.
+        Answer::Tokens(_) if ask.stream => [&b"\"finish_reason\":\""[..], b"\"finish_reason\": \""]
+            .iter()
+            .any(|told| memmem::find(body, told).is_some()),
         Answer::Tokens(count) => {
             [format!("\"completion_tokens\":{count}"), format!("\"completion_tokens\": {count}")]
                 .iter()
