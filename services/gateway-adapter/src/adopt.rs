@@ -211,7 +211,7 @@ fn strips(job: &Job) -> bool {
 }
 
 /// Submits it, as long as there is time: a queue that is full now is not for ever.
-async fn submit(worker: &Arc<Worker>, mut job: Job, begin_by: Instant) -> Result<Client, ApiError> {
+async fn submit(worker: &Arc<Worker>, mut job: Job, begin_by: Instant) -> Result<Box<Client>, ApiError> {
     let berth_wire::Body::Inline(body) =
         std::mem::replace(&mut job.body, berth_wire::Body::Inline(Bytes::new()))
     else {

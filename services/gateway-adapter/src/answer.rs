@@ -16,14 +16,14 @@ use crate::error;
 
 /// A plain answer while it comes. Dropped before its end, it cancels its job; until then it may change hands.
 pub(crate) struct Reading {
-    pub(crate) client: Client,
+    pub(crate) client: Box<Client>,
     pub(crate) head: Option<Head>,
     held: Held,
     ended: bool,
 }
 
 impl Reading {
-    pub(crate) fn new(client: Client) -> Self {
+    pub(crate) fn new(client: Box<Client>) -> Self {
         Self { client, head: None, held: Held::default(), ended: false }
     }
 
@@ -67,7 +67,7 @@ impl Reading {
         Ok(())
     }
 
-    pub(crate) fn into_parts(self) -> (Client, Held) {
+    pub(crate) fn into_parts(self) -> (Box<Client>, Held) {
         (self.client, self.held)
     }
 
@@ -82,7 +82,7 @@ impl Reading {
 pub(crate) struct Answer {
     held: Held,
     /// There is more to come.
-    rest: Option<Client>,
+    rest: Option<Box<Client>>,
     /// Ends an answer whose end was lost.
     silence: Pin<Box<Sleep>>,
 }

@@ -6,10 +6,12 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use actix::prelude::SendError;
 use berth_bus::Bodies;
 use berth_telemetry::metric;
 use berth_wire::{ApiError, Credit, Dialect, JobId, Route, Stage, Timestamp, Usage, Verb};
 use bytes::Bytes;
+use futures::StreamExt;
 use tokio::sync::watch;
 use tracing::debug;
 
@@ -39,7 +41,8 @@ pub(crate) struct Start {
 }
 
 /// A job and its client. Dropped before the end, it cancels the job: it is held by the handler's future and then
-/// by the answer's body, whichever of them the server drops when the client leaves.
+/// by the answer's body, whichever of them the server drops when the client leaves. It is handed on in a box: each
+/// function that it passes through would set room for it aside.
 pub(crate) struct Client {
     worker: Arc<Worker>,
     start: Start,
@@ -70,12 +73,12 @@ impl Client {
         start: Start,
         window: u64,
         express: Option<Express>,
-    ) -> Option<Self> {
+    ) -> Option<Box<Self>> {
         let waits = express.is_none().then(|| worker.fleet().lanes.wait(&start.model.as_ref().into()));
         let (register, outlet): (Register, Outlet) =
             outlet(start.job, Arc::clone(&start.model), window, express, waits);
         worker.fleet().running.fetch_add(1, Ordering::AcqRel);
-        let client = Self {
+        let client = Box::new(Self {
             worker,
             start,
             outlet,
@@ -87,8 +90,18 @@ impl Client {
             ending: None,
             first_byte: None,
             status: 0,
+        });
+        // Mail is read before output is, so nothing of the job can come before this has been. Only a full mailbox, or an
+        // actor that is being made anew and hears nothing yet, is waited for.
+        let addr = client.worker.demux().addr().ok().filter(|_| client.worker.is_listening());
+        let unsent = match addr {
+            Some(addr) => match addr.try_send(register) {
+                Ok(()) => return Some(client),
+                Err(SendError::Full(register) | SendError::Closed(register)) => register,
+            },
+            None => register,
         };
-        client.worker.demux().send(register).await.ok()?;
+        client.worker.demux().send(unsent).await.ok()?;
         Some(client)
     }
 
@@ -172,7 +185,7 @@ impl Client {
         if let Some(ending) = &self.ending {
             return Poll::Ready(Next::End(ending.clone()));
         }
-        match self.outlet.pieces.poll_recv(cx) {
+        match self.outlet.pieces.poll_next_unpin(cx) {
             Poll::Pending => Poll::Pending,
             Poll::Ready(Some(piece)) => {
                 if self.first_byte.is_none() {

@@ -70,15 +70,15 @@ impl Wish {
 }
 
 /// Answers a request. What is done before the wait, or instead of it, takes no memory while a client waits.
-pub(crate) async fn run(worker: &Arc<Worker>, order: Order) -> Result<HttpResponse, Refusal> {
+pub(crate) async fn run(worker: &Arc<Worker>, order: Box<Order>) -> Result<HttpResponse, Refusal> {
     if let Wish::Once(key) = &order.wish {
         let key = key.clone();
-        return Box::pin(ledger::answer(worker, order, key)).await;
+        return Box::pin(ledger::answer(worker, *order, key)).await;
     }
     if order.wish == Wish::Later {
-        return Box::pin(later::accept(worker, order)).await;
+        return Box::pin(later::accept(worker, *order)).await;
     }
-    let Order { job, body, start, terms, wish } = order;
+    let Order { job, body, start, terms, wish } = *order;
     match wish {
         Wish::Answer | Wish::Once(_) | Wish::Later => {
             let client = Box::pin(send::send(worker, job, body, start)).await?;

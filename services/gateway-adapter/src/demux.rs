@@ -20,7 +20,8 @@ use berth_wire::{
     Output, Stage, Usage, Verb,
 };
 use bytes::Bytes;
-use tokio::sync::{mpsc, watch};
+use futures::channel::mpsc;
+use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
 use crate::error;
@@ -139,6 +140,7 @@ pub(crate) fn outlet(
     express: Option<Express>,
     waits: Option<Waits>,
 ) -> (Register, Outlet) {
+    // A channel that takes memory only for what is in it: most of its life it is empty.
     let (sender, pieces) = mpsc::channel(PIECES);
     let mut first = Progress::default();
     let relay = match &express {
@@ -208,12 +210,20 @@ pub(crate) struct Demux {
     pub(crate) me: Option<Addr<Self>>,
     /// Jobs whose client has left and whose end, with its usage, may still come; the oldest first.
     left: VecDeque<(JobId, Arc<str>)>,
-    listening: bool,
+    /// Its gateway's output is heard; who registers with it need not wait for that.
+    listening: Arc<AtomicBool>,
     refused: u64,
 }
 
 impl Demux {
-    pub(crate) fn new(life: Life, bus: Bus, gateway: GatewayId, lanes: Arc<Lanes>) -> Self {
+    pub(crate) fn new(
+        life: Life,
+        bus: Bus,
+        gateway: GatewayId,
+        lanes: Arc<Lanes>,
+        listening: Arc<AtomicBool>,
+    ) -> Self {
+        listening.store(false, Ordering::Release);
         Self {
             life,
             bus,
@@ -225,7 +235,7 @@ impl Demux {
             asked: BTreeSet::new(),
             closing: false,
             me: None,
-            listening: false,
+            listening,
             refused: 0,
         }
     }
@@ -304,9 +314,7 @@ impl Demux {
         }
         if head.is_some() || data.is_some() {
             match entry.pieces.try_send(Piece { head, data }) {
-                // Closed: the client has just left, and its `Leave` is on the way.
-                Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => {}
-                Err(mpsc::error::TrySendError::Full(_)) => {
+                Err(full) if full.is_full() => {
                     warn!(%job, "a client is too slow for the many small pieces of its answer; cancelled");
                     cancel = true;
                     end = Some(Err(ApiError::new(
@@ -315,6 +323,8 @@ impl Demux {
                         "the answer was not read fast enough",
                     )));
                 }
+                // Closed: the client has just left, and its `Leave` is on the way.
+                Ok(()) | Err(_) => {}
             }
         }
         if let Some(answer) = answer {
@@ -437,7 +447,7 @@ impl Actor for Demux {
         // Nothing is handled before the subscription stands, so no job can be submitted before either.
         ctx.wait(listen.into_actor(self).map(|source, actor, ctx| match source {
             Ok(source) => {
-                actor.listening = true;
+                actor.listening.store(true, Ordering::Release);
                 ctx.add_stream(source.into_stream());
             }
             Err(error) => {
@@ -456,7 +466,7 @@ impl Vital for Demux {
     fn observe(&self) -> serde_json::Value {
         serde_json::json!({
             "gateway": self.gateway,
-            "listening": self.listening,
+            "listening": self.listening.load(Ordering::Acquire),
             "jobs": self.jobs.len(),
             "refused": self.refused,
         })

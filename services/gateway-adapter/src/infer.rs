@@ -34,7 +34,9 @@ pub(crate) async fn handle(
     caller: Caller,
     worker: Data<Arc<Worker>>,
 ) -> HttpResponse {
-    let response = match prepare(route, &request, payload, &caller, worker.get_ref()).await {
+    // Boxed, and gone before the wait: what is set aside here a client that waits takes up all the time.
+    let prepared = Box::pin(prepare(route, &request, payload, &caller, worker.get_ref())).await;
+    let response = match prepared {
         Ok(order) => course::run(worker.get_ref(), order).await,
         Err(refusal) => Err(refusal),
     };
@@ -89,7 +91,7 @@ async fn prepare(
     payload: Payload,
     caller: &Caller,
     worker: &Arc<Worker>,
-) -> Result<Order, Refusal> {
+) -> Result<Box<Order>, Refusal> {
     let fleet = worker.fleet();
     let config = fleet.config();
     let admitted = caller.class(request.headers()).and_then(|class| Ok((class, caller.begin()?)));
@@ -163,5 +165,5 @@ async fn prepare(
         request: request.extensions().get::<RequestId>().cloned(),
         trace,
     };
-    Ok(Order { job, body, start, terms, wish })
+    Ok(Box::new(Order { job, body, start, terms, wish }))
 }

@@ -224,7 +224,7 @@ pub(crate) fn follow(
     store: Store,
     record: AsyncJob,
     revision: u64,
-    client: Client,
+    client: Box<Client>,
     strip: bool,
     begin_by: Instant,
     seat: OwnedSemaphorePermit,
@@ -283,7 +283,7 @@ struct Follower {
 struct TakenOver;
 
 impl Follower {
-    async fn follow(self, client: Client, begin_by: Instant) {
+    async fn follow(self, client: Box<Client>, begin_by: Instant) {
         // The gateway ends after the record says how.
         let _running = self.worker.fleet().count();
         let id = self.live.record().id;
@@ -308,7 +308,7 @@ impl Follower {
     }
 
     /// How the job ends; dropping its client cancels what runs of it.
-    async fn outcome(&self, client: Client, begin_by: Instant) -> Result<Outcome, TakenOver> {
+    async fn outcome(&self, client: Box<Client>, begin_by: Instant) -> Result<Outcome, TakenOver> {
         let id = self.live.record().id;
         let bus = self.worker.bus();
         // Other gateways cancel it there, where the scheduler hears it too.

@@ -81,7 +81,7 @@ impl Answered {
 pub(crate) type Outcome = Result<Arc<Answered>, ApiError>;
 
 /// Reads a job's answer to its end. Dropped before, it cancels the job.
-pub(crate) async fn collect(mut client: Client, without_usage: bool, room: Arc<Room>) -> Outcome {
+pub(crate) async fn collect(mut client: Box<Client>, without_usage: bool, room: Arc<Room>) -> Outcome {
     let (mut head, mut held) = (None, Held::default());
     let mut share = Share { room, bytes: 0 };
     let usage = loop {

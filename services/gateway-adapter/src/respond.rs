@@ -102,7 +102,7 @@ fn kind(head: &Head) -> Option<HeaderValue> {
     head.content_type.as_deref().and_then(|kind| HeaderValue::from_str(kind).ok())
 }
 
-pub(crate) async fn streamed(client: Client, terms: &Terms) -> HttpResponse {
+pub(crate) async fn streamed(client: Box<Client>, terms: &Terms) -> HttpResponse {
     let wait = terms.patience.wait;
     let grace = terms.grace.min(wait).saturating_sub(terms.at.elapsed());
     let pace = Pace {

@@ -21,7 +21,7 @@ pub(crate) async fn send(
     mut job: Job,
     body: Bytes,
     start: Start,
-) -> Result<Client, ApiError> {
+) -> Result<Box<Client>, ApiError> {
     let inline = worker.fleet().config().inline_limit;
     let limit = worker.bus().client.max_payload();
     if body.len() as u64 <= inline && body.len().saturating_add(HEADROOM) <= limit {
@@ -41,7 +41,7 @@ pub(crate) async fn send(
 }
 
 /// Offers the job straight to a host. Whatever comes of that is heard by the demux, which submits it if need be.
-async fn offer(worker: &Arc<Worker>, job: &Job, start: Start, pick: Pick) -> Result<Client, ApiError> {
+async fn offer(worker: &Arc<Worker>, job: &Job, start: Start, pick: Pick) -> Result<Box<Client>, ApiError> {
     let (host, engine) = (pick.host.clone(), pick.engine);
     let payload = Bytes::from(job.encode().map_err(|e| error::not_submitted(&e.into()))?);
     let express = Express { pick, payload: payload.clone() };
@@ -56,7 +56,7 @@ async fn offer(worker: &Arc<Worker>, job: &Job, start: Start, pick: Pick) -> Res
 }
 
 /// Puts the job into the queue.
-async fn submit(worker: &Arc<Worker>, job: &Job, mut client: Client) -> Result<Client, ApiError> {
+async fn submit(worker: &Arc<Worker>, job: &Job, mut client: Box<Client>) -> Result<Box<Client>, ApiError> {
     client.submitting();
     worker.bus().submit(job).await.map_err(|failed| {
         if !matches!(failed, berth_bus::BusError::TimedOut { .. }) {

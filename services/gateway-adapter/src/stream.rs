@@ -52,7 +52,7 @@ const LATE_MOST: usize = 64 * 1024;
 
 pub(crate) struct EventStream {
     /// Dropped with the end of the answer, or with the body when the client leaves.
-    client: Option<Client>,
+    client: Option<Box<Client>>,
     splitter: Splitter,
     marker: EndMarker,
     late: Option<Late>,
@@ -94,7 +94,7 @@ impl EventStream {
         stream
     }
 
-    fn new(client: Client, pace: Pace, waited: Duration) -> Self {
+    fn new(client: Box<Client>, pace: Pace, waited: Duration) -> Self {
         let most = client.window() / 2;
         let at = Instant::now();
         Self {
@@ -151,7 +151,7 @@ impl EventStream {
         match ending {
             Ok(()) => {
                 if let Some(late) = self.late.take() {
-                    self.own = Some(late.event(self.client.as_ref()));
+                    self.own = Some(late.event(self.client.as_deref()));
                     self.broken = true;
                     return;
                 }
@@ -170,7 +170,7 @@ impl EventStream {
 
     fn fail(&mut self, error: &ApiError) {
         self.broken = true;
-        let event = said(self.client.as_ref(), error);
+        let event = said(self.client.as_deref(), error);
         // An event that was passed in part is ended first, or the error would become part of it.
         self.own = Some(if self.splitter.at_boundary() {
             event

@@ -2,7 +2,7 @@
 
 use std::cell::OnceCell;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use berth_actors::{Supervised, supervise};
 use berth_bus::{Bodies, Bus, BusError, BusOptions};
@@ -22,6 +22,7 @@ pub(crate) struct Worker {
     bus: Bus,
     id: GatewayId,
     demux: Supervised<Demux>,
+    listening: Arc<AtomicBool>,
     bodies: tokio::sync::OnceCell<Bodies>,
     later: tokio::sync::OnceCell<Store>,
 }
@@ -52,14 +53,16 @@ impl Worker {
         let n = fleet.workers.fetch_add(1, Ordering::Relaxed);
         let id = GatewayId::from(format!("{}-{n}", fleet.id));
         let bus = Bus::connect(&options, &format!("berth-gateway {id}")).await?;
+        let listening = Arc::new(AtomicBool::new(false));
         let demux = supervise(&fleet.vitals, &format!("demux-{n}"), MAILBOX, {
             let (bus, id, lanes) = (bus.clone(), id.clone(), Arc::clone(&fleet.lanes));
-            move |life| Demux::new(life, bus.clone(), id.clone(), Arc::clone(&lanes))
+            let listening = Arc::clone(&listening);
+            move |life| Demux::new(life, bus.clone(), id.clone(), Arc::clone(&lanes), Arc::clone(&listening))
         });
         demux.send(Listening).await.map_err(|_| BusError::TimedOut { subject: bus.subjects.out_all(&id) })?;
         fleet.hired(demux.clone(), bus.clone());
         let (bodies, later) = (tokio::sync::OnceCell::new(), tokio::sync::OnceCell::new());
-        Ok(Self { fleet, bus, id, demux, bodies, later })
+        Ok(Self { fleet, bus, id, demux, listening, bodies, later })
     }
 
     pub(crate) fn fleet(&self) -> &Arc<Fleet> {
@@ -76,6 +79,11 @@ impl Worker {
 
     pub(crate) fn demux(&self) -> &Supervised<Demux> {
         &self.demux
+    }
+
+    /// Whether the demux hears output; one that was made anew takes a moment.
+    pub(crate) fn is_listening(&self) -> bool {
+        self.listening.load(Ordering::Acquire)
     }
 
     /// Where asynchronous jobs are recorded.

@@ -94,19 +94,27 @@ impl Shared {
 
     /// Tells the leader of a job that was taken by the express lane.
     pub(crate) fn tell_started(&self, started: Started) {
-        self.outbox.borrow_mut().push_started(started);
-        self.outbox_changed.notify_waiters();
+        self.tell(|outbox| outbox.push_started(started));
+    }
+
+    /// Wakes the reporter unless it gathers already: on the express lane there is news for each job, twice.
+    fn tell(&self, put: impl FnOnce(&mut Outbox)) {
+        let mut outbox = self.outbox.borrow_mut();
+        let gathers = !outbox.is_empty();
+        put(&mut outbox);
+        if !gathers || !outbox.may_wait() {
+            self.outbox_changed.notify_waiters();
+        }
     }
 
     /// Tells the leader of an attempt's end; `soon` if somebody waits for the slot.
     pub(crate) fn tell_ended(&self, ended: Ended, soon: bool) {
-        let mut outbox = self.outbox.borrow_mut();
-        outbox.push_ended(ended);
-        if soon {
-            outbox.hurry();
-        }
-        drop(outbox);
-        self.outbox_changed.notify_waiters();
+        self.tell(|outbox| {
+            outbox.push_ended(ended);
+            if soon {
+                outbox.hurry();
+            }
+        });
     }
 
     pub(crate) fn tell_goodbye(&self) {
