@@ -137,6 +137,10 @@ mod tests {
         let marks = [(engine, Mark::Process(shell.id()))];
         assert_eq!(owner(child, &marks), Some(engine));
         assert_eq!(owner(std::process::id(), &marks), None);
+        // Between fork and exec it is the shell still.
+        while name(child) == "sh" {
+            std::thread::yield_now();
+        }
         assert_eq!(name(child), "sleep");
         assert!(ram(&marks).get(&engine).is_some_and(|bytes| *bytes > 0));
         let _ = Command::new("kill").arg(child.to_string()).status();
