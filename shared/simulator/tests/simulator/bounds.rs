@@ -1,5 +1,6 @@
 //! What the policy guarantees however the arrivals fall: a bound on every wait, and a factor to the best there is.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use berth_placement::Policy as Core;
@@ -11,6 +12,10 @@ use crate::kit::{run, setup, workload};
 /// The least possible longest wait on one accelerator, in ms, for jobs `(arrival, model)` that take no time: every
 /// order of loads is tried, each begun at once or at a later arrival.
 fn best_longest_wait(jobs: &[(u64, usize)], load: u64) -> u64 {
+    /// The least longest wait with which a state was reached: again with no less, it leads to nothing better.
+    type Seen = HashMap<(u32, u64, Option<usize>), u64>;
+
+    #[expect(clippy::too_many_arguments, reason = "a state and what was found so far")]
     fn search(
         jobs: &[(u64, usize)],
         open: u32,
@@ -19,6 +24,7 @@ fn best_longest_wait(jobs: &[(u64, usize)], load: u64) -> u64 {
         load: u64,
         worst: u64,
         best: &mut u64,
+        seen: &mut Seen,
     ) {
         // What is loaded serves those who are there; those who come while it stays wait for nothing.
         let mut open = open;
@@ -38,6 +44,11 @@ fn best_longest_wait(jobs: &[(u64, usize)], load: u64) -> u64 {
             *best = worst;
             return;
         }
+        let before = seen.entry((open, now, loaded)).or_insert(u64::MAX);
+        if *before <= worst {
+            return;
+        }
+        *before = worst;
         let mut models: Vec<usize> = jobs
             .iter()
             .enumerate()
@@ -48,16 +59,16 @@ fn best_longest_wait(jobs: &[(u64, usize)], load: u64) -> u64 {
         models.dedup();
         for model in models {
             if Some(model) != loaded {
-                search(jobs, open, now + load, Some(model), load, worst, best);
+                search(jobs, open, now + load, Some(model), load, worst, best, seen);
             }
         }
         // Or stay until the next arrival.
         if let Some(next) = jobs.iter().map(|(arrival, _)| *arrival).filter(|arrival| *arrival > now).min() {
-            search(jobs, open, next, loaded, load, worst, best);
+            search(jobs, open, next, loaded, load, worst, best, seen);
         }
     }
     let mut best = u64::MAX;
-    search(jobs, (1 << jobs.len()) - 1, 0, None, load, 0, &mut best);
+    search(jobs, (1 << jobs.len()) - 1, 0, None, load, 0, &mut best, &mut HashMap::new());
     best
 }
 
