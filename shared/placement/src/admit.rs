@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use berth_wire::{EngineId, EventBody, JobId, ModelId, Stage, Timestamp};
 
-use crate::books::{Engine, JobPhase, Model};
+use crate::books::{Engine, JobPhase, Model, Run};
 use crate::effect::Effect;
 use crate::forecast::{Outlook, span};
 use crate::line::Line;
@@ -110,7 +110,7 @@ impl Step<'_> {
         job.attempts += 1;
         job.started = self.now;
         let waited = self.now.since(job.arrival);
-        engine.running.insert(id, attempt);
+        engine.running.insert(id, Run { attempt, since: self.now });
         engine.last_used = self.now;
         engine.used = true;
         engine.quota = engine.quota.saturating_sub(1);

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use berth_wire::{ApiError, Attempt, Driver, EngineId, ErrorKind, EventBody, HostId, JobId};
 
-use crate::books::{Device, EnginePhase, Host, JobPhase};
+use crate::books::{Device, EnginePhase, Host, JobPhase, Run};
 use crate::effect::Effect;
 use crate::event::{EngineFacts, HostFacts};
 use crate::state::Step;
@@ -139,7 +139,7 @@ impl Step<'_> {
             };
             if wanted {
                 if let Some(entry) = self.state.engines.get_mut(&engine) {
-                    entry.running.insert(job, attempt);
+                    entry.running.entry(job).or_insert(Run { attempt, since: self.now }).attempt = attempt;
                     self.state.strays.insert((job, engine));
                 }
                 self.mark_running(job, engine, attempt);
@@ -169,9 +169,9 @@ impl Step<'_> {
                 model.engines.remove(&engine_id);
             }
             self.touch(&engine.model);
-            for (job, attempt) in engine.running {
+            for (job, run) in engine.running {
                 self.state.strays.remove(&(job, engine_id));
-                self.attempt_lost(job, attempt, &error);
+                self.attempt_lost(job, run.attempt, &error);
             }
         }
         self.room_changed();
