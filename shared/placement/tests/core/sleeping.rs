@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use berth_placement::{Event, Policy};
-use berth_wire::EngineState;
+use berth_wire::{EngineState, SleepCost};
 
 use proptest::prelude::*;
 
@@ -71,6 +71,21 @@ fn an_engine_that_cannot_be_put_to_sleep_is_stopped() {
     assert_eq!(world.in_state(EngineState::Stopping), [engine]);
     world.settle();
     assert!(world.engine_of("b").is_some());
+}
+
+#[test]
+fn where_an_engine_keeps_more_asleep_than_it_said_the_next_one_is_not_started_beside_it() {
+    let mut world = world(2);
+    ask(&mut world, 0, "a");
+    let job = world.submit(1, "b");
+    let engine = world.falling_asleep()[0];
+    let there = world.engines.get_mut(&engine).unwrap();
+    there.sleep = there.sleep.map(|sleep| SleepCost { residue: 4 * GIB, ..sleep });
+    world.asleep(engine);
+    assert_eq!(world.in_state(EngineState::Stopping), [engine], "asleep it leaves too little");
+    assert!(world.engine_of("b").is_none());
+    world.settle();
+    assert!(world.verdicts.contains_key(&job));
 }
 
 /// Starts that the best choice of sleepers needs, knowing the future, with room for so many models awake or asleep:
