@@ -15,6 +15,8 @@ use crate::timers::Due;
 
 /// So many waiting jobs of a model are told their place at a time; those behind hear when they come nearer.
 const TOLD: usize = 256;
+/// Jobs of so many models at a time: each has its own outlook.
+const MODELS_TOLD: usize = 16;
 
 /// What jobs of one model may expect, wherever they stand in its queue.
 pub(crate) struct Prospect {
@@ -189,9 +191,11 @@ impl Step<'_> {
             self.state.round_of = self.state.round.len();
         }
         let before = self.effects.len();
-        while self.effects.len() - before < TOLD
-            && let Some(model) = self.state.round.pop_first()
-        {
+        for _ in 0..MODELS_TOLD {
+            if self.effects.len() - before >= TOLD {
+                break;
+            }
+            let Some(model) = self.state.round.pop_first() else { break };
             self.tell_queue(&model);
         }
         if self.state.round.is_empty() {

@@ -66,7 +66,8 @@ impl Step<'_> {
     /// A host says how things are also when a server that somebody else runs is back: what that one could not do it
     /// may do now, and nobody is to wait for a back-off to end.
     fn forgive_external(&mut self, id: &HostId) {
-        let Some(host) = self.state.hosts.get(id) else { return };
+        let runs_servers = |host: &&Host| host.drivers.contains(&Driver::External);
+        let Some(host) = self.state.hosts.get(id).filter(runs_servers) else { return };
         let of_host = self.state.models.iter().filter(|(_, model)| {
             model.needs.driver == Driver::External
                 && (model.not_before.is_some() || model.start_failures > 0)
