@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use berth_wire::{EngineId, EventBody, JobId, ModelId, Stage, Timestamp};
 
-use crate::books::{Engine, JobPhase, Model};
+use crate::books::{Engine, JobPhase, Model, Run};
 use crate::effect::Effect;
 use crate::forecast::{Outlook, span};
 use crate::line::Line;
@@ -15,6 +15,8 @@ use crate::timers::Due;
 
 /// So many waiting jobs of a model are told their place at a time; those behind hear when they come nearer.
 const TOLD: usize = 256;
+/// Jobs of so many models at a time: each has its own outlook.
+const MODELS_TOLD: usize = 16;
 
 /// What jobs of one model may expect, wherever they stand in its queue.
 pub(crate) struct Prospect {
@@ -110,7 +112,7 @@ impl Step<'_> {
         job.attempts += 1;
         job.started = self.now;
         let waited = self.now.since(job.arrival);
-        engine.running.insert(id, attempt);
+        engine.running.insert(id, Run { attempt, since: self.now });
         engine.last_used = self.now;
         engine.used = true;
         engine.quota = engine.quota.saturating_sub(1);
@@ -189,9 +191,11 @@ impl Step<'_> {
             self.state.round_of = self.state.round.len();
         }
         let before = self.effects.len();
-        while self.effects.len() - before < TOLD
-            && let Some(model) = self.state.round.pop_first()
-        {
+        for _ in 0..MODELS_TOLD {
+            if self.effects.len() - before >= TOLD {
+                break;
+            }
+            let Some(model) = self.state.round.pop_first() else { break };
             self.tell_queue(&model);
         }
         if self.state.round.is_empty() {

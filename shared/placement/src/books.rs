@@ -50,6 +50,14 @@ pub(crate) struct Express {
     pub(crate) counted: Option<Waiting>,
 }
 
+/// A job that runs on an engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Run {
+    pub(crate) attempt: Attempt,
+    /// Since when, as far as this leader knows.
+    pub(crate) since: Timestamp,
+}
+
 /// One engine.
 #[derive(Debug, Clone)]
 pub(crate) struct Engine {
@@ -70,7 +78,7 @@ pub(crate) struct Engine {
     /// Where its weights were when this leader had it started or woken; `None`: an earlier one did.
     pub(crate) from: Option<Residency>,
     /// Attempts that this core dispatched, or that an earlier leader did.
-    pub(crate) running: BTreeMap<JobId, Attempt>,
+    pub(crate) running: BTreeMap<JobId, Run>,
     /// Jobs that its host took by the express lane; each takes a slot as well.
     pub(crate) express: BTreeMap<JobId, Express>,
     /// Whether its host was last told to take offers; `None`: an earlier leader may have said anything.
@@ -95,6 +103,11 @@ impl Engine {
     /// Slots that are taken.
     pub(crate) fn taken(&self) -> usize {
         self.running.len() + self.express.len()
+    }
+
+    /// Which attempt of a job runs on it.
+    pub(crate) fn attempt_of(&self, job: JobId) -> Option<Attempt> {
+        self.running.get(&job).map(|run| run.attempt)
     }
 
     /// It runs nothing.

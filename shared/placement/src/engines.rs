@@ -230,9 +230,9 @@ impl Step<'_> {
     pub(crate) fn forget_engine(&mut self, id: EngineId, reason: &str) {
         let Some(engine) = self.state.engines.remove(&id) else { return };
         let error = ApiError::new(ErrorKind::EngineFailed, "engine_failed", reason);
-        for (job, attempt) in &engine.running {
+        for (job, run) in &engine.running {
             self.state.strays.remove(&(*job, id));
-            self.attempt_lost(*job, *attempt, &error);
+            self.attempt_lost(*job, run.attempt, &error);
         }
         if let Some(model) = self.state.models.get_mut(&engine.model) {
             model.engines.remove(&id);

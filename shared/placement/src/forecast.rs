@@ -96,10 +96,7 @@ impl Scene<'_> {
     pub(crate) fn left(&self, engine: &Engine, mean: f64) -> Vec<Option<f64>> {
         let Some(model) = self.state.models.get(&engine.model) else { return Vec::new() };
         let since = |began: Timestamp| self.now.since(began).as_secs_f64();
-        let queued = engine.running.keys().map(|id| {
-            let ran = self.state.jobs.get(id).map_or(0.0, |job| since(job.started));
-            model.times.left(ran, mean)
-        });
+        let queued = engine.running.values().map(|run| model.times.left(since(run.since), mean));
         let express = engine.express.values().map(|express| {
             let ran = express.counted.as_ref().map_or(0.0, |counted| since(counted.arrival));
             model.times.left(ran, mean)

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use berth_wire::{ApiError, Attempt, Driver, EngineId, ErrorKind, EventBody, HostId, JobId};
 
-use crate::books::{Device, EnginePhase, Host, JobPhase};
+use crate::books::{Device, EnginePhase, Host, JobPhase, Run};
 use crate::effect::Effect;
 use crate::event::{EngineFacts, HostFacts};
 use crate::state::Step;
@@ -66,7 +66,8 @@ impl Step<'_> {
     /// A host says how things are also when a server that somebody else runs is back: what that one could not do it
     /// may do now, and nobody is to wait for a back-off to end.
     fn forgive_external(&mut self, id: &HostId) {
-        let Some(host) = self.state.hosts.get(id) else { return };
+        let runs_servers = |host: &&Host| host.drivers.contains(&Driver::External);
+        let Some(host) = self.state.hosts.get(id).filter(runs_servers) else { return };
         let of_host = self.state.models.iter().filter(|(_, model)| {
             model.needs.driver == Driver::External
                 && (model.not_before.is_some() || model.start_failures > 0)
@@ -139,7 +140,7 @@ impl Step<'_> {
             };
             if wanted {
                 if let Some(entry) = self.state.engines.get_mut(&engine) {
-                    entry.running.insert(job, attempt);
+                    entry.running.entry(job).or_insert(Run { attempt, since: self.now }).attempt = attempt;
                     self.state.strays.insert((job, engine));
                 }
                 self.mark_running(job, engine, attempt);
@@ -169,9 +170,9 @@ impl Step<'_> {
                 model.engines.remove(&engine_id);
             }
             self.touch(&engine.model);
-            for (job, attempt) in engine.running {
+            for (job, run) in engine.running {
                 self.state.strays.remove(&(job, engine_id));
-                self.attempt_lost(job, attempt, &error);
+                self.attempt_lost(job, run.attempt, &error);
             }
         }
         self.room_changed();

@@ -63,8 +63,7 @@ impl State {
                     return Err(Violation(format!("job {id} runs and is queued as well")));
                 }
                 JobPhase::Running { engine, attempt } => {
-                    let there =
-                        self.engines.get(&engine).is_some_and(|e| e.running.get(id) == Some(&attempt));
+                    let there = self.engines.get(&engine).is_some_and(|e| e.attempt_of(*id) == Some(attempt));
                     if !there {
                         return Err(Violation(format!("job {id} runs on {engine}, which does not know it")));
                     }

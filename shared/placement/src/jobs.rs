@@ -172,8 +172,8 @@ impl Step<'_> {
         let strays =
             self.state.strays.range((id, EngineId::new(Epoch(0), 0))..).take_while(|(job, _)| *job == id);
         strays.map(|(_, engine)| engine).filter(|engine| model.engines.contains(engine)).find_map(|engine| {
-            let attempt = self.state.engines.get(engine)?.running.get(&id)?;
-            Some((*engine, *attempt))
+            let attempt = self.state.engines.get(engine)?.attempt_of(id)?;
+            Some((*engine, attempt))
         })
     }
 
@@ -274,7 +274,7 @@ impl Step<'_> {
     /// Gives a slot back.
     fn free_slot(&mut self, id: JobId, attempt: Attempt, engine_id: EngineId) {
         let Some(engine) = self.state.engines.get_mut(&engine_id) else { return };
-        if engine.running.get(&id) != Some(&attempt) {
+        if engine.attempt_of(id) != Some(attempt) {
             return;
         }
         engine.running.remove(&id);
@@ -378,7 +378,7 @@ impl Step<'_> {
 
     /// A dispatch was not taken whose job an earlier attempt has ended meanwhile: its slot is free again.
     fn forget_dispatch(&mut self, id: JobId, attempt: Attempt) {
-        let has = |engine: &Engine| engine.running.get(&id) == Some(&attempt);
+        let has = |engine: &Engine| engine.attempt_of(id) == Some(attempt);
         let engine = self.state.engines.iter().find(|(_, engine)| has(engine)).map(|(id, _)| *id);
         if let Some(engine) = engine {
             self.free_slot(id, attempt, engine);

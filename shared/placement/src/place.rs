@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use berth_wire::{EngineId, ModelId, Timestamp};
 
-use crate::books::{EnginePhase, Plan};
+use crate::books::{EnginePhase, Model, Plan};
 use crate::demand::{Cause, Demand};
 use crate::scene::Scene;
 use crate::site::Site;
@@ -16,6 +16,9 @@ use crate::timers::Due;
 const SOON: Duration = Duration::from_millis(250);
 /// And not less often, since what victims would lose changes too.
 const LATE: Duration = Duration::from_secs(5);
+/// Except by those who have waited for so many times as long since a look: a hundredth more does not matter to them,
+/// and behind a job that takes months they would be looked at for months.
+const RARELY: u32 = 100;
 
 /// Whether to take a place.
 pub(crate) enum Timing {
@@ -24,8 +27,13 @@ pub(crate) enum Timing {
 }
 
 impl Scene<'_> {
+    /// How long a model is not looked at that waits for what may change by itself.
+    fn late(&self, model: &Model) -> Duration {
+        model.oldest().map_or(LATE, |oldest| LATE.max(self.now.since(oldest) / RARELY))
+    }
+
     /// When the place is worth what it costs.
-    pub(crate) fn timing(&self, demand: &Demand, site: &Site) -> Timing {
+    pub(crate) fn timing(&self, model: &Model, demand: &Demand, site: &Site) -> Timing {
         if demand.first.is_some() || site.victims.is_empty() {
             return Timing::Now;
         }
@@ -52,7 +60,8 @@ impl Scene<'_> {
             return Timing::Now;
         }
         let seconds = missing / (demand.weight * demand.share).max(1e-6);
-        let later = Duration::try_from_secs_f64(seconds).unwrap_or(LATE).clamp(SOON, LATE);
+        let late = self.late(model);
+        let later = Duration::try_from_secs_f64(seconds).unwrap_or(late).clamp(SOON, late);
         Timing::At(self.now.plus(later))
     }
 
@@ -85,7 +94,7 @@ impl Step<'_> {
         let found = scene.find(&demand.wish(model));
         let weighed = found.weighed;
         match &found.best {
-            Some(site) => match scene.timing(&demand, site) {
+            Some(site) => match scene.timing(model, &demand, site) {
                 Timing::Now => {
                     let why = self.why_start(id, &demand, &found);
                     if let Some(site) = found.best {
@@ -102,7 +111,8 @@ impl Step<'_> {
                 let ages = demand.ages.filter(|ages| *ages > self.now);
                 let back = self.host_is_tried_again(id);
                 // Engines in its way become ones that may be drained.
-                let back = back.into_iter().chain(demand.aged.map(|_| self.now.plus(LATE))).min();
+                let drained = demand.aged.map(|_| self.now.plus(scene.late(model)));
+                let back = back.into_iter().chain(drained).min();
                 self.look_at(id, ages.into_iter().chain(back).min());
             }
             None => self.fits_nowhere(id, &demand),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use berth_placement::{Event, Policy};
-use berth_wire::EngineState;
+use berth_wire::{EngineState, SleepCost};
 
 use proptest::prelude::*;
 
@@ -94,6 +94,21 @@ fn an_idle_engine_falls_asleep_after_its_idle_ttl_and_is_stopped_after_its_aslee
     assert_eq!(world.in_state(EngineState::Sleeping).len(), 1);
     world.wait(Duration::from_secs(1));
     assert_eq!(world.in_state(EngineState::Stopping).len(), 1);
+}
+
+#[test]
+fn where_an_engine_keeps_more_asleep_than_it_said_the_next_one_is_not_started_beside_it() {
+    let mut world = world(2);
+    ask(&mut world, 0, "a");
+    let job = world.submit(1, "b");
+    let engine = world.falling_asleep()[0];
+    let there = world.engines.get_mut(&engine).unwrap();
+    there.sleep = there.sleep.map(|sleep| SleepCost { residue: 4 * GIB, ..sleep });
+    world.asleep(engine);
+    assert_eq!(world.in_state(EngineState::Stopping), [engine], "asleep it leaves too little");
+    assert!(world.engine_of("b").is_none());
+    world.settle();
+    assert!(world.verdicts.contains_key(&job));
 }
 
 /// Starts that the best choice of sleepers needs, knowing the future, with room for so many models awake or asleep:

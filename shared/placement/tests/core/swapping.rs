@@ -250,6 +250,50 @@ fn one_gang_at_a_time_takes_a_host_apart() {
 }
 
 #[test]
+fn while_one_gang_waits_for_its_part_of_a_host_no_other_has_more_of_it_drained() {
+    let mut models: Vec<_> = ["a", "b", "c", "d"].iter().map(|id| model(id, 6 * GIB, 1)).collect();
+    for id in ["g", "h"] {
+        let mut gang = model(id, 12 * GIB, 1);
+        gang.accelerators = 2;
+        models.push(gang);
+    }
+    let mut world = World::new(&[(4, 8 * GIB)], models);
+    for (n, id) in ["a", "b", "c", "d"].iter().enumerate() {
+        world.submit(n as u128, id);
+    }
+    for _ in 0..4 {
+        world.ready(world.in_state(EngineState::Starting)[0]);
+    }
+    assert_eq!(world.running().len(), 4);
+    world.submit(10, "g");
+    world.submit(11, "h");
+    for _ in 0..400 {
+        world.wait(Duration::from_secs(1));
+    }
+    let drained = world.engines.keys().filter(|id| world.state.is_draining(**id)).count();
+    assert_eq!(drained, 2, "the other two serve on until the first gang has its place");
+    world.run_out();
+    assert!(world.verdicts.values().all(|verdict| *verdict == Verdict::Completed));
+}
+
+#[test]
+fn room_that_is_being_freed_is_waited_for_and_nothing_more_evicted() {
+    let mut leaves = model("leaves", 4 * GIB, 1);
+    leaves.idle_ttl = Some(Duration::from_secs(10));
+    let models = vec![leaves, model("stays", 4 * GIB, 1), model("new", 4 * GIB, 1)];
+    let mut world = World::new(&[(1, 8 * GIB)], models);
+    world.submit(0, "leaves");
+    world.submit(1, "stays");
+    world.settle();
+    world.wait(Duration::from_secs(11));
+    assert_eq!(world.in_state(EngineState::Stopping).len(), 1);
+    let job = world.submit(2, "new");
+    world.settle();
+    assert_eq!(world.verdicts[&job], Verdict::Completed);
+    assert!(world.engine_of("stays").is_some());
+}
+
+#[test]
 fn what_a_leader_measured_is_known_to_the_next_one_and_changes_what_it_sets_aside() {
     let mut world = World::with(Policy::default(), &[(1, 8 * GIB)], vec![model("a", 6 * GIB, 1)]);
     world.submit(0, "a");

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use berth_simulator::{Hints, Policy, Setup, SimulateError, SleepTier, simulate};
+use berth_simulator::{Hints, Policy, Selection, Setup, SimulateError, SleepTier, read_trace, simulate};
 
 use crate::kit::{run, setup, workload};
 
@@ -68,5 +68,24 @@ fn progress_ends_with_all_jobs_started() {
         let outcome = simulate(policy, &jobs, &setup(1, 1, 1), &mut |started| last = started);
         assert!(outcome.is_ok());
         assert_eq!(last, 3, "{}", policy.name());
+    }
+}
+
+#[test]
+fn behind_jobs_that_take_months_nobody_is_looked_at_for_months() {
+    let mut trace = String::from("arrival_s,session,model,prompt_tokens,output_tokens\n");
+    for n in 0..24 {
+        trace.push_str(&format!("{n},s{n},m{},10,1000000000\n", n % 4));
+    }
+    let jobs = Selection::default().apply(&read_trace(trace.as_bytes()).unwrap()).unwrap();
+    for accelerators in [1, 2] {
+        let mut turns = 0;
+        let outcome = simulate(Policy::Berth, &jobs, &setup(accelerators, 2, 30), &mut |_| {
+            turns += 1;
+            assert!(turns < 20_000, "it does not come to its end");
+        })
+        .unwrap();
+        assert_eq!(outcome.jobs, 24);
+        assert!(outcome.max_s > 1e7, "each takes 257 days: {}", outcome.max_s);
     }
 }
