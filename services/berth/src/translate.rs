@@ -127,6 +127,7 @@ mod tests {
             session: None,
             submitted_at: Timestamp(5),
             deadline: None,
+            hurried: false,
             window: 1024,
             traceparent: None,
             class: berth_wire::Class::Standard,

@@ -276,11 +276,14 @@ pub(crate) fn cancelled() -> ApiError {
     ApiError::new(ErrorKind::Unavailable, CANCELLED, "the job was cancelled")
 }
 
+/// The code of a job whose time is over.
+pub(crate) const DEADLINE_EXCEEDED: &str = "deadline_exceeded";
+
 /// The client's own deadline has passed.
 pub(crate) fn expired(limit: Duration) -> ApiError {
     ApiError::new(
         ErrorKind::Expired,
-        "deadline_exceeded",
+        DEADLINE_EXCEEDED,
         format!("no answer within {}, the time that this request had", span(limit)),
     )
 }

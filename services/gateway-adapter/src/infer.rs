@@ -148,6 +148,7 @@ async fn prepare(
         session: request::session(headers, &asked),
         submitted_at: now(),
         deadline: Some(now().plus(wish.life(patience, config))),
+        hurried: patience.deadline.is_some(),
         window: config.window,
         traceparent: Some(trace.clone()),
         class,

@@ -40,6 +40,12 @@ impl Patience {
         self.deadline.is_some_and(|deadline| deadline <= self.wait)
     }
 
+    /// What a client is told of an error: that its job's time is over may be the scheduler's word on what is our own
+    /// limit.
+    pub(crate) fn said(&self, error: ApiError) -> ApiError {
+        if error.code == error::DEADLINE_EXCEEDED && self.deadline.is_none() { self.over() } else { error }
+    }
+
     /// What a client is told that has waited in vain.
     pub(crate) fn over(&self) -> ApiError {
         if self.is_final() { error::expired(self.wait) } else { error::waited(self.wait) }
@@ -136,6 +142,16 @@ mod tests {
             over(&[("x-stainless-timeout", "10"), ("x-berth-deadline", "30")]),
             ErrorKind::Unavailable
         );
+    }
+
+    #[test]
+    fn our_own_limit_is_told_as_such_whoever_notices_it() {
+        let said = |pairs: &[(&'static str, &'static str)]| {
+            let late = error::expired(Duration::from_secs(1));
+            Patience::of(&headers(pairs), false, LIMIT).unwrap().said(late).kind
+        };
+        assert_eq!(said(&[]), ErrorKind::Unavailable);
+        assert_eq!(said(&[("x-berth-deadline", "30")]), ErrorKind::Expired);
     }
 
     #[test]

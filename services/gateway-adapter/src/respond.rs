@@ -62,7 +62,7 @@ pub(crate) async fn plain(
                 response
             }
         },
-        Err((mut reading, Some(error))) => refused(&mut reading.client, &error),
+        Err((mut reading, Some(error))) => refused(&mut reading.client, &patience.said(error)),
     }
 }
 
@@ -122,7 +122,7 @@ pub(crate) async fn streamed(client: Box<Client>, terms: &Terms) -> HttpResponse
             response.body(EventStream::begun(reading, pace))
         }
         Ok(Ok(_)) => plain(reading, terms.patience, None).await,
-        Ok(Err(error)) => refused(&mut reading.client, &error),
+        Ok(Err(error)) => refused(&mut reading.client, &terms.patience.said(error)),
         // The client's patience was shorter than the grace: it still gets a real status.
         Err(_) if wait <= terms.grace => refused(&mut reading.client, &terms.patience.over()),
         // The client must hear something now, so the status can no longer be the engine's.

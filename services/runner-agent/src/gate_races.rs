@@ -261,6 +261,7 @@ impl World {
             model: self.jobs[&job].model.clone(),
             arrival: self.now,
             deadline: None,
+            hurried: false,
             session: None,
             key: None,
             class: Class::Standard,

@@ -98,6 +98,11 @@ pub struct EngineFacts {
     pub peak_memory: Option<u64>,
 }
 
+/// In logs of before every deadline was.
+fn hurried() -> bool {
+    true
+}
+
 /// What a job needs of the core.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobFacts {
@@ -109,6 +114,9 @@ pub struct JobFacts {
     pub arrival: Timestamp,
     /// When it must have started.
     pub deadline: Option<Timestamp>,
+    /// The deadline is its client's own: where it cannot be met, the client wants to hear so at once.
+    #[serde(default = "hurried")]
+    pub hurried: bool,
     /// The conversation it belongs to.
     pub session: Option<SessionId>,
     /// The API key it came with.

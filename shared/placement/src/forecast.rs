@@ -104,13 +104,22 @@ impl Scene<'_> {
         queued.chain(express).collect()
     }
 
-    /// Seconds until a model that has no engine, and none on its way, has one.
+    /// Seconds until a model that has no engine, and none on its way, has one: for a job that waits or comes now.
     pub(crate) fn outlook(&self, model: &Model) -> Outlook {
+        self.outlook_for(model, true)
+    }
+
+    /// The same for a lease on a model that nobody has asked for, which takes no room that is in use.
+    pub(crate) fn lease_outlook(&self, model: &Model) -> Outlook {
+        self.outlook_for(model, !model.queue.is_empty())
+    }
+
+    fn outlook_for(&self, model: &Model, for_job: bool) -> Outlook {
         let held = self.held_back(model);
         if let Some(plan) = &model.plan {
             return Outlook { ready: self.planned(model, plan).map(|at| at.max(held)), ..Outlook::default() };
         }
-        let claimant = self.claimant(model);
+        let claimant = self.claimant(model, for_job);
         let ahead = self.ahead(model, &claimant);
         let openings = self.openings(model, claimant);
         let never = !openings.is_empty() && openings.iter().all(|opening| opening.pinned);
@@ -166,16 +175,15 @@ impl Scene<'_> {
         service.unwrap_or(self.state.policy.service_guess).as_secs_f64()
     }
 
-    fn claimant(&self, model: &Model) -> Claimant {
+    fn claimant(&self, model: &Model, for_job: bool) -> Claimant {
         let policy = &self.state.policy;
         let (others, _) = self.state.wanting.others(&model.needs.id, self.now);
-        let asked_for = !model.queue.is_empty() || model.leases.is_empty();
         let limit = model.queue.limit().map_or(policy.max_wait, |at| at.since(self.now)).as_secs_f64();
         Claimant {
             // The job that asks counts even before it is in the queue.
             weight: model.queue.weight().max(1.0),
             waited: model.queue.waited(self.now),
-            limit: asked_for.then_some(limit),
+            limit: for_job.then_some(limit),
             backlog: self.backlog(model, 1),
             alone: others < 1.0,
         }
@@ -205,9 +213,13 @@ impl Scene<'_> {
         // Who is asked for more often comes up while they wait.
         let visits: Vec<f64> = rivals.iter().map(|(_, model, _)| self.visit(model)).collect();
         let later = visits.iter().sum::<f64>() / 2.0;
-        let mut own = Demand {
-            cause: if claimant.limit.is_some() { Cause::Jobs } else { Cause::Leases },
-            ..self.demand(id).unwrap_or_else(|| Demand::asked(claimant.weight))
+        let mut own = match (claimant.limit, self.demand(id)) {
+            (Some(_), Some(demand)) if demand.cause == Cause::Jobs => demand,
+            (Some(_), _) => Demand::asked(claimant.weight),
+            (None, demand) => {
+                let demand = demand.unwrap_or_else(|| Demand::asked(claimant.weight));
+                Demand { cause: Cause::Leases, ..demand }
+            }
         };
         own.priority = self.priority_in(model, &own, later);
         let since = |model: &Model| self.lease_since(model).unwrap_or(Timestamp(u64::MAX));

@@ -133,10 +133,10 @@ impl Step<'_> {
         Some(error.retry_after(wait.clamp(Duration::from_secs(1), LONGEST_HINT)))
     }
 
-    /// A job that cannot start before its deadline is not taken: its client can go elsewhere at once. Half of what is
+    /// A job that cannot start before its client's own deadline is not taken: its client can go elsewhere at once. Half of what is
     /// expected counts as certain, since jobs before it may leave.
     fn too_late(&self, facts: &JobFacts) -> Option<ApiError> {
-        let left = facts.deadline?.since(self.now);
+        let left = facts.deadline.filter(|_| facts.hurried)?.since(self.now);
         let model = self.state.models.get(&facts.model)?;
         let prospect = Scene::new(self.state, self.now).prospect(model);
         let needs = match prospect.wait(model.queue.len()).map(|wait| wait / 2) {

@@ -138,7 +138,7 @@ impl State {
             let eta_s = loading.filter_map(|engine| scene.start_left(engine)).min_by(f64::total_cmp);
             return Near { state: LeaseState::Loading, position, eta_s };
         }
-        let outlook = scene.outlook(model);
+        let outlook = scene.lease_outlook(model);
         Near { state: LeaseState::Queued, position: position + outlook.before, eta_s: outlook.ready }
     }
 }

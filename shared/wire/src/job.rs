@@ -99,6 +99,8 @@ pub struct Job {
     pub submitted_at: Timestamp,
     /// When it must have started its answer.
     pub deadline: Option<Timestamp>,
+    /// The deadline is its client's own, and not only the end of what a gateway lets it wait.
+    pub hurried: bool,
     /// Bytes of output the gateway takes before it grants more.
     pub window: u64,
     /// W3C Trace Context of the request.
@@ -137,6 +139,7 @@ impl Job {
             session: self.session.as_deref(),
             submitted_at: self.submitted_at,
             deadline: self.deadline,
+            hurried: self.hurried,
             window: self.window,
             traceparent: self.traceparent.as_deref(),
             class: self.class,
@@ -173,6 +176,7 @@ impl Job {
             session: wire.session.map(str::to_owned),
             submitted_at: wire.submitted_at,
             deadline: wire.deadline,
+            hurried: wire.hurried,
             window: wire.window,
             traceparent: wire.traceparent.map(str::to_owned),
             class: wire.class,
@@ -204,6 +208,8 @@ struct JobWire<'a> {
     submitted_at: Timestamp,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     deadline: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    hurried: bool,
     window: u64,
     #[serde(default, borrow, skip_serializing_if = "Option::is_none")]
     traceparent: Option<&'a str>,

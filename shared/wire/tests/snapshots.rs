@@ -337,6 +337,7 @@ fn a_job_keeps_its_bytes_and_its_body_stays_a_slice() {
         session: Some("s".into()),
         submitted_at: Timestamp(5),
         deadline: Some(Timestamp(9)),
+        hurried: false,
         window: 262_144,
         traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into()),
         class: berth_wire::Class::Standard,

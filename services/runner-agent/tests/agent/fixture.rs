@@ -263,6 +263,7 @@ impl Fleet {
             session: None,
             submitted_at: Timestamp(0),
             deadline: None,
+            hurried: false,
             window: 1 << 20,
             traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into()),
             class: berth_wire::Class::Standard,

@@ -32,6 +32,7 @@ pub(crate) fn job(n: u128, body: &'static [u8]) -> Job {
         session: None,
         submitted_at: Timestamp(1),
         deadline: None,
+        hurried: false,
         window: 1024,
         traceparent: None,
         class: berth_wire::Class::Standard,

@@ -295,6 +295,7 @@ impl Fleet {
             model: self.any_model(),
             arrival: self.now,
             deadline: (self.below(20) == 0).then(|| self.now.plus(Duration::from_secs(1800))),
+            hurried: true,
             session: (!session.is_multiple_of(4)).then(|| format!("s{session}").into()),
             key: Some(format!("k{}", session % 500).into()),
             class,

@@ -216,3 +216,29 @@ fn why_a_job_waits_names_the_leases_that_hold_its_room() {
     let estimate = models.iter().find(|view| of(view)).unwrap().wait_estimate_s.unwrap();
     assert!(estimate > 20.0, "the published estimate knows of them too: {estimate}");
 }
+
+#[test]
+fn a_job_whose_model_has_only_a_queued_lease_is_told_a_jobs_wait_and_not_the_leases() {
+    let mut world = measured(Policy::default(), 1);
+    world.ask_lease("s", "a", HOUR);
+    world.settle();
+    world.ask_lease("t", "b", HOUR);
+    assert!(
+        lease(&world, "t", "b").eta_s.is_none_or(|eta| eta > 1000.0),
+        "a lease waits for the other's end"
+    );
+    let job = world.submit(1, "b");
+    let told = told(&world, job).unwrap();
+    let waited = waits(&mut world, job);
+    assert!((told - waited).abs() < 10.0, "told {told}, waited {waited}");
+}
+
+#[test]
+fn only_a_deadline_of_the_clients_own_has_a_job_refused_for_what_is_expected() {
+    let policy = Policy { lease_weight: 60.0, ..Policy::default() };
+    let mut world = measured(policy, 1);
+    world.ask_lease("s", "a", HOUR);
+    let deadline = Some(world.now.plus(Duration::from_secs(6)));
+    let job = world.send(JobFacts { arrival: world.now, deadline, hurried: false, ..job(1, "b") });
+    assert!(!world.verdicts.contains_key(&job), "its gateway waits for as long as it said");
+}

@@ -28,6 +28,7 @@ pub fn job(n: u128, model: &str) -> JobFacts {
         model: model.into(),
         arrival: Timestamp(0),
         deadline: None,
+        hurried: true,
         session: None,
         key: None,
         class: Class::Standard,

@@ -100,6 +100,7 @@ impl Facts<'_> {
             model: self.model(job),
             arrival: arrival(job),
             deadline: None,
+            hurried: false,
             session: Some(self.session(job)),
             key: None,
             class: Class::Standard,
