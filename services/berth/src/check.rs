@@ -19,9 +19,9 @@ pub(crate) fn run(args: &CheckArgs) -> Result<Exit, Failure> {
         ));
     };
     let config = Config::load(&path)?;
-    print!("{}", summary(&path.display().to_string(), &config));
+    out!("{}", summary(&path.display().to_string(), &config));
     for note in &config.notes {
-        println!("\nnote: {note}");
+        outln!("\nnote: {note}");
     }
     Ok(Exit::Done)
 }

@@ -169,7 +169,7 @@ fn create(args: &CreateArgs) -> Result<Exit, Failure> {
         eprintln!(
             "{key}\nThis is the key, shown only now. Standard output has the lines for the configuration."
         );
-        print!("{}", lines(&record));
+        out!("{}", lines(&record));
         return Ok(Exit::Done);
     }
     let (config, _) = setup::config(args.fleet.config.as_deref(), &args.fleet.nats_url)?;
@@ -186,7 +186,7 @@ fn create(args: &CreateArgs) -> Result<Exit, Failure> {
             other => Ok(other.map(|_| ())?),
         }
     })?;
-    println!("{key}");
+    outln!("{key}");
     eprintln!(
         "This is the key `{}`, shown only now: only its hash is kept. Gateways that are not open ask for a key from now on.",
         record.name
@@ -242,20 +242,17 @@ fn list(args: &ListArgs) -> Result<Exit, Failure> {
     let rows = rows(&config, stored(&args.fleet)?);
     if args.json {
         let keys: Vec<Value> = rows.iter().map(shown).collect();
-        println!("{}", json!({ "keys": keys }));
+        outln!("{}", json!({ "keys": keys }));
     } else if rows.is_empty() {
-        println!(
+        outln!(
             "there is no API key: gateways on loopback let everybody in; `berth key create NAME` makes one"
         );
     } else {
         let now = now();
         let cells: Vec<Vec<String>> = rows.iter().map(|row| cells(row, now)).collect();
-        print!(
-            "{}",
-            table::render(&["NAME", "SCOPE", "CLASS", "LIMITS", "MODELS", "EXPIRES", "FROM"], &cells)
-        );
+        out!("{}", table::render(&["NAME", "SCOPE", "CLASS", "LIMITS", "MODELS", "EXPIRES", "FROM"], &cells));
         if config.gateway.open {
-            println!("the configuration says `open = true`: its gateways ask nobody for a key");
+            outln!("the configuration says `open = true`: its gateways ask nobody for a key");
         }
     }
     Ok(Exit::Done)
@@ -344,7 +341,7 @@ fn revoke(args: &RevokeArgs) -> Result<Exit, Failure> {
         delete_key(&bucket, &slot).await?;
         Ok(stored.len() - 1)
     })?;
-    println!("revoked {}", args.name);
+    outln!("revoked {}", args.name);
     if configured {
         eprintln!(
             "A key of that name in the configuration still counts: take it out there, and restart the gateways."
@@ -377,7 +374,7 @@ fn hash() -> Result<Exit, Failure> {
     let mut text = String::new();
     let read = input.take(4096).read_line(&mut text);
     read.map_err(|source| Failure::System { what: "cannot read the key", source })?;
-    println!("{}", hash_of(text.trim()).map_err(Failure::Input)?.to_text());
+    outln!("{}", hash_of(text.trim()).map_err(Failure::Input)?.to_text());
     Ok(Exit::Done)
 }
 

@@ -106,9 +106,9 @@ pub(crate) fn grant(args: &LeaseArgs) -> Result<Exit, Failure> {
     })?;
     let LeaseReply::Held(status) = reply else { return Err(unexpected()) };
     if args.json {
-        println!("{}", json(&LeaseShown::from(status))?);
+        outln!("{}", json(&LeaseShown::from(status))?);
     } else {
-        print!("{}", table(&[status]));
+        out!("{}", table(&[status]));
     }
     Ok(Exit::Done)
 }
@@ -125,12 +125,12 @@ pub(crate) fn release(args: &ReleaseArgs) -> Result<Exit, Failure> {
     let LeaseReply::Released { models } = reply else { return Err(unexpected()) };
     if args.json {
         let shown = ReleasedShown { session_key: args.session.clone(), released: models };
-        println!("{}", json(&shown)?);
+        outln!("{}", json(&shown)?);
     } else if models.is_empty() {
-        println!("nothing to release: the session holds no such lease");
+        outln!("nothing to release: the session holds no such lease");
     } else {
         let models: Vec<&str> = models.iter().map(ModelId::as_str).collect();
-        println!("released {}", models.join(", "));
+        outln!("released {}", models.join(", "));
     }
     Ok(Exit::Done)
 }
@@ -142,14 +142,14 @@ pub(crate) fn list(args: &LeasesArgs) -> Result<Exit, Failure> {
         at_fleet(&args.fleet, async |bus| ask(bus, &LeaseRequest::List { session, key: None }).await)?;
     let LeaseReply::Leases { leases, total } = reply else { return Err(unexpected()) };
     if args.json {
-        println!("{}", json(&LeasesShown::new(leases, total))?);
+        outln!("{}", json(&LeasesShown::new(leases, total))?);
     } else if leases.is_empty() {
-        println!("no session holds a lease; `berth lease SESSION MODEL` asks for one");
+        outln!("no session holds a lease; `berth lease SESSION MODEL` asks for one");
     } else {
-        print!("{}", table(&leases));
+        out!("{}", table(&leases));
         let more = total.saturating_sub(leases.len() as u64);
         if more > 0 {
-            println!("and {more} more; --session shows those of one session");
+            outln!("and {more} more; --session shows those of one session");
         }
     }
     Ok(Exit::Done)
@@ -218,9 +218,8 @@ fn row(status: &LeaseStatus) -> Vec<String> {
         (_, Some(eta)) => format!("{:.1}s", eta.as_secs_f64()),
         (_, None) => "?".into(),
     };
-    let session: String = status.lease.session.as_str().chars().filter(|c| !c.is_control()).collect();
     vec![
-        session,
+        status.lease.session.to_string(),
         status.lease.model.to_string(),
         status.state.as_str().into(),
         ready,

@@ -3,6 +3,9 @@
 //!
 //! What may enter: what a person types and reads. What may not: the work of a role; each is a library with `run`.
 
+#[macro_use]
+mod out;
+
 mod add;
 mod check;
 mod cli;

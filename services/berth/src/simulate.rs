@@ -76,7 +76,7 @@ pub(crate) struct SimulateArgs {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     per_host: u32,
     /// Jobs that one engine serves at once.
-    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=4096))]
     slots: u32,
     /// From the start of an engine until it serves.
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = berth_config::parse_duration)]
@@ -170,15 +170,15 @@ pub(crate) fn run(args: &SimulateArgs) -> Result<Exit, Failure> {
         ..Setup::default()
     };
     if !args.json {
-        println!("{}", heading(args, &workload));
-        println!("{HEADINGS}");
+        outln!("{}", heading(args, &workload));
+        outln!("{HEADINGS}");
     }
     for Named(policy) in &args.policy {
         let mut progress = Progress::new(policy.name(), workload.jobs.len());
         let outcome = simulate(*policy, &workload, &setup, &mut |started| progress.show(started));
         progress.clear();
         let outcome = outcome.map_err(|error| Failure::Input(error.to_string()))?;
-        println!("{}", if args.json { json(&outcome)? } else { row(&outcome) });
+        outln!("{}", if args.json { json(&outcome)? } else { row(&outcome) });
     }
     Ok(Exit::Done)
 }

@@ -24,9 +24,9 @@ pub(crate) fn run(args: &StatusArgs) -> Result<Exit, Failure> {
     let options = options(&args.fleet)?;
     let picture = actix_rt::System::new().block_on(Box::pin(look(&options)))?;
     if args.json {
-        println!("{}", picture.json());
+        outln!("{}", picture.json());
     } else {
-        print!("{}", picture.text(Timestamp::from(SystemTime::now())));
+        out!("{}", picture.text(Timestamp::from(SystemTime::now())));
     }
     Ok(Exit::Done)
 }

@@ -103,3 +103,14 @@ fn what_is_wrong_is_said_with_what_to_do() {
         }
     }
 }
+
+#[test]
+fn who_stops_reading_is_no_failure() {
+    let mut berth = Command::new(env!("CARGO_BIN_EXE_berth"));
+    let policies = "bound,fifo,bound,fifo";
+    berth.args(["simulate", "--trace", &sample(), "--accelerators", "12", "--policy", policies]);
+    let mut running = berth.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(running.stdout.take());
+    let output = running.wait_with_output().unwrap();
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+}
