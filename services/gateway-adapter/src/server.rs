@@ -18,6 +18,7 @@ use berth_bus::{Bus, BusError, BusOptions, register};
 use berth_config::Config;
 use berth_wire::Route as Engines;
 use thiserror::Error;
+use tokio::net::TcpSocket;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -237,14 +238,25 @@ fn listen(addresses: &[SocketAddr]) -> Result<Vec<(SocketAddr, std::net::TcpList
     addresses
         .iter()
         .map(|&address| {
-            // Also sets SO_REUSEADDR, so that a restart need not wait.
-            let listener = std::net::TcpListener::bind(address).map_err(|source| match source.kind() {
+            let listener = bind(address).map_err(|source| match source.kind() {
                 IoKind::AddrInUse => GatewayError::InUse { address },
                 _ => GatewayError::Listen { address, source },
             })?;
             Ok((address, listener))
         })
         .collect()
+}
+
+/// Connections that may wait to be accepted, if the system allows as many. Beyond them a client's attempt is dropped, and
+/// it tries again after 1, 3 and 7 s; the standard library's 128 are soon reached when many agents start at a time.
+const BACKLOG: u32 = 4096;
+
+fn bind(address: SocketAddr) -> std::io::Result<std::net::TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // So that a restart need not wait.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)?.into_std()
 }
 
 fn routes(app: &mut ServiceConfig) {
@@ -320,4 +332,21 @@ async fn stamp(
         head.set_connection_type(ConnectionType::Close);
     }
     Ok(response)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpStream;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_burst_of_clients_waits_to_be_accepted_and_is_not_turned_away() {
+        let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = listener.local_addr().unwrap();
+        // One that is turned away tries again after a second.
+        let connect = |_| TcpStream::connect_timeout(&address, Duration::from_millis(900));
+        let waiting: Result<Vec<_>, _> = (0..400).map(connect).collect();
+        assert_eq!(waiting.unwrap().len(), 400);
+    }
 }
