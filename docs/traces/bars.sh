@@ -8,6 +8,7 @@ set -euo pipefail
 
 traces="${1:?usage: $0 TRACE_DIR [checked|all] (a folder with servegen_40models.csv and mooncake_azure_24models.csv)}"
 export BERTH="${BERTH:-berth}"
+command -v "$BERTH" >/dev/null || { echo "no $BERTH here: build it, and name it by BERTH=target/release/berth" >&2; exit 1; }
 export TRACES="$traces" HALF="${2:-chosen}" SAMPLE="$(dirname "$0")/sample.csv"
 
 exec python3 - <<'PYTHON'
