@@ -117,19 +117,7 @@ impl Scene<'_> {
 
     /// What a model wants for whom nobody waits yet.
     fn foreseen(&self, model: &Model) -> Option<Demand> {
-        let demand = Demand {
-            cause: Cause::Pin,
-            weight: 1.0,
-            waited: f64::INFINITY,
-            share: 1.0,
-            aged: None,
-            first: None,
-            ages: None,
-            backlog: 0.0,
-            replica: false,
-            reach: Reach::Idle,
-            priority: 0.0,
-        };
+        let demand = Demand { cause: Cause::Pin, waited: f64::INFINITY, ..Demand::asked(1.0) };
         if model.needs.pin {
             return Some(demand);
         }

@@ -227,7 +227,10 @@ fn a_job_whose_model_has_only_a_queued_lease_is_told_a_jobs_wait_and_not_the_lea
         lease(&world, "t", "b").eta_s.is_none_or(|eta| eta > 1000.0),
         "a lease waits for the other's end"
     );
-    let job = world.submit(1, "b");
+    // Its own deadline is far beyond what it will wait.
+    let deadline = Some(world.now.plus(Duration::from_secs(400)));
+    let job = world.send(JobFacts { arrival: world.now, deadline, ..job(1, "b") });
+    assert!(!world.verdicts.contains_key(&job), "it was refused");
     let told = told(&world, job).unwrap();
     let waited = waits(&mut world, job);
     assert!((told - waited).abs() < 10.0, "told {told}, waited {waited}");

@@ -6,6 +6,7 @@ mod bounds;
 mod estimates;
 mod kit;
 mod properties;
+mod quality;
 mod rivals;
 mod sample;
 mod selections;
