@@ -12,6 +12,27 @@ fn replay(log: &Path, options: &[&str]) -> Finished {
     finish(run, SOON)
 }
 
+/// Waits until a log has so many terms and tells how so many jobs ended.
+async fn until_told(log: &Path, terms: usize, jobs: usize) {
+    until_ok("the last answer is on disk", SOON, async || {
+        let text = std::fs::read_to_string(log).unwrap_or_default();
+        let begun = text.lines().filter(|line| line.starts_with("{\"berth_log\"")).count();
+        // An agent may tell a new leader once more of what ended.
+        let ended = text.lines().filter(|line| line.contains("Completed"));
+        let ended = ended.filter_map(|line| {
+            let step: Value = serde_json::from_str(line).ok()?;
+            Some(step["event"]["AttemptEnded"]["job"].as_str()?.to_owned())
+        });
+        let answered = ended.collect::<BTreeSet<_>>().len();
+        if (begun, answered) == (terms, jobs) {
+            Ok(())
+        } else {
+            Err(format!("{begun} terms, {answered} answers"))
+        }
+    })
+    .await;
+}
+
 /// A fleet that takes turns between two models, killed and restarted in between; its log.
 async fn recorded() -> (Berth, std::path::PathBuf) {
     let models = ["one", "two"].map(|id| Model::sim(id, &[]).memory("3GiB"));
@@ -21,23 +42,13 @@ async fn recorded() -> (Berth, std::path::PathBuf) {
         let answer = berth.gateway.chat(model, &json!({"secret-prompt": "do not write me down"})).await;
         assert_eq!(answer.status, 200, "{answer:?}");
     }
+    let log = berth.folder().join("decisions.jsonl");
+    // A client has its answer before the scheduler hears of it, and what a killed one heard may be on no disk.
+    until_told(&log, 1, 2).await;
     berth.role("scheduler").kill9();
     berth.restart("scheduler");
     assert_eq!(berth.gateway.chat("one", &json!({})).await.status, 200);
-    let log = berth.folder().join("decisions.jsonl");
-    until_ok("the last answer is on disk", SOON, async || {
-        let text = std::fs::read_to_string(&log).unwrap_or_default();
-        let terms = text.lines().filter(|line| line.starts_with("{\"berth_log\"")).count();
-        // An agent may tell a new leader once more of what ended.
-        let ended = text.lines().filter(|line| line.contains("Completed"));
-        let jobs = ended.filter_map(|line| {
-            let step: Value = serde_json::from_str(line).ok()?;
-            Some(step["event"]["AttemptEnded"]["job"].as_str()?.to_owned())
-        });
-        let answered = jobs.collect::<BTreeSet<_>>().len();
-        if terms == 2 && answered == 3 { Ok(()) } else { Err(format!("{terms} terms, {answered} answers")) }
-    })
-    .await;
+    until_told(&log, 2, 3).await;
     assert!(berth.role("scheduler").terminate().success());
     (berth, log)
 }

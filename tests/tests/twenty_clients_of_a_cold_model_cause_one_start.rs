@@ -6,7 +6,7 @@ use serde_json::json;
 async fn twenty_clients_cause_one_start(berth: &Berth, model: &str) {
     let watch = berth.engines.watch();
     let requests = (0..20).map(async |n| {
-        let fields = json!({"max_tokens": 5, "ignore_eos": true});
+        let fields = json!({"max_tokens": 5, "ignore_eos": true, "temperature": 0});
         if n % 2 == 0 {
             berth.gateway.chat(model, &fields).await.content();
         } else {
