@@ -50,6 +50,38 @@ impl Bus {
         .await;
     }
 
+    /// Removes every job from the stream, behind the back of whoever knows them.
+    ///
+    /// # Panics
+    /// When it cannot be asked for.
+    pub async fn lose_jobs(&self) {
+        let stream = self.context.get_stream("BERTH_JOBS").await.expect("the stream is there");
+        stream.purge().await.expect("it can be purged");
+    }
+
+    /// Takes the next job that the server would hand to the leader besides its own, and keeps it: a delivery that gets
+    /// lost. `asked` is called once the server has been asked.
+    ///
+    /// # Panics
+    /// When no leader reads the stream, or no job comes.
+    pub async fn steal_delivery(&self, asked: impl Future<Output = ()>) {
+        let stream = self.context.get_stream("BERTH_JOBS").await.expect("the stream is there");
+        let names: Vec<String> =
+            stream.consumer_names().try_collect().await.expect("consumers can be listed");
+        let leader: jetstream::consumer::PullConsumer =
+            stream.get_consumer(&names[0]).await.expect("the leader reads the stream");
+        let mut stolen = leader
+            .batch()
+            .max_messages(1)
+            .expires(Duration::from_secs(20))
+            .messages()
+            .await
+            .expect("jobs can be asked for");
+        asked.await;
+        let message = tokio::time::timeout(Duration::from_secs(20), stolen.next()).await;
+        message.expect("a job comes in time").expect("a job comes").expect("it can be read");
+    }
+
     /// Every fact of this kind so far (`engine_starting`, `job_ended`), oldest first.
     ///
     /// # Panics

@@ -28,6 +28,7 @@ use crate::error;
 use crate::lanes::{Lanes, Pick, Waits};
 use crate::offers::Offer;
 use crate::relay::{Ending, Relay, Step};
+use crate::roll::Quiet;
 
 /// Pieces that may wait for one client. The credit window bounds their bytes; this bounds their number.
 const PIECES: usize = 8192;
@@ -160,6 +161,7 @@ pub(crate) fn outlet(
         flow: Arc::clone(&flow),
         offer: express.map(Offer::new),
         waits,
+        quiet: Quiet::default(),
     };
     (Register { job, entry }, Outlet { pieces, progress, flow })
 }
@@ -193,6 +195,7 @@ pub(crate) struct Entry {
     pub(crate) offer: Option<Offer>,
     /// While it waits for its model.
     pub(crate) waits: Option<Waits>,
+    pub(crate) quiet: Quiet,
 }
 
 pub(crate) struct Demux {
@@ -254,6 +257,7 @@ impl Demux {
             self.refuse(job, reply, "the client has left");
             return;
         }
+        entry.quiet = Quiet::default();
         let host = entry.relay.host().cloned();
         let declined = match &output {
             Output::Declined(reply) => entry.declined(reply),

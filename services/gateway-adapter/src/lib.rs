@@ -36,6 +36,7 @@ mod pursuit;
 mod relay;
 mod request;
 mod respond;
+mod roll;
 mod send;
 mod server;
 mod shapes;

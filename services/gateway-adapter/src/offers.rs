@@ -1,44 +1,34 @@
 //! Jobs of the express lane: offered, taken, or submitted to the queue after all. Nobody but the gateway and the host
 //! knows of them, so the gateway itself looks whether they still run.
 
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use actix::{AsyncContext, Context, Handler, Message};
 use berth_bus::BusError;
 use berth_telemetry::metric;
-use berth_wire::{Attempt, CancelJob, HostId, JobId, ModelId, Reply, RollAnswer, RollCall, Stage, Verb};
+use berth_wire::{Attempt, CancelJob, JobId, ModelId, Reply, Stage, Verb};
 use bytes::Bytes;
 use tracing::{debug, info};
 
 use crate::demux::{Demux, Entry, Express, Lane, Serving};
 use crate::error;
 use crate::lanes::Pick;
+use crate::roll::ROLL;
 
 /// An offer that is not answered by then is given up.
 const ANSWER: Duration = Duration::from_secs(1);
 /// How often it is looked for such offers.
 const LOOK: Duration = Duration::from_millis(100);
-/// How often hosts are asked whether they still run what they took.
-const ROLL: Duration = Duration::from_secs(1);
-/// How long a host may take to answer that.
-const ROLL_ANSWER: Duration = Duration::from_secs(2);
-/// Jobs named in one question.
-const ROLL_MOST: usize = 4096;
-/// A job that is missed so often in a row has ended unheard: its last frame may have crossed the first answer.
-const MISSED: u32 = 2;
-/// A host that is silent so often in a row is gone.
-const SILENT: u32 = 4;
 
 /// The express lane's part of a job.
 pub(crate) struct Offer {
     pub(crate) pick: Pick,
     /// The job as it is submitted if nothing comes of the offer; let go of with the first output.
     payload: Bytes,
-    taken: bool,
-    at: Instant,
+    pub(crate) taken: bool,
+    pub(crate) at: Instant,
     /// How often in a row its host did not know it, or did not answer.
-    missed: u32,
+    pub(crate) missed: u32,
 }
 
 impl Offer {
@@ -89,21 +79,12 @@ pub(crate) struct NotSubmitted {
     error: BusError,
 }
 
-/// What a host said of the jobs that it was asked for.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub(crate) struct Rolled {
-    host: HostId,
-    jobs: Vec<JobId>,
-    answer: Result<RollAnswer, BusError>,
-}
-
 impl Demux {
     /// Looks after offers for as long as this actor lives.
     pub(crate) fn watch_offers(&mut self, ctx: &mut Context<Self>) {
         self.me = Some(ctx.address());
         ctx.run_interval(LOOK, |demux, _| demux.give_up_unanswered());
-        ctx.run_interval(ROLL, |demux, _| demux.call_roll());
+        ctx.run_interval(ROLL, |demux, _| demux.call_rolls());
     }
 
     fn give_up_unanswered(&mut self) {
@@ -120,7 +101,7 @@ impl Demux {
     }
 
     /// An express attempt is given up: the job is submitted, or ends if its client has had some of it.
-    fn lose(&mut self, job: JobId, why: &'static str, message: &str) {
+    pub(crate) fn lose(&mut self, job: JobId, why: &'static str, message: &str) {
         let Some(entry) = self.jobs.get_mut(&job) else { return };
         let host = entry.relay.host().cloned();
         info!(%job, ?host, why, "a job of the express lane is lost");
@@ -162,32 +143,6 @@ impl Demux {
         });
     }
 
-    /// Asks every host for the jobs that it took a while ago.
-    fn call_roll(&mut self) {
-        let mut by_host: BTreeMap<HostId, Vec<JobId>> = BTreeMap::new();
-        for (job, entry) in &self.jobs {
-            let old = |offer: &&Offer| offer.taken && offer.at.elapsed() >= ROLL;
-            if let Some(offer) = entry.offer.as_ref().filter(old) {
-                by_host.entry(offer.pick.host.clone()).or_default().push(*job);
-            }
-        }
-        for (host, mut jobs) in by_host {
-            if !self.asked.insert(host.clone()) {
-                continue;
-            }
-            jobs.truncate(ROLL_MOST);
-            let (bus, me) = (self.bus.clone(), self.me.clone());
-            actix_rt::spawn(async move {
-                let question = RollCall { jobs: jobs.clone() };
-                let subject = bus.subjects.ctl(&host, Verb::Roll);
-                let answer = bus.request(subject, &question, ROLL_ANSWER).await;
-                if let Some(me) = me {
-                    me.do_send(Rolled { host, jobs, answer });
-                }
-            });
-        }
-    }
-
     /// A frame of an express job that nobody waits for: its cancel was lost, and with the job its host.
     pub(crate) fn stop_express(&self, job: JobId) {
         let (bus, hosts) = (self.bus.clone(), self.lanes.hosts());
@@ -212,30 +167,6 @@ impl Handler<NotSubmitted> for Demux {
         if matches!(error, BusError::TimedOut { .. }) {
             // It may have been taken all the same.
             self.cancel(job, None, &entry.relay);
-        }
-    }
-}
-
-impl Handler<Rolled> for Demux {
-    type Result = ();
-
-    fn handle(&mut self, Rolled { host, jobs, answer }: Rolled, _: &mut Self::Context) {
-        self.asked.remove(&host);
-        // Nobody listens there any more: while the client has had nothing, nothing is lost by trying elsewhere at once.
-        let (missing, unserved, served) = match answer {
-            Ok(RollAnswer { missing }) => (missing, MISSED, MISSED),
-            Err(BusError::NoResponders { .. }) => (jobs.clone(), 1, MISSED),
-            Err(_) => (jobs.clone(), SILENT, SILENT),
-        };
-        for job in jobs {
-            let missed = missing.contains(&job);
-            let Some(entry) = self.jobs.get_mut(&job) else { continue };
-            let forwarded = entry.relay.has_forwarded();
-            let Some(offer) = entry.offer.as_mut() else { continue };
-            offer.missed = if missed { offer.missed + 1 } else { 0 };
-            if offer.missed >= if forwarded { served } else { unserved } {
-                self.lose(job, "missed", "the host that served this request was lost");
-            }
         }
     }
 }

@@ -93,6 +93,14 @@ impl Relay {
         if self.ended || !self.is_express() { Step::default() } else { self.broken(code, message) }
     }
 
+    /// Nobody knows of the job any more.
+    pub(crate) fn forgotten(&mut self, error: ApiError) -> Step {
+        if std::mem::replace(&mut self.ended, true) {
+            return Step::default();
+        }
+        Step { end: Some(Err(error)), cancel: true, ..Step::default() }
+    }
+
     /// The host of the attempt that is being heard.
     pub(crate) fn host(&self) -> Option<&HostId> {
         self.run.as_ref().map(|run| &run.host)

@@ -6,7 +6,7 @@ use actix::Addr;
 use berth_actors::Supervised;
 use berth_bus::{Bus, BusError, Jobs, Subscriber, View, read};
 use berth_wire::{
-    ApiError, CancelJob, Epoch, ErrorKind, HostBeat, LeaseReply, LeaseRequest, ModelSpec, Report,
+    ApiError, CancelJob, Epoch, ErrorKind, HostBeat, LeaseReply, LeaseRequest, ModelSpec, Report, RollCall,
 };
 use futures::{FutureExt, StreamExt};
 use tokio_util::sync::CancellationToken;
@@ -14,7 +14,8 @@ use tracing::warn;
 
 use crate::keeper::Keeper;
 use crate::leader::{
-    Arrived, Beats, Cancelled, Catalog, Leader, LeaseAsked, Reported, Restored, StatusAsked,
+    Arrived, Beats, Cancelled, Catalog, Leader, LeaseAsked, Reported, Restored, RollAsked, StatusAsked,
+    StreamTaken,
 };
 use crate::restore;
 
@@ -37,6 +38,7 @@ pub(crate) async fn start(
         let cancels = bus.subscribe(bus.subjects.cancel_all()).await?;
         let asks = bus.subscribe(bus.subjects.scheduler_status()).await?;
         let leases = bus.subscribe(bus.subjects.lease()).await?;
+        let rolls = bus.subscribe(bus.subjects.scheduler_roll()).await?;
         let hosts = View::<HostBeat>::follow(bus, "hosts");
         let mut catalog = View::<ModelSpec>::follow(bus, "catalog");
         catalog.synced().await;
@@ -52,6 +54,7 @@ pub(crate) async fn start(
             () = feed_cancels(cancels, &addr).fuse() => Ok(()),
             () = feed_status(bus, asks, &addr).fuse() => Ok(()),
             () = feed_leases(bus, leases, &addr, keeper).fuse() => Ok(()),
+            () = feed_rolls(bus, rolls, &addr).fuse() => Ok(()),
             () = feed_hosts(hosts.clone(), &addr).fuse() => Ok(()),
             () = feed_catalog(catalog, &addr).fuse() => Ok::<(), BusError>(()),
         }
@@ -79,17 +82,38 @@ async fn heard_of_hosts(addr: &Addr<Leader>, mut hosts: View<HostBeat>) {
     let _ = tokio::time::timeout(HOSTS_FIRST, heard).await;
 }
 
+/// Reads the jobs, and from the start once more whenever the connection was lost: what the server counts as delivered
+/// may have been lost with it.
 async fn feed_jobs(bus: &Bus, epoch: Epoch, addr: &Addr<Leader>) -> Result<(), BusError> {
-    let jobs = Jobs::take_over(bus, epoch).await?;
-    let mut messages = Box::pin(jobs.messages().await?);
-    let _ = addr.send(crate::leader::StreamTaken(jobs)).await;
-    while let Some(job) = messages.next().await {
-        // Waiting for room in the mailbox is what holds the stream back.
-        if addr.send(Arrived(job)).await.is_err() {
-            break;
+    loop {
+        let mut again = std::pin::pin!(bus.reconnected().fuse());
+        let jobs = Jobs::take_over(bus, epoch).await?;
+        let mut messages = Box::pin(jobs.messages().await?).fuse();
+        let _ = addr.send(StreamTaken(jobs)).await;
+        loop {
+            let job = futures::select_biased! {
+                () = again => break,
+                job = messages.next() => job,
+            };
+            let Some(job) = job else { return Ok(()) };
+            // Waiting for room in the mailbox is what holds the stream back.
+            if addr.send(Arrived(job)).await.is_err() {
+                return Ok(());
+            }
         }
     }
-    Ok(())
+}
+
+async fn feed_rolls(bus: &Bus, mut rolls: Subscriber, addr: &Addr<Leader>) {
+    while let Some(message) = rolls.next().await {
+        let Some(RollCall { jobs }) = read::<RollCall>(&message) else { continue };
+        let Ok(answer) = addr.send(RollAsked(jobs)).await else { return };
+        // One that has not read the stream yet knows of too few: the gateway asks again.
+        let Some(answer) = answer else { continue };
+        if let Err(error) = bus.reply(message.reply, &answer).await {
+            warn!(%error, "could not answer a gateway's roll call");
+        }
+    }
 }
 
 async fn feed_reports(bus: &Bus, mut reports: Subscriber, addr: &Addr<Leader>) {

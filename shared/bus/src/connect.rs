@@ -135,12 +135,14 @@ impl Bus {
         Ok(())
     }
 
-    /// Waits until the connection has been made anew.
-    pub async fn reconnected(&self) {
+    /// Ends when the connection has been made anew since this was called.
+    pub fn reconnected(&self) -> impl Future<Output = ()> + use<> {
         let mut connects = self.connects.clone();
         connects.mark_unchanged();
-        if connects.changed().await.is_err() {
-            std::future::pending::<()>().await;
+        async move {
+            if connects.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
         }
     }
 

@@ -141,10 +141,11 @@ impl Message for SetLane {
     const SCHEMA: &'static str = "ctl.lane/1";
 }
 
-/// `ctl.<host>.roll`: a gateway asks whether its jobs of the express lane still run there.
+/// `ctl.<host>.roll`: a gateway asks whether its jobs of the express lane still run there. `sched.roll`: it asks whether
+/// the leader still knows of others, of which it has long heard nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RollCall {
-    /// Jobs that the gateway hears output of.
+    /// Jobs that somebody waits for at the gateway.
     pub jobs: Vec<JobId>,
 }
 
@@ -155,7 +156,7 @@ impl Message for RollCall {
 /// The answer to [`RollCall`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RollAnswer {
-    /// Those of the jobs that do not run there.
+    /// Those of the jobs that do not run there, or that are not outstanding.
     pub missing: Vec<JobId>,
 }
 

@@ -98,6 +98,13 @@ impl ApiError {
         Self { kind, code: code.into(), message: message.into(), param: None, retry_after: None }
     }
 
+    /// A job has ended, and what would have told its gateway was lost.
+    #[must_use]
+    pub fn answer_lost() -> Self {
+        let message = "the end of the answer was lost on its way here; send the request again";
+        Self::new(ErrorKind::EngineFailed, "answer_lost", message)
+    }
+
     /// Names the field of the request at fault.
     #[must_use]
     pub fn param(mut self, field: &str) -> Self {

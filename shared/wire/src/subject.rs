@@ -179,6 +179,12 @@ impl Subjects {
         format!("{}.sched.lease", self.root)
     }
 
+    /// Where a gateway asks the leader which jobs it does not know.
+    #[must_use]
+    pub fn scheduler_roll(&self) -> String {
+        format!("{}.sched.roll", self.root)
+    }
+
     /// Where one instance of a service answers how it is.
     #[must_use]
     pub fn status(&self, role: &str, instance: &str) -> String {

@@ -6,7 +6,7 @@ use std::time::Instant;
 use actix::{Handler, Message, MessageResult};
 use berth_bus::{Entries as Kv, Jobs, QueuedJob};
 use berth_placement::Event;
-use berth_wire::{HostBeat, JobId, ModelSpec, Report, ReportAck, ReportEntry};
+use berth_wire::{HostBeat, JobId, ModelSpec, Report, ReportAck, ReportEntry, RollAnswer};
 
 use super::Leader;
 use crate::hosts::{Taken, Todo};
@@ -91,6 +91,7 @@ impl Handler<Arrived> for Leader {
         let pending = queued.pending;
         self.entries.insert(queued);
         self.feed(Event::JobSubmitted(facts), ctx);
+        self.behind = pending > 0;
         if pending == 0 {
             self.stream_read(ctx);
         }
@@ -107,6 +108,7 @@ impl Handler<StreamTaken> for Leader {
 
     fn handle(&mut self, StreamTaken(jobs): StreamTaken, ctx: &mut Self::Context) {
         let to_read = jobs.to_read();
+        self.behind = to_read > 0;
         let _ = self.carrier.jobs.set(jobs);
         if to_read == 0 {
             self.stream_read(ctx);
@@ -124,6 +126,23 @@ impl Handler<Cancelled> for Leader {
 
     fn handle(&mut self, Cancelled(job): Cancelled, ctx: &mut Self::Context) {
         self.feed(Event::JobCancelled(job), ctx);
+    }
+}
+
+/// A gateway asks which of its jobs are not outstanding. None before the leader knows them all.
+#[derive(Message)]
+#[rtype(result = "Option<RollAnswer>")]
+pub(crate) struct RollAsked(pub(crate) Vec<JobId>);
+
+impl Handler<RollAsked> for Leader {
+    type Result = MessageResult<RollAsked>;
+
+    fn handle(&mut self, RollAsked(mut jobs): RollAsked, _: &mut Self::Context) -> Self::Result {
+        if self.behind {
+            return MessageResult(None);
+        }
+        jobs.retain(|job| self.entries.get(*job).is_none());
+        MessageResult(Some(RollAnswer { missing: jobs }))
     }
 }
 

@@ -16,10 +16,10 @@ use berth_actors::{Drain, Life, Vital};
 use berth_placement::{Effect, Event, Policy, Refusal, State, Verdict, step};
 use berth_telemetry::metric;
 use berth_wire::{
-    ApiError, Ended, EngineId, ErrorKind, EventBody, GatewayId, HostId, JobId, LEASE_TTL, ModelId, ModelSpec,
-    Notice, Outcome as AttemptOutcome, ReportEntry, Snapshot, Timestamp,
+    ApiError, Ended, EngineId, EventBody, GatewayId, HostId, JobId, LEASE_TTL, ModelId, ModelSpec, Notice,
+    Outcome as AttemptOutcome, ReportEntry, Snapshot, Timestamp,
 };
-pub(crate) use heard::{Arrived, Beats, Cancelled, Catalog, Reported, StatusAsked, StreamTaken};
+pub(crate) use heard::{Arrived, Beats, Cancelled, Catalog, Reported, RollAsked, StatusAsked, StreamTaken};
 pub(crate) use leases::{LeaseAsked, Restored};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -75,6 +75,8 @@ pub(crate) struct Leader {
     state: State,
     catalog: BTreeMap<ModelId, Arc<ModelSpec>>,
     entries: Entries,
+    /// The stream holds jobs that have yet to be read.
+    behind: bool,
     hosts: Hosts,
     timer: Option<(Timestamp, SpawnHandle)>,
     /// Gateways that were not heard when they were last asked for.
@@ -118,6 +120,7 @@ impl Leader {
             state,
             catalog: BTreeMap::new(),
             entries: Entries::default(),
+            behind: true,
             hosts: Hosts::new(host_timeout),
             timer: None,
             missed: BTreeSet::new(),
@@ -336,7 +339,7 @@ impl Leader {
             if !told_here {
                 // Its last frame may have been lost with a connection. A gateway that has it knows the job no more.
                 tokio::time::sleep(LAST_WORD).await;
-                carrier.notify(&entry.gateway, job, Notice::Failed(end_lost())).await;
+                carrier.notify(&entry.gateway, job, Notice::Failed(ApiError::answer_lost())).await;
             }
         });
     }
@@ -391,14 +394,6 @@ fn express_ended(ended: &Ended) {
         AttemptOutcome::Failed { .. } => "failed",
     };
     metrics::counter!(metric::JOBS_ENDED, "outcome" => outcome).increment(1);
-}
-
-fn end_lost() -> ApiError {
-    ApiError::new(
-        ErrorKind::EngineFailed,
-        "answer_lost",
-        "the end of the answer was lost on its way here; send the request again",
-    )
 }
 
 fn log(body: &EventBody) {
