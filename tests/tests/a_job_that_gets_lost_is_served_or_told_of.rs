@@ -49,7 +49,8 @@ async fn a_job_whose_delivery_was_lost_with_the_server_is_read_again() {
     })
     .await;
     drop(holder);
-    berth.nats().kill9();
+    // One that is shut down remembers what it has delivered.
+    berth.nats().terminate().unwrap();
     berth.nats().restart().unwrap();
     for client in clients {
         let answer = at_most(SOON, "an answer", client).await.unwrap();

@@ -128,6 +128,16 @@ impl TestNats {
         }
     }
 
+    /// SIGTERM: it writes down what it knows, and ends.
+    ///
+    /// # Errors
+    /// When it cannot be told to.
+    pub fn terminate(&mut self) -> std::io::Result<()> {
+        let Some(mut child) = self.child.take() else { return Ok(()) };
+        std::process::Command::new("kill").arg(child.id().to_string()).status()?;
+        child.wait().map(|_| ())
+    }
+
     /// Starts it again on the same port and store; kills it first if it runs.
     ///
     /// # Errors
