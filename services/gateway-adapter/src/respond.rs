@@ -16,6 +16,17 @@ use crate::patience::Patience;
 use crate::shelf::{Fingerprint, Shelf};
 use crate::stream::{EventStream, Pace, is_event_stream};
 
+// Made once: a name is looked up in a table of those that are standard.
+const X_BERTH_JOB: HeaderName = HeaderName::from_static("x-berth-job");
+const X_BERTH_MODEL: HeaderName = HeaderName::from_static("x-berth-model");
+const X_BERTH_ROUTE: HeaderName = HeaderName::from_static("x-berth-route");
+const X_BERTH_ATTEMPTS: HeaderName = HeaderName::from_static("x-berth-attempts");
+const X_BERTH_LANE: HeaderName = HeaderName::from_static("x-berth-lane");
+const X_BERTH_HOST: HeaderName = HeaderName::from_static("x-berth-host");
+const X_BERTH_QUEUE_MS: HeaderName = HeaderName::from_static("x-berth-queue-ms");
+const X_BERTH_LOAD_MS: HeaderName = HeaderName::from_static("x-berth-load-ms");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+
 /// What the answer needs to know of the request.
 pub(crate) struct Terms {
     /// When the request was complete.
@@ -170,17 +181,17 @@ pub(crate) fn stamps(client: &Client) -> Vec<(HeaderName, HeaderValue)> {
     let load = progress.serving.as_ref().map(|serving| millis(serving.load));
     let host = progress.serving.as_ref().and_then(|serving| text(serving.host.as_str()));
     [
-        ("x-berth-job", text(&client.job().to_string())),
-        ("x-berth-model", text(client.model())),
-        ("x-berth-route", text(client.route().path())),
-        ("x-berth-attempts", Some(progress.attempts.into())),
-        ("x-berth-lane", Some(HeaderValue::from_static(progress.lane.as_str()))),
-        ("x-berth-host", host),
-        ("x-berth-queue-ms", client.queued().map(millis)),
-        ("x-berth-load-ms", load),
-        ("traceparent", text(client.trace())),
+        (X_BERTH_JOB, text(&client.job().to_string())),
+        (X_BERTH_MODEL, text(client.model())),
+        (X_BERTH_ROUTE, text(client.route().path())),
+        (X_BERTH_ATTEMPTS, Some(progress.attempts.into())),
+        (X_BERTH_LANE, Some(HeaderValue::from_static(progress.lane.as_str()))),
+        (X_BERTH_HOST, host),
+        (X_BERTH_QUEUE_MS, client.queued().map(millis)),
+        (X_BERTH_LOAD_MS, load),
+        (TRACEPARENT, text(client.trace())),
     ]
     .into_iter()
-    .filter_map(|(name, value)| Some((HeaderName::from_static(name), value?)))
+    .filter_map(|(name, value)| Some((name, value?)))
     .collect()
 }

@@ -294,6 +294,9 @@ fn read() -> Route {
     web::route().guard(guard::Any(guard::Get()).or(guard::Head()))
 }
 
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const PROCESSING_MS: HeaderName = HeaderName::from_static("openai-processing-ms");
+
 /// What every answer carries: the request's id and our own time; and from a gateway that ends, that the connection
 /// ends with it.
 async fn stamp(
@@ -302,7 +305,7 @@ async fn stamp(
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<impl MessageBody>, actix_web::Error> {
     let began = Instant::now();
-    let own = request.headers().get("x-request-id").filter(|id| {
+    let own = request.headers().get(X_REQUEST_ID).filter(|id| {
         let id = id.as_bytes();
         (1..=128).contains(&id.len()) && id.iter().all(u8::is_ascii_graphic)
     });
@@ -316,12 +319,12 @@ async fn stamp(
     let mut response = anthropic::speak(next.call(request).await?, known.as_ref());
     let headers = response.headers_mut();
     if let Some(id) = id {
-        headers.insert(HeaderName::from_static("x-request-id"), id);
+        headers.insert(X_REQUEST_ID, id);
     }
     let began = response.request().extensions().get::<Complete>().map_or(began, |complete| complete.0);
     let headers = response.headers_mut();
     let ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-    headers.insert(HeaderName::from_static("openai-processing-ms"), HeaderValue::from(ms));
+    headers.insert(PROCESSING_MS, HeaderValue::from(ms));
     let old = response.request().version() < Version::HTTP_11;
     let head = response.response_mut().head_mut();
     if old {

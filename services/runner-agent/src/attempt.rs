@@ -58,8 +58,13 @@ struct Verdict {
 }
 
 impl Task {
-    /// Runs it to its end, which is told whatever happens.
-    pub(crate) async fn run(self) {
+    /// Has it run to its end, which is told whatever happens.
+    pub(crate) fn spawn(self) {
+        // Boxed: the runtime moves what it is given several times, and this is some 12 KB.
+        actix_rt::spawn(Box::pin(self.run()));
+    }
+
+    async fn run(self) {
         let (shared, cell, id, attempt) =
             (Rc::clone(&self.shared), Rc::clone(&self.cell), self.job.id, self.attempt);
         if AssertUnwindSafe(self.serve()).catch_unwind().await.is_ok() {
@@ -327,14 +332,16 @@ impl<'a> Course<'a> {
         } else {
             prepare()
         };
-        let (method, path) = match &job.target {
-            None => (Method::POST, cell.model().engine.kind.path(job.route)),
+        let (method, url) = match &job.target {
+            None => (Method::POST, cell.route_url(cell.model().engine.kind.path(job.route))),
             Some(target) => {
                 let method = Method::from_bytes(target.method.as_bytes());
-                (method.map_err(|_| self.broke("its method is not one of HTTP"))?, target.path.as_str())
+                let method = method.map_err(|_| self.broke("its method is not one of HTTP"))?;
+                (method, cell.url(&target.path).parse().ok())
             }
         };
-        let mut request = shared.http.request(method, cell.url(path));
+        let url = url.ok_or_else(|| self.broke("its address is none of HTTP"))?;
+        let mut request = shared.http.request(method, url);
         if let Some(key) = cell.key() {
             request = request.header(AUTHORIZATION, key);
         }

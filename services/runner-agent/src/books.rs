@@ -11,6 +11,7 @@ use berth_wire::{
     GatewayId, HostId, JobId, ModelId, ModelSpec, Reservation, RunningAttempt, SleepCost, StartEngine,
     Timestamp,
 };
+use reqwest::Url;
 use reqwest::header::HeaderValue;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -33,6 +34,8 @@ pub(crate) struct EngineCell {
     pub(crate) gone: CancellationToken,
     since: Cell<Timestamp>,
     endpoint: RefCell<Rc<str>>,
+    /// Of the routes that were asked for at this endpoint.
+    urls: RefCell<Vec<(&'static str, Url)>>,
     key: RefCell<Option<HeaderValue>>,
     holds: Cell<Option<u64>>,
     start_took: Cell<Option<Duration>>,
@@ -65,6 +68,7 @@ impl EngineCell {
             gone: CancellationToken::new(),
             since: Cell::new(now()),
             endpoint: RefCell::new("".into()),
+            urls: RefCell::default(),
             key: RefCell::new(None),
             holds: Cell::new(None),
             start_took: Cell::new(None),
@@ -100,6 +104,7 @@ impl EngineCell {
 
     fn set_endpoint(&self, endpoint: &str) {
         *self.endpoint.borrow_mut() = endpoint.into();
+        self.urls.borrow_mut().clear();
     }
 
     /// Where a request for `path` goes.
@@ -107,6 +112,16 @@ impl EngineCell {
         let endpoint = self.endpoint.borrow();
         let scheme = if endpoint.contains("://") { "" } else { "http://" };
         format!("{scheme}{endpoint}{path}")
+    }
+
+    /// Where requests of a route go: read once, since that costs about what the rest of a request does.
+    pub(crate) fn route_url(&self, path: &'static str) -> Option<Url> {
+        let known = self.urls.borrow().iter().find(|(known, _)| *known == path).map(|(_, url)| url.clone());
+        known.or_else(|| {
+            let url: Url = self.url(path).parse().ok()?;
+            self.urls.borrow_mut().push((path, url.clone()));
+            Some(url)
+        })
     }
 
     /// What lets requests in.

@@ -269,7 +269,7 @@ impl HostActor {
     fn dispatch(&self, message: &Inbound) -> Option<Reply> {
         match self.admit(message) {
             Ok(Some(task)) => {
-                actix_rt::spawn(task.run());
+                task.spawn();
                 None
             }
             Ok(None) => Some(Reply::Ok),
@@ -313,7 +313,7 @@ impl HostActor {
     fn offer(&self, message: &Inbound) {
         let reply = match self.admit_offer(message) {
             Ok(Some(task)) => {
-                actix_rt::spawn(task.run());
+                task.spawn();
                 return;
             }
             Ok(None) => return,

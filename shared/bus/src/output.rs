@@ -4,10 +4,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use async_nats::{HeaderMap, StatusCode, Subscriber};
-use berth_wire::{
-    ATTEMPT, BeginReply, CONTENT_TYPE, Epoch, FINAL, Frame, GatewayId, JobId, MSGPACK, Notice, Output, Reply,
-    SCHEMA, SEQ, Subjects,
-};
+use berth_wire::{BeginReply, Epoch, Frame, GatewayId, JobId, MSGPACK, Notice, Output, Reply, Subjects};
 use futures::StreamExt;
 
 use crate::connect::Bus;
@@ -118,10 +115,21 @@ impl NatsOutput {
 /// How long a gateway may take to answer frame 0.
 const BEGIN_LIMIT: Duration = Duration::from_secs(10);
 
+/// Header names that need not be looked at any more.
+mod name {
+    use async_nats::HeaderName;
+
+    pub(super) const CONTENT_TYPE: HeaderName = HeaderName::from_static(berth_wire::CONTENT_TYPE);
+    pub(super) const SCHEMA: HeaderName = HeaderName::from_static(berth_wire::SCHEMA);
+    pub(super) const ATTEMPT: HeaderName = HeaderName::from_static(berth_wire::ATTEMPT);
+    pub(super) const SEQ: HeaderName = HeaderName::from_static(berth_wire::SEQ);
+    pub(super) const FINAL: HeaderName = HeaderName::from_static(berth_wire::FINAL);
+}
+
 fn output_headers() -> HeaderMap {
     let mut headers = HeaderMap::new();
-    headers.insert(CONTENT_TYPE, MSGPACK);
-    headers.insert(SCHEMA, Output::SCHEMA);
+    headers.insert(name::CONTENT_TYPE, MSGPACK);
+    headers.insert(name::SCHEMA, Output::SCHEMA);
     headers
 }
 
@@ -136,9 +144,9 @@ impl OutputSink for NatsOutput {
         // Only the last frame has headers: they cost more than they tell on every token.
         let headers = frame.end.as_ref().map(|end| {
             let mut headers = output_headers();
-            headers.insert(ATTEMPT, frame.attempt.to_string());
-            headers.insert(SEQ, frame.seq.to_string());
-            headers.insert(FINAL, end.finish.as_str());
+            headers.insert(name::ATTEMPT, frame.attempt.to_string());
+            headers.insert(name::SEQ, frame.seq.to_string());
+            headers.insert(name::FINAL, end.finish.as_str());
             headers
         });
         self.publish(self.bus.subjects.out(gateway, job), headers, &Output::Frame(frame)).await
