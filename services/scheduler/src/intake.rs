@@ -21,6 +21,9 @@ use crate::restore;
 
 /// A new leader waits so long for hosts to say what runs before it reads jobs.
 const HOSTS_FIRST: Duration = Duration::from_secs(2);
+/// How often, and how far apart, the stream is asked for after the connection was lost.
+const SETTLE: u32 = 20;
+const AGAIN: Duration = Duration::from_millis(250);
 /// So long an answer waits for what it tells of to be written down.
 const WRITTEN: Duration = Duration::from_secs(2);
 
@@ -85,9 +88,9 @@ async fn heard_of_hosts(addr: &Addr<Leader>, mut hosts: View<HostBeat>) {
 /// Reads the jobs, and from the start once more whenever the connection was lost: what the server counts as delivered
 /// may have been lost with it.
 async fn feed_jobs(bus: &Bus, epoch: Epoch, addr: &Addr<Leader>) -> Result<(), BusError> {
+    let mut again = Box::pin(bus.reconnected().fuse());
+    let mut jobs = Jobs::take_over(bus, epoch).await?;
     loop {
-        let mut again = std::pin::pin!(bus.reconnected().fuse());
-        let jobs = Jobs::take_over(bus, epoch).await?;
         let mut messages = Box::pin(jobs.messages().await?).fuse();
         let _ = addr.send(StreamTaken(jobs)).await;
         loop {
@@ -101,6 +104,20 @@ async fn feed_jobs(bus: &Bus, epoch: Epoch, addr: &Addr<Leader>) -> Result<(), B
                 return Ok(());
             }
         }
+        again = Box::pin(bus.reconnected().fuse());
+        jobs = take_again(bus, epoch).await?;
+    }
+}
+
+/// A server that has just started may need a moment for its streams.
+async fn take_again(bus: &Bus, epoch: Epoch) -> Result<Jobs, BusError> {
+    let mut tries = 0;
+    loop {
+        match Jobs::take_again(bus, epoch).await {
+            Err(BusError::Nats { .. }) if tries < SETTLE => tries += 1,
+            taken => return taken,
+        }
+        tokio::time::sleep(AGAIN).await;
     }
 }
 

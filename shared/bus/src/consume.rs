@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_nats::HeaderMap;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
-use async_nats::jetstream::context::PublishErrorKind;
+use async_nats::jetstream::context::{ConsumerInfoErrorKind, PublishErrorKind};
 use async_nats::jetstream::message::Acker;
 use async_nats::jetstream::stream::Stream;
 use berth_wire::{CONTENT_TYPE, Epoch, JOB, Job, JobId, MSGPACK, ModelId, SCHEMA};
@@ -102,6 +102,10 @@ impl Ticket {
     }
 }
 
+fn consumer_name(epoch: Epoch) -> String {
+    format!("scheduler-{epoch}")
+}
+
 /// The leader's view of the stream.
 pub struct Jobs {
     stream: Stream,
@@ -131,7 +135,7 @@ impl Jobs {
         }
         let consumer = stream
             .create_consumer(pull::Config {
-                name: Some(format!("scheduler-{epoch}")),
+                name: Some(consumer_name(epoch)),
                 description: Some("the leading scheduler".into()),
                 deliver_policy: DeliverPolicy::All,
                 ack_policy: AckPolicy::Explicit,
@@ -144,6 +148,23 @@ impl Jobs {
             .await
             .map_err(|e| BusError::nats("read the job stream", e))?;
         Ok(Self { stream, consumer })
+    }
+
+    /// The same once more within a term, when what was delivered may have been lost with the connection.
+    ///
+    /// # Errors
+    /// As [`Jobs::take_over`], and when another leader has taken the stream over meanwhile.
+    pub async fn take_again(bus: &Bus, epoch: Epoch) -> Result<Self, BusError> {
+        let name = bus.subjects.jobs_stream();
+        let stream =
+            bus.jetstream.get_stream(&name).await.map_err(|e| BusError::nats("find the job stream", e))?;
+        match stream.consumer_info(consumer_name(epoch)).await {
+            Ok(_) => Self::take_over(bus, epoch).await,
+            Err(e) if e.kind() == ConsumerInfoErrorKind::NotFound => {
+                Err(BusError::Missing { asset: format!("this leader's consumer of the stream {name}") })
+            }
+            Err(e) => Err(BusError::nats("ask for the job stream's consumer", e)),
+        }
     }
 
     /// Every outstanding job, then new ones as they come. An unreadable one is dropped from the stream.

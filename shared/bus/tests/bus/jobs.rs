@@ -36,6 +36,22 @@ async fn a_later_leader_reads_every_outstanding_job_from_the_start() {
 }
 
 #[tokio::test]
+async fn a_leader_reads_the_stream_anew_unless_a_later_one_has_it() {
+    let nats = TestNats::start().unwrap();
+    let bus = provisioned(&nats).await;
+    bus.submit(&job(0, b"{}")).await.unwrap();
+    let first = Jobs::take_over(&bus, Epoch(1)).await.unwrap();
+    drop(Box::pin(first.messages().await.unwrap()).next().await.unwrap());
+    let again = Jobs::take_again(&bus, Epoch(1)).await.unwrap();
+    assert_eq!(again.to_read(), 1, "what was delivered is delivered once more");
+    let second = Jobs::take_over(&connect(&nats).await, Epoch(2)).await.unwrap();
+    assert!(matches!(Jobs::take_again(&bus, Epoch(1)).await, Err(BusError::Missing { .. })));
+    let mut messages = Box::pin(second.messages().await.unwrap());
+    let read = tokio::time::timeout(SOON, messages.next()).await.unwrap().unwrap();
+    assert_eq!(read.job, job(0, b"{}"), "the later leader reads on");
+}
+
+#[tokio::test]
 async fn a_job_submitted_twice_is_in_the_stream_once() {
     let nats = TestNats::start().unwrap();
     let bus = provisioned(&nats).await;
