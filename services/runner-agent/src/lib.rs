@@ -6,6 +6,7 @@
 
 mod accelerators;
 mod actor;
+mod adapters;
 mod amd;
 mod ask_usage;
 mod asleep;
@@ -29,6 +30,7 @@ mod host;
 mod layers;
 mod ledger;
 mod leftovers;
+mod loaded;
 mod logs;
 mod mask;
 mod network;
@@ -41,6 +43,7 @@ mod ready;
 mod record;
 mod records;
 mod registry;
+mod rename;
 mod reporter;
 mod rewrite;
 mod run;
