@@ -137,6 +137,7 @@ pub(crate) mod tests {
             labels: Vec::new(),
             adapters: Vec::new(),
             max_adapters: None,
+            keep_context: None,
         }
     }
 

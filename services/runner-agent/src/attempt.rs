@@ -23,6 +23,7 @@ use tracing::{debug, info};
 use crate::adapters::{Use, lend};
 use crate::ask_usage::{ask_for_usage, must_be_asked};
 use crate::books::{EngineCell, grant};
+use crate::contexts::{Seated, seat};
 use crate::external::is_refusal;
 use crate::pump::{Answer, Frames, frame_limit};
 use crate::rename::Rename;
@@ -136,6 +137,8 @@ struct Course<'a> {
     complete: bool,
     /// The adapter that it is for stays while this is held.
     adapter: RefCell<Option<Use>>,
+    /// The slot that it has on the engine, where that is to be known.
+    seat: RefCell<Option<Seated>>,
 }
 
 impl<'a> Course<'a> {
@@ -150,6 +153,7 @@ impl<'a> Course<'a> {
             events: false,
             complete: false,
             adapter: RefCell::default(),
+            seat: RefCell::default(),
         }
     }
 
@@ -327,6 +331,9 @@ impl<'a> Course<'a> {
             Ok(adapter) => *self.adapter.borrow_mut() = adapter,
             Err(refusal) => return Ok(refusal),
         }
+        let seat = seat(shared, cell, job).await;
+        let slot = seat.as_ref().map(Seated::slot);
+        *self.seat.borrow_mut() = seat;
         let body = match &job.body {
             Body::Inline(bytes) => bytes.clone(),
             Body::Claim { object, len } => self.fetch(object, *len).await?,
@@ -334,7 +341,7 @@ impl<'a> Course<'a> {
         let (prepared, ask) = (Prepare::of(job, cell.model()), must_be_asked(job.route, job.stream));
         let large = body.len() > LARGE;
         let prepare = move || {
-            let body = prepared.body(body);
+            let body = slot.into_iter().fold(prepared.body(body), |body, slot| Seated::name(slot, body));
             if ask { ask_for_usage(body) } else { body }
         };
         let body = if large {

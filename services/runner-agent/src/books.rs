@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::adapters::Adapters;
 use crate::asleep::Turn;
+use crate::contexts::Contexts;
 use crate::driver::Instance;
 use crate::engine::EngineActor;
 use crate::logs::Log;
@@ -29,6 +30,7 @@ pub(crate) struct EngineCell {
     pub(crate) start: StartEngine,
     pub(crate) slots: Rc<Slots>,
     pub(crate) adapters: Rc<Adapters>,
+    pub(crate) contexts: Rc<Contexts>,
     /// Somebody wants it to end.
     pub(crate) stop: CancellationToken,
     /// It serves no longer: what runs on it has failed.
@@ -63,6 +65,7 @@ impl EngineCell {
         Rc::new(Self {
             slots: Slots::new(start.model.concurrency),
             adapters: Adapters::new(&start.model),
+            contexts: Contexts::new(&start.model),
             start,
             stop: CancellationToken::new(),
             gone: CancellationToken::new(),

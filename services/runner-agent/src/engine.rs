@@ -20,6 +20,7 @@ use tracing::{info, warn};
 use crate::adapters::{missing, rank, settle};
 use crate::asleep::{Night, Turn};
 use crate::books::{Engine, EngineCell};
+use crate::contexts;
 use crate::driver::{Driver, Failure, Instance, Order};
 use crate::ready::wait_ready;
 use crate::share;
@@ -156,7 +157,12 @@ impl Course<'_> {
             gpus: devices.gpus(&start.reservations, AcceleratorKind::Nvidia),
             amd: devices.gpus(&start.reservations, AcceleratorKind::Amd),
             ram: devices.ram(&start.reservations, start.model.memory.is_some()),
-            more: [share::of(&start, devices), rank(&start.model)].concat(),
+            more: [
+                share::of(&start, devices),
+                rank(&start.model),
+                contexts::args(&self.shared.config, &start.model),
+            ]
+            .concat(),
             sleeps,
             start,
         }
@@ -402,6 +408,7 @@ impl Course<'_> {
         self.set(EngineState::Stopping, None);
         self.cell.gone.cancel();
         self.attempts_ended().await;
+        contexts::save(self.shared, self.cell, instance.endpoint()).await;
         instance.stop(self.cell.model().engine.stop_grace).await;
         None
     }

@@ -103,6 +103,12 @@ pub(crate) fn on_host(model: &ModelSpec, path: &str) -> Option<PathBuf> {
     Words::of(model).host_path(path)
 }
 
+/// The GGUF file that a model's engine reads, where it is on this host.
+pub(crate) fn weights(model: &ModelSpec) -> Option<PathBuf> {
+    let words = Words::of(model);
+    words.host_path(words.value(&["-m", "--model"])?)
+}
+
 /// An engine's command line.
 struct Words<'a> {
     model: &'a ModelSpec,
@@ -126,7 +132,7 @@ impl<'a> Words<'a> {
     }
 
     fn llama(&self, on_gpu: bool) -> Option<Result<u64, FootprintError>> {
-        let file = self.host_path(self.value(&["-m", "--model"])?)?;
+        let file = weights(self.model)?;
         let slots = u64::from(self.model.concurrency.max(1));
         // llama-server divides what it is given among its slots; 0 is what the model was trained for.
         let total = self.value(&["-c", "--ctx-size"]).and_then(|text| text.parse::<u64>().ok());

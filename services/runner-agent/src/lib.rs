@@ -14,6 +14,7 @@ mod attempt;
 mod beat;
 mod books;
 mod container;
+mod contexts;
 mod detect;
 mod docker;
 mod docker_spec;

@@ -174,6 +174,7 @@ impl Config {
             labels: Vec::new(),
             adapters: Vec::new(),
             max_adapters: None,
+            keep_context: None,
         })
     }
 }

@@ -6,6 +6,7 @@
 
 mod adapter;
 mod container;
+mod context;
 pub mod env;
 mod external;
 mod gguf;

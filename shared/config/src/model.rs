@@ -9,6 +9,7 @@ use toml::Spanned;
 
 use crate::adapter;
 use crate::container;
+use crate::context;
 use crate::env;
 use crate::placeholder::{self, PLACEHOLDERS};
 use crate::problem::{Findings, suggest};
@@ -117,6 +118,7 @@ pub(crate) fn resolve(raw: &RawModel, around: Surroundings<'_>, findings: &mut F
         labels: raw.labels.texts(),
         adapters: adapters.list,
         max_adapters: adapters.at_once,
+        keep_context: context::resolve(raw, kind, driver, findings),
     }
 }
 

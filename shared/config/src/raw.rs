@@ -182,6 +182,7 @@ pub(crate) struct RawModel {
     #[serde(default)]
     pub(crate) labels: Words,
     pub(crate) max_adapters: Option<Spanned<u32>>,
+    pub(crate) keep_context: Option<Spanned<Span>>,
     #[serde(default)]
     pub(crate) adapters: Vec<RawAdapter>,
 }

@@ -413,3 +413,14 @@ fn an_adapter_stands_below_a_model_whose_engine_can_serve_it() {
         .replace("HASH", &berth_wire::KeyHash::of("k").to_text());
     refuses(&format!("{base}{adapter}{key}"), "9:18", &["`sqk`", "did you mean `sql`?"]);
 }
+
+#[test]
+fn contexts_are_kept_only_where_they_can_be() {
+    let llama =
+        "[[models]]\nid = \"m\"\nengine = \"llama.cpp\"\ndriver = \"process\"\nkeep_context = \"1h\"\n";
+    assert!(Config::parse(llama, "f").is_ok());
+    refuses(&llama.replace("process", "docker"), "5:16", &["llama.cpp run as a process"]);
+    refuses(&llama.replace("1h", "0s"), "5:16", &["\"1s\" to \"24h\""]);
+    refuses(&format!("{llama}args = [\"--slot-save-path\", \"/x\"]\n"), "6:9", &["leave this out"]);
+    refuses(&format!("{llama}[[models.adapters]]\nid = \"a\"\npath = \"/a\"\n"), "5:16", &["with adapters"]);
+}

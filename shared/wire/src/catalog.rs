@@ -195,6 +195,14 @@ pub struct ModelSpec {
     /// How many of them one engine holds at a time, at most, where it loads them as they are asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_adapters: Option<u32>,
+    /// What is in the slots of sessions is saved when its engine is stopped, and kept for so long; `None`: it is lost.
+    #[serde(
+        rename = "keep_context_ms",
+        default,
+        skip_serializing_if = "Option::is_none",
+        with = "crate::time::option_millis"
+    )]
+    pub keep_context: Option<Duration>,
 }
 
 impl ModelSpec {

@@ -68,6 +68,7 @@ fn spec() -> ModelSpec {
         labels: vec!["gpu=a100".into()],
         adapters: Vec::new(),
         max_adapters: None,
+        keep_context: None,
     }
 }
 

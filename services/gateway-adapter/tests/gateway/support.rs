@@ -56,6 +56,7 @@ pub fn model() -> ModelSpec {
         labels: Vec::new(),
         adapters: Vec::new(),
         max_adapters: None,
+        keep_context: None,
     }
 }
 

@@ -65,6 +65,7 @@ pub(crate) fn process(command: &[&str]) -> ModelSpec {
         labels: Vec::new(),
         adapters: Vec::new(),
         max_adapters: None,
+        keep_context: None,
     }
 }
 
