@@ -1,4 +1,5 @@
-"""Writes a tiny llama-architecture model with random weights (always the same ones) as a GGUF file.
+"""Writes a tiny llama-architecture model with random weights (always the same ones) as a GGUF file, and beside it a LoRA
+adapter for it, `adapter.gguf`, which changes what it answers.
 
 It loads in a real llama-server and streams noise at hundreds of tokens a second: 259 byte-level tokens and a few
 words, 64 wide, 2 layers, f32, about 480 KB. Usage: python tiny_gguf.py FILE
@@ -11,6 +12,7 @@ import gguf
 import numpy as np
 
 WIDE, LAYERS, HEADS, INNER, CONTEXT = 64, 2, 2, 128, 131072
+RANK = 8
 WORDS = ["▁", "▁the", "▁ship", "▁is", "▁at", "▁its", "▁berth", "▁and", "▁waits", "▁for", "▁a", "▁slot", "."]
 
 
@@ -70,7 +72,27 @@ def main(path: str) -> None:
     os.replace(path + ".part", path)
 
 
+def adapter(path: str) -> None:
+    """As convert_lora_to_gguf.py of llama.cpp writes them: A is rank x in, B out x rank."""
+    writer = gguf.GGUFWriter(path + ".part", "llama")
+    writer.add_type(gguf.GGUFType.ADAPTER)
+    writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
+    writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, 64.0)
+    random = np.random.default_rng(1)
+    for layer in range(LAYERS):
+        for part in ("q", "v", "output"):
+            name = f"blk.{layer}.attn_{part}.weight"
+            for end, shape in (("lora_a", (RANK, WIDE)), ("lora_b", (WIDE, RANK))):
+                writer.add_tensor(f"{name}.{end}", (random.standard_normal(shape) * 0.3).astype(np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    os.replace(path + ".part", path)
+
+
 if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit("usage: python tiny_gguf.py FILE")
+    adapter(os.path.join(os.path.dirname(sys.argv[1]), "adapter.gguf"))
     main(sys.argv[1])

@@ -82,6 +82,7 @@ fn keys(config: &Config) -> String {
 fn row(model: &ModelSpec) -> Vec<String> {
     let mut names = vec![model.id.as_str()];
     names.extend(model.aliases.iter().map(String::as_str));
+    names.extend(model.adapters.iter().map(|adapter| adapter.id.as_str()));
     let memory = model.memory.map_or_else(|| "all of it".into(), show_bytes);
     vec![
         names.join(", "),

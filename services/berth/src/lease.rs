@@ -171,7 +171,8 @@ pub(crate) fn at_fleet<T>(
 /// The model of that name or alias.
 pub(crate) async fn resolve(bus: &Bus, name: &str) -> Result<ModelId, Failure> {
     let catalog = status::entries::<ModelSpec>(bus, "catalog").await?;
-    let by_alias = |spec: &ModelSpec| spec.aliases.iter().any(|alias| alias == name);
+    // An adapter's lease is one on its base, whose engine serves it.
+    let by_alias = |spec: &ModelSpec| spec.names().any(|other| other == name);
     let found = catalog
         .values()
         .find(|spec| spec.id.as_str() == name)

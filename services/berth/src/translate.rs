@@ -121,6 +121,7 @@ mod tests {
         let job = Job {
             id: JobId(7),
             model: "m".into(),
+            adapter: None,
             route: Route::ChatCompletions,
             gateway: "gw".into(),
             stream: true,

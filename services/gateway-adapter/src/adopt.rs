@@ -225,7 +225,8 @@ async fn submit(worker: &Arc<Worker>, mut job: Job, begin_by: Instant) -> Result
         let start = Start {
             job: job.id,
             route: job.route,
-            model: Arc::from(job.model.as_str()),
+            model: Arc::from(job.adapter.as_ref().unwrap_or(&job.model).as_str()),
+            base: job.adapter.as_ref().map(|_| job.model.clone()),
             at: began.into_std(),
             // It was let in when it came.
             permit: None,

@@ -11,11 +11,11 @@ use actix_web::http::header::{AUTHORIZATION, HeaderMap, HeaderValue, WWW_AUTHENT
 use actix_web::middleware::Next;
 use actix_web::{FromRequest, HttpMessage, HttpRequest, HttpResponse, ResponseError, web};
 use berth_telemetry::metric;
-use berth_wire::{ApiError, Class, ErrorKind, KeyId, ModelSpec, Scope};
+use berth_wire::{ApiError, Class, ErrorKind, KeyId, Scope};
 use tracing::{debug, info};
 
 use crate::allowance::Permit;
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, Named};
 use crate::error::{self, Refusal};
 use crate::fleet::Fleet;
 use crate::intake;
@@ -53,16 +53,12 @@ impl Caller {
     }
 
     /// Whether it may name the model.
-    pub(crate) fn may_use(&self, model: &ModelSpec) -> bool {
-        self.key.as_ref().is_none_or(|key| key.record.allows(model.id.as_str(), &model.aliases))
+    pub(crate) fn may_use(&self, model: &Named) -> bool {
+        self.key.as_ref().is_none_or(|key| key.record.allows(model.id().as_str(), model.aliases()))
     }
 
     /// The model that it means, if it may use it. Names of others' models are not suggested.
-    pub(crate) fn resolve<'a>(
-        &self,
-        catalog: &'a Catalog,
-        name: &str,
-    ) -> Result<&'a Arc<ModelSpec>, ApiError> {
+    pub(crate) fn resolve<'a>(&self, catalog: &'a Catalog, name: &str) -> Result<&'a Named, ApiError> {
         match catalog.resolve(name) {
             Ok(model) if self.may_use(model) => Ok(model),
             Ok(_) => {
@@ -239,7 +235,7 @@ fn presented(headers: &HeaderMap) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use actix_web::http::header::HeaderName;
-    use berth_wire::{KeyHash, KeyRecord};
+    use berth_wire::{AdapterSpec, KeyHash, KeyRecord, ModelSpec};
 
     use super::*;
     use crate::allowance::Allowance;
@@ -289,11 +285,32 @@ mod tests {
         let entries = models.iter().map(|s| (s.id.to_string(), Arc::new(s.clone()))).collect();
         let catalog = Catalog::new(&Arc::new(entries));
         let some = caller(|key| key.models = vec!["qwen".into()]);
-        assert_eq!(some.resolve(&catalog, "qwen-7b").unwrap().id.as_str(), "qwen-7b");
+        assert_eq!(some.resolve(&catalog, "qwen-7b").unwrap().id().as_str(), "qwen-7b");
         assert_eq!(some.resolve(&catalog, "secret-7b").unwrap_err().code, "model_not_allowed");
         let unknown = some.resolve(&catalog, "secret-8b").unwrap_err();
         assert_eq!((unknown.code.as_str(), unknown.message.contains("secret")), ("model_not_found", false));
         let all = caller(|_| {}).resolve(&catalog, "secret-8b").unwrap_err();
         assert!(all.message.contains("secret-7b"), "{}", all.message);
+    }
+
+    #[test]
+    fn a_key_of_an_adapter_is_none_of_its_base_and_the_other_way_round() {
+        let adapter = |id: &str| AdapterSpec { id: id.into(), aliases: Vec::new(), path: "/x".into() };
+        let base = ModelSpec { adapters: vec![adapter("sql"), adapter("law")], ..spec("base", &[]) };
+        let catalog = Catalog::new(&Arc::new([("base".to_owned(), Arc::new(base))].into()));
+        let may = |models: &[&str], name: &str| {
+            let models = models.iter().map(|name| (*name).to_owned()).collect();
+            caller(|key| key.models = models).resolve(&catalog, name).is_ok()
+        };
+        assert!(may(&["sql"], "sql") && !may(&["sql"], "base") && !may(&["sql"], "law"));
+        assert!(may(&["base"], "base") && !may(&["base"], "sql"));
+        // By paths of its own an engine can be asked for any of its adapters.
+        let target = berth_wire::Target { method: "POST".into(), path: "/v1/completions".into() };
+        let reaches = |models: &[&str]| {
+            let models = models.iter().map(|name| (*name).to_owned()).collect();
+            let named = catalog.resolve("base").unwrap();
+            crate::upstream::permit(&caller(|key| key.models = models), &catalog, named, &target).is_ok()
+        };
+        assert!(!reaches(&["base", "sql"]) && reaches(&["base", "sql", "law"]));
     }
 }

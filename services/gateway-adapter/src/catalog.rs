@@ -4,39 +4,64 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use berth_bus::Entries;
-use berth_wire::{ApiError, ErrorKind, ModelSpec};
+use berth_wire::{AdapterSpec, ApiError, ErrorKind, ModelId, ModelSpec};
+
+/// What a client names: a model, or an adapter of one. The queue knows of the model alone, whose engines serve both.
+#[derive(Debug, Clone)]
+pub(crate) struct Named {
+    pub(crate) spec: Arc<ModelSpec>,
+    pub(crate) adapter: Option<Arc<AdapterSpec>>,
+}
+
+impl Named {
+    /// Its own id, which is the adapter's where it is one.
+    pub(crate) fn id(&self) -> &ModelId {
+        self.adapter.as_ref().map_or(&self.spec.id, |adapter| &adapter.id)
+    }
+
+    pub(crate) fn aliases(&self) -> &[String] {
+        self.adapter.as_ref().map_or(&self.spec.aliases, |adapter| &adapter.aliases)
+    }
+}
 
 /// All models by every name they have.
 #[derive(Debug, Default)]
 pub(crate) struct Catalog {
-    models: Vec<Arc<ModelSpec>>,
-    names: HashMap<String, Arc<ModelSpec>>,
+    models: Vec<Named>,
+    names: HashMap<String, Named>,
 }
 
 impl Catalog {
     pub(crate) fn new(entries: &Entries<ModelSpec>) -> Self {
-        let mut models: Vec<_> = entries.values().cloned().collect();
-        models.sort_by(|a, b| a.id.cmp(&b.id));
+        let mut models: Vec<_> = entries
+            .values()
+            .flat_map(|spec| {
+                let adapters = spec.adapters.iter().map(|adapter| Some(Arc::new(adapter.clone())));
+                let named = |adapter| Named { spec: Arc::clone(spec), adapter };
+                std::iter::once(None).chain(adapters).map(named)
+            })
+            .collect();
+        models.sort_by(|a, b| a.id().cmp(b.id()));
         let mut names = HashMap::new();
         for model in &models {
-            for alias in &model.aliases {
-                names.insert(alias.clone(), Arc::clone(model));
+            for alias in model.aliases() {
+                names.insert(alias.clone(), model.clone());
             }
         }
         // A model's own name beats another's alias.
         for model in &models {
-            names.insert(model.id.as_str().to_owned(), Arc::clone(model));
+            names.insert(model.id().as_str().to_owned(), model.clone());
         }
         Self { models, names }
     }
 
-    /// Every model, by name.
-    pub(crate) fn models(&self) -> &[Arc<ModelSpec>] {
+    /// Every model, and every adapter, by name.
+    pub(crate) fn models(&self) -> &[Named] {
         &self.models
     }
 
     /// The model that a client means.
-    pub(crate) fn resolve(&self, name: &str) -> Result<&Arc<ModelSpec>, ApiError> {
+    pub(crate) fn resolve(&self, name: &str) -> Result<&Named, ApiError> {
         self.names.get(name).ok_or_else(|| self.unknown(name))
     }
 
@@ -110,6 +135,9 @@ pub(crate) mod tests {
             pin: false,
             replicas: None,
             labels: Vec::new(),
+            adapters: Vec::new(),
+            max_adapters: None,
+            keep_context: None,
         }
     }
 
@@ -121,8 +149,21 @@ pub(crate) mod tests {
     #[test]
     fn a_model_is_found_by_any_of_its_names_and_its_own_name_wins() {
         let catalog = catalog(&[spec("a", &["fast", "b"]), spec("b", &[])]);
-        assert_eq!(catalog.resolve("fast").unwrap().id.as_str(), "a");
-        assert_eq!(catalog.resolve("b").unwrap().id.as_str(), "b");
+        assert_eq!(catalog.resolve("fast").unwrap().id().as_str(), "a");
+        assert_eq!(catalog.resolve("b").unwrap().id().as_str(), "b");
+    }
+
+    #[test]
+    fn an_adapter_is_a_model_of_its_own_on_the_engines_of_its_base() {
+        let adapter = AdapterSpec { id: "sql".into(), aliases: vec!["s".into()], path: "/sql".into() };
+        let catalog = catalog(&[ModelSpec { adapters: vec![adapter], ..spec("a", &[]) }]);
+        let named = catalog.resolve("s").unwrap();
+        assert_eq!((named.id().as_str(), named.spec.id.as_str()), ("sql", "a"));
+        assert!(catalog.resolve("a").unwrap().adapter.is_none());
+        assert_eq!(
+            catalog.models().iter().map(|model| model.id().as_str()).collect::<Vec<_>>(),
+            ["a", "sql"]
+        );
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use actix::prelude::SendError;
 use berth_bus::Bodies;
 use berth_telemetry::metric;
-use berth_wire::{ApiError, Credit, Dialect, JobId, Route, Stage, Timestamp, Usage, Verb};
+use berth_wire::{ApiError, Credit, Dialect, JobId, ModelId, Route, Stage, Timestamp, Usage, Verb};
 use bytes::Bytes;
 use futures::StreamExt;
 use tokio::sync::watch;
@@ -31,6 +31,8 @@ pub(crate) struct Start {
     pub(crate) route: Route,
     /// As in the catalog, so that it may label metrics.
     pub(crate) model: Arc<str>,
+    /// Whose engines serve it, where `model` is an adapter.
+    pub(crate) base: Option<ModelId>,
     pub(crate) at: Instant,
     /// Its place within its key's limits.
     pub(crate) permit: Option<Permit>,
@@ -74,7 +76,13 @@ impl Client {
         window: u64,
         express: Option<Express>,
     ) -> Option<Box<Self>> {
-        let waits = express.is_none().then(|| worker.fleet().lanes.wait(&start.model.as_ref().into()));
+        let waits = express.is_none().then(|| {
+            let lanes = &worker.fleet().lanes;
+            start
+                .base
+                .as_ref()
+                .map_or_else(|| lanes.wait(&start.model.as_ref().into()), |base| lanes.wait(base))
+        });
         let (register, outlet): (Register, Outlet) =
             outlet(start.job, Arc::clone(&start.model), window, express, waits);
         worker.fleet().running.fetch_add(1, Ordering::AcqRel);

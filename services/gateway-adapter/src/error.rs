@@ -11,7 +11,7 @@ use actix_web::web::Payload;
 use actix_web::{HttpRequest, HttpResponse};
 use berth_bus::BusError;
 use berth_telemetry::Chain;
-use berth_wire::{ApiError, ErrorKind, ModelSpec, Route};
+use berth_wire::{AdapterSpec, ApiError, ErrorKind, ModelSpec, Route};
 use bytes::Bytes;
 use futures::StreamExt;
 use serde::Serialize;
@@ -241,6 +241,22 @@ pub(crate) fn not_served(model: &ModelSpec, route: Route) -> ApiError {
         served.join(", "),
         if model.is_found() { "" } else { ", and /upstream/MODEL/PATH reaches what else an engine has" }
     );
+    ApiError::new(ErrorKind::NotServed, "route_not_served", message).param("model")
+}
+
+/// The engine of an adapter's base serves a route, and cannot be told there which adapter is meant.
+pub(crate) fn not_served_by_adapter(model: &ModelSpec, adapter: &AdapterSpec, route: Route) -> ApiError {
+    let message = if route == Route::Upstream {
+        format!("`{}` is an adapter: write the path as in /upstream/{}/PATH, its base", adapter.id, model.id)
+    } else {
+        format!(
+            "an engine {} serves no adapters on {}; ask `{}`, the base of `{}`, or another model",
+            model.engine.kind.as_str(),
+            route.path(),
+            model.id,
+            adapter.id
+        )
+    };
     ApiError::new(ErrorKind::NotServed, "route_not_served", message).param("model")
 }
 

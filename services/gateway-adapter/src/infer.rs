@@ -7,13 +7,13 @@ use std::sync::atomic::Ordering;
 use actix_web::http::header::CONTENT_TYPE;
 use actix_web::web::{Data, Payload};
 use actix_web::{HttpMessage, HttpRequest, HttpResponse};
-use berth_wire::{ApiError, Body, ErrorKind, Job, JobId, ModelSpec, Route, Target, multipart};
+use berth_wire::{ApiError, Body, ErrorKind, Job, JobId, Route, Target, multipart};
 use bytes::Bytes;
 use tracing::debug;
 
 use crate::anthropic::RequestId;
 use crate::caller::Caller;
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, Named};
 use crate::client::{Start, now};
 use crate::course::{self, Order, Wish};
 use crate::error::{self, Refusal};
@@ -76,12 +76,12 @@ fn allowed(
     catalog: &Catalog,
     model: &str,
     target: Option<&Target>,
-) -> Result<Arc<ModelSpec>, ApiError> {
-    let spec = Arc::clone(caller.resolve(catalog, model)?);
+) -> Result<Named, ApiError> {
+    let named = caller.resolve(catalog, model)?.clone();
     if let Some(target) = target {
-        upstream::permit(caller, &spec, target)?;
+        upstream::permit(caller, catalog, &named, target)?;
     }
-    Ok(spec)
+    Ok(named)
 }
 
 /// Makes a job of a request, or says why not.
@@ -108,7 +108,7 @@ async fn prepare(
         return Err(error::starting().into());
     }
     let allowed = allowed(caller, &fleet.catalog(), &asked.model, target.as_ref());
-    let spec = allowed.inspect_err(|error| {
+    let named = allowed.inspect_err(|error| {
         // What a key may not do does not count as one of its requests.
         if error.kind == ErrorKind::Forbidden
             && let Some(permit) = permit.take()
@@ -116,13 +116,16 @@ async fn prepare(
             permit.forgive(at);
         }
     })?;
+    let (spec, adapter) = (&named.spec, named.adapter.as_ref());
     if !spec.engine.serves(route) {
-        return Err(error::not_served(&spec, route).into());
+        return Err(error::not_served(spec, route).into());
+    }
+    if let Some(adapter) = adapter.filter(|_| !spec.engine.serves_adapter(route)) {
+        return Err(error::not_served_by_adapter(spec, adapter, route).into());
     }
     if let Some(permit) = &mut permit {
         permit.reserve(body.len() as u64 / BYTES_PER_TOKEN + 1, at)?;
     }
-    let model = spec.id.clone();
     let stream = asked.stream && route.streams();
     let headers = request.headers();
     let wish = Wish::of(headers, stream)?;
@@ -141,7 +144,8 @@ async fn prepare(
     let trace = request::trace(headers, id);
     let job = Job {
         id,
-        model: model.clone(),
+        model: spec.id.clone(),
+        adapter: adapter.map(|adapter| adapter.id.clone()),
         route,
         gateway: worker.id().clone(),
         stream,
@@ -160,7 +164,8 @@ async fn prepare(
     let start = Start {
         job: id,
         route,
-        model: Arc::from(model.as_str()),
+        model: Arc::from(named.id().as_str()),
+        base: adapter.map(|_| spec.id.clone()),
         at,
         permit,
         request: request.extensions().get::<RequestId>().cloned(),

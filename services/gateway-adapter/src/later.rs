@@ -157,7 +157,7 @@ pub(crate) async fn accept(worker: &Arc<Worker>, order: Order) -> Result<HttpRes
     let store = worker.later().await.map_err(|e| error::not_submitted(&e))?.clone();
     let mut record = AsyncJob {
         id: job.id,
-        model: job.model.clone(),
+        model: job.adapter.as_ref().unwrap_or(&job.model).clone(),
         route: job.route,
         gateway: job.gateway.clone(),
         run: None,

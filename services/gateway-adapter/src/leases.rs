@@ -156,7 +156,8 @@ fn resolve(worker: &Worker, caller: &Caller, name: &str) -> Result<ModelId, ApiE
     if !fleet.catalog_known() {
         return Err(error::starting());
     }
-    Ok(caller.resolve(&fleet.catalog(), name)?.id.clone())
+    // What keeps an adapter warm is its base's engine.
+    Ok(caller.resolve(&fleet.catalog(), name)?.spec.id.clone())
 }
 
 /// Asks whoever leads; while nobody does, again and again for a while.

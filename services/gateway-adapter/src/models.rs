@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse};
-use berth_wire::{ApiError, ErrorKind, ModelSpec};
+use berth_wire::{ApiError, ErrorKind};
 use serde::Serialize;
 
 use crate::caller::Caller;
+use crate::catalog::Named;
 use crate::error;
 use crate::fleet::Fleet;
 use crate::worker::Worker;
@@ -20,6 +21,9 @@ struct Model<'a> {
     object: &'static str,
     created: u64,
     owned_by: &'static str,
+    /// Of an adapter its base, as vLLM says it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parent: Option<&'a str>,
     aliases: &'a [String],
     engine: &'static str,
     state: &'static str,
@@ -34,14 +38,16 @@ struct List<'a> {
     data: Vec<Model<'a>>,
 }
 
-fn model<'a>(fleet: &Fleet, spec: &'a ModelSpec) -> Model<'a> {
+fn model<'a>(fleet: &Fleet, named: &'a Named) -> Model<'a> {
+    let spec = &named.spec;
     Model {
-        id: spec.id.as_str(),
+        id: named.id().as_str(),
         object: "model",
         // The catalog keeps no dates; this one at least does not change while the gateway runs.
         created: fleet.started,
         owned_by: "berth",
-        aliases: &spec.aliases,
+        parent: named.adapter.is_some().then(|| spec.id.as_str()),
+        aliases: named.aliases(),
         engine: spec.engine.kind.as_str(),
         state: fleet.state_of(spec),
         context_length: spec.context,
@@ -53,8 +59,12 @@ fn model<'a>(fleet: &Fleet, spec: &'a ModelSpec) -> Model<'a> {
 pub(crate) async fn list(caller: Caller, worker: Data<Arc<Worker>>) -> HttpResponse {
     let fleet = worker.fleet();
     let catalog = fleet.catalog();
-    let data =
-        catalog.models().iter().filter(|spec| caller.may_use(spec)).map(|spec| model(fleet, spec)).collect();
+    let data = catalog
+        .models()
+        .iter()
+        .filter(|named| caller.may_use(named))
+        .map(|named| model(fleet, named))
+        .collect();
     HttpResponse::Ok().json(List { object: "list", data })
 }
 
@@ -67,7 +77,7 @@ pub(crate) async fn one(request: HttpRequest, caller: Caller, worker: Data<Arc<W
     };
     let fleet = worker.fleet();
     match caller.resolve(&fleet.catalog(), &name) {
-        Ok(spec) => HttpResponse::Ok().json(model(fleet, spec)),
+        Ok(named) => HttpResponse::Ok().json(model(fleet, named)),
         Err(error) => error::response(&error),
     }
 }

@@ -4,10 +4,10 @@ use std::borrow::Cow;
 
 use actix_web::HttpRequest;
 use actix_web::http::Method;
-use berth_wire::{ApiError, Control, ErrorKind, ModelSpec, Target};
+use berth_wire::{ApiError, Control, ErrorKind, Target};
 
 use crate::caller::Caller;
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, Named};
 use crate::models::unescape;
 use crate::request::Asked;
 
@@ -40,9 +40,17 @@ pub(crate) fn look(request: &HttpRequest, catalog: &Catalog) -> Result<(Asked<'s
 }
 
 /// Lets through what uses an engine; what changes it is for administrators, and what its scheduler must know of for
-/// nobody.
-pub(crate) fn permit(caller: &Caller, model: &ModelSpec, target: &Target) -> Result<(), ApiError> {
-    match model.engine.kind.control(&target.method, &target.path) {
+/// nobody. What a request says to the engine itself may name any of its adapters.
+pub(crate) fn permit(
+    caller: &Caller,
+    catalog: &Catalog,
+    model: &Named,
+    target: &Target,
+) -> Result<(), ApiError> {
+    for adapter in &model.spec.adapters {
+        caller.resolve(catalog, adapter.id.as_str())?;
+    }
+    match model.spec.engine.kind.control(&target.method, &target.path) {
         None => Ok(()),
         Some(Control::Engine) => caller.admin(),
         Some(Control::Books) => Err(ApiError::new(

@@ -6,7 +6,7 @@ use std::ops::Range;
 use berth_wire::Route;
 use bytes::Bytes;
 
-use crate::spans::{splice, values};
+use crate::spans::{set, splice, values};
 
 /// Whether engines tell the usage of streams on this route only when asked.
 pub(crate) fn must_be_asked(route: Route, stream: bool) -> bool {
@@ -19,11 +19,7 @@ pub(crate) fn ask_for_usage(body: Bytes) -> Bytes {
     let Some(options) = values(&body, "stream_options") else { return body };
     let mut edits: Vec<(Range<usize>, &[u8])> = Vec::new();
     if options.is_empty() {
-        let Some(end) = body.iter().rposition(|byte| *byte == b'}') else { return body };
-        let empty = body.get(..end).is_some_and(|before| before.trim_ascii_end().ends_with(b"{"));
-        let field = r#""stream_options":{"include_usage":true}"#;
-        let with_comma = r#","stream_options":{"include_usage":true}"#;
-        edits.push((end..end, if empty { field.as_bytes() } else { with_comma.as_bytes() }));
+        return set(body, "stream_options", r#"{"include_usage":true}"#);
     }
     for span in options {
         let value = body.get(span.clone()).unwrap_or_default();

@@ -163,7 +163,12 @@ impl Night<'_> {
     pub(crate) async fn wake(&self, instance: &mut dyn Instance) -> Result<Duration, String> {
         let began = Instant::now();
         let limit = self.cell.model().engine.start_timeout;
-        self.vllm(instance.endpoint()).wake(self.level(), limit).await?;
+        let vllm = self.vllm(instance.endpoint());
+        vllm.wake(self.level(), limit).await?;
+        if self.level() == SleepLevel::Disk {
+            // Only the model's own weights are read anew.
+            self.cell.adapters.forget(&vllm).await;
+        }
         let took = began.elapsed();
         info!(engine = %self.cell.id(), model = %self.cell.model().id, took_ms = took.as_millis(), "engine awake");
         Ok(took)

@@ -1,6 +1,6 @@
 //! One attempt: a job's way through an engine, from the dispatch to its one and only end.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -9,8 +9,8 @@ use async_nats::Subject;
 use berth_bus::{BusError, NatsOutput, OutputSink};
 use berth_telemetry::Chain;
 use berth_wire::{
-    ApiError, Attempt, Begin, BeginReply, Body, End, EndMarker, Ended, ErrorKind, Finish, Frame, Head, Job,
-    Outcome, Reply, TRACEPARENT, Usage,
+    ApiError, Attempt, Begin, BeginReply, Body, End, EndMarker, Ended, EngineKind, ErrorKind, Finish, Frame,
+    Head, Job, Outcome, Reply, TRACEPARENT, Usage,
 };
 use bytes::Bytes;
 use futures::FutureExt;
@@ -20,10 +20,13 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
+use crate::adapters::{Use, lend};
 use crate::ask_usage::{ask_for_usage, must_be_asked};
 use crate::books::{EngineCell, grant};
+use crate::contexts::{Seated, seat};
 use crate::external::is_refusal;
 use crate::pump::{Answer, Frames, frame_limit};
+use crate::rename::Rename;
 use crate::rewrite::Prepare;
 use crate::shared::Shared;
 use crate::slots::SlotGuard;
@@ -137,6 +140,10 @@ struct Course<'a> {
     /// The answer is a stream of events.
     events: bool,
     complete: bool,
+    /// The adapter that it is for stays while this is held.
+    adapter: RefCell<Option<Use>>,
+    /// The slot that it has on the engine, where that is to be known.
+    seat: RefCell<Option<Seated>>,
 }
 
 impl<'a> Course<'a> {
@@ -150,6 +157,8 @@ impl<'a> Course<'a> {
             frames: Frames::new(sink, task.job.gateway.clone(), task.job.id, task.attempt),
             events: false,
             complete: false,
+            adapter: RefCell::default(),
+            seat: RefCell::default(),
         }
     }
 
@@ -224,7 +233,14 @@ impl<'a> Course<'a> {
         let flows = head.flows();
         self.frames.set_head(head);
         let limit = frame_limit(self.task.shared.bus.client.max_payload(), flows);
-        let mut answer = Answer::new(response.bytes_stream());
+        let model = self.task.cell.model();
+        let mut answer = match &self.task.job.adapter {
+            Some(name) if model.engine.kind == EngineKind::LlamaCpp => {
+                let rename = Rename::new(&model.engine.served_name, name.as_str());
+                Answer::new(rename.over(response.bytes_stream()))
+            }
+            _ => Answer::new(response.bytes_stream()),
+        };
         loop {
             if *granted.borrow() <= self.frames.sent {
                 // No more than one piece is read ahead of the credit; the end needs none.
@@ -316,6 +332,13 @@ impl<'a> Course<'a> {
 
     async fn ask(&self) -> Result<reqwest::Response, Break> {
         let Task { shared, job, cell, .. } = self.task;
+        match lend(shared, cell, job).await {
+            Ok(adapter) => *self.adapter.borrow_mut() = adapter,
+            Err(refusal) => return Ok(refusal),
+        }
+        let seat = seat(shared, cell, job).await;
+        let slot = seat.as_ref().map(Seated::slot);
+        *self.seat.borrow_mut() = seat;
         let body = match &job.body {
             Body::Inline(bytes) => bytes.clone(),
             Body::Claim { object, len } => self.fetch(object, *len).await?,
@@ -323,7 +346,7 @@ impl<'a> Course<'a> {
         let (prepared, ask) = (Prepare::of(job, cell.model()), must_be_asked(job.route, job.stream));
         let large = body.len() > LARGE;
         let prepare = move || {
-            let body = prepared.body(body);
+            let body = slot.into_iter().fold(prepared.body(body), |body, slot| Seated::name(slot, body));
             if ask { ask_for_usage(body) } else { body }
         };
         let body = if large {

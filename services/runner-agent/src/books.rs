@@ -16,7 +16,9 @@ use reqwest::header::HeaderValue;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::adapters::Adapters;
 use crate::asleep::Turn;
+use crate::contexts::Contexts;
 use crate::driver::Instance;
 use crate::engine::EngineActor;
 use crate::logs::Log;
@@ -28,6 +30,8 @@ use crate::slots::Slots;
 pub(crate) struct EngineCell {
     pub(crate) start: StartEngine,
     pub(crate) slots: Rc<Slots>,
+    pub(crate) adapters: Rc<Adapters>,
+    pub(crate) contexts: Rc<Contexts>,
     /// Somebody wants it to end.
     pub(crate) stop: CancellationToken,
     /// It serves no longer: what runs on it has failed.
@@ -63,6 +67,8 @@ impl EngineCell {
     pub(crate) fn new(start: StartEngine, sleep: Option<SleepCost>) -> Rc<Self> {
         Rc::new(Self {
             slots: Slots::new(start.model.concurrency),
+            adapters: Adapters::new(&start.model),
+            contexts: Contexts::new(&start.model),
             start,
             stop: CancellationToken::new(),
             gone: CancellationToken::new(),
@@ -331,6 +337,8 @@ pub(crate) struct Books {
     pub(crate) engines: BTreeMap<EngineId, Engine>,
     /// Bytes of RAM that engines were measured to hold asleep, by model.
     pub(crate) slept: BTreeMap<ModelId, u64>,
+    /// Adapters that are not where they should be, and were told of.
+    pub(crate) missing: BTreeSet<String>,
     attempts: BTreeMap<(JobId, Attempt), Running>,
     epoch: Epoch,
     cancelled: VecDeque<(JobId, Option<Attempt>)>,

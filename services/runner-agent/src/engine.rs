@@ -11,12 +11,16 @@ use std::time::{Duration, Instant};
 use actix::{Actor, ActorContext, AsyncContext, Context, Handler, Message, WrapFuture};
 use berth_actors::{Drain, Life, Supervised, Vital, supervise};
 use berth_telemetry::metric;
-use berth_wire::{AcceleratorKind, Driver as DriverKind, EngineFailure, EngineState, Reservation};
+use berth_wire::{
+    AcceleratorKind, Driver as DriverKind, EngineFailure, EngineKind, EngineState, Reservation,
+};
 use futures::FutureExt;
 use tracing::{info, warn};
 
+use crate::adapters::{missing, rank, settle};
 use crate::asleep::{Night, Turn};
 use crate::books::{Engine, EngineCell};
+use crate::contexts;
 use crate::driver::{Driver, Failure, Instance, Order};
 use crate::ready::wait_ready;
 use crate::share;
@@ -153,7 +157,12 @@ impl Course<'_> {
             gpus: devices.gpus(&start.reservations, AcceleratorKind::Nvidia),
             amd: devices.gpus(&start.reservations, AcceleratorKind::Amd),
             ram: devices.ram(&start.reservations, start.model.memory.is_some()),
-            more: share::of(&start, devices),
+            more: [
+                share::of(&start, devices),
+                rank(&start.model),
+                contexts::args(&self.shared.config, &start.model),
+            ]
+            .concat(),
             sleeps,
             start,
         }
@@ -183,6 +192,12 @@ impl Course<'_> {
             }
         };
         let launched = async {
+            // vLLM serves its base and its other adapters without.
+            if self.cell.model().engine.kind == EngineKind::LlamaCpp
+                && let Some(why) = missing(self.cell.model())
+            {
+                return Err(Failure::permanent(format!("{why}: put it there, or correct its `path`")));
+            }
             self.shared.external.make_room(self.shared, &order).await;
             self.memory_is_free(0).await?;
             driver.launch(&order, &progress).await
@@ -270,6 +285,10 @@ impl Course<'_> {
         let ready = async {
             if !lent {
                 wait_ready(&self.shared.http, &endpoint, &spec.health_path, &last).await;
+                while let Err(why) = settle(&self.shared.http, &endpoint, self.cell.model()).await {
+                    *last.borrow_mut() = Some(why);
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
             }
         };
         let event = tokio::select! {
@@ -389,6 +408,7 @@ impl Course<'_> {
         self.set(EngineState::Stopping, None);
         self.cell.gone.cancel();
         self.attempts_ended().await;
+        contexts::save(self.shared, self.cell, instance.endpoint()).await;
         instance.stop(self.cell.model().engine.stop_grace).await;
         None
     }

@@ -1,6 +1,6 @@
 //! What models that do not say what they need are to take, read from their files where this host has them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
@@ -10,9 +10,10 @@ use berth_bus::{Entries, View};
 use berth_footprint::{Footprint, FootprintError, Use, of_folder, of_gguf};
 use berth_wire::{AcceleratorKind, Driver, EngineKind, Estimate, ModelSpec};
 use futures::FutureExt;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use crate::actor::Worker;
+use crate::adapters::missing;
 use crate::shared::Shared;
 
 /// Files come and change; they are looked at again this often.
@@ -64,11 +65,16 @@ async fn renew(shared: &Shared, models: Entries<ModelSpec>) -> bool {
     let drivers = shared.drivers.clone();
     let read = tokio::task::spawn_blocking(move || {
         let ours = models.values().filter(|model| drivers.contains(&model.engine.driver));
+        let missing: BTreeSet<String> = ours.clone().filter_map(|model| missing(model)).collect();
         let estimates = ours
             .filter_map(|model| Some(Estimate { model: model.id.clone(), bytes: estimate(model, on_gpu)? }));
-        estimates.collect::<Vec<_>>()
+        (estimates.collect::<Vec<_>>(), missing)
     });
-    let Ok(read) = read.await else { return false };
+    let Ok((read, missing)) = read.await else { return false };
+    let told = std::mem::replace(&mut shared.books.borrow_mut().missing, missing.clone());
+    for why in missing.difference(&told) {
+        warn!("{why}: put it there, or correct its `path`");
+    }
     let new = *shared.estimates.borrow() != read;
     if new {
         info!(models = read.len(), "read from files what models take that do not say so");
@@ -90,6 +96,17 @@ fn estimate(model: &ModelSpec, on_gpu: bool) -> Option<u64> {
         EngineKind::Sim | EngineKind::Custom | EngineKind::Ollama => None,
     }?;
     read.inspect_err(|error| debug!(model = %model.id, %error, "no estimate of a model's memory")).ok()
+}
+
+/// Where a path of a model's engine is on this host, where that can be told.
+pub(crate) fn on_host(model: &ModelSpec, path: &str) -> Option<PathBuf> {
+    Words::of(model).host_path(path)
+}
+
+/// The GGUF file that a model's engine reads, where it is on this host.
+pub(crate) fn weights(model: &ModelSpec) -> Option<PathBuf> {
+    let words = Words::of(model);
+    words.host_path(words.value(&["-m", "--model"])?)
 }
 
 /// An engine's command line.
@@ -115,7 +132,7 @@ impl<'a> Words<'a> {
     }
 
     fn llama(&self, on_gpu: bool) -> Option<Result<u64, FootprintError>> {
-        let file = self.host_path(self.value(&["-m", "--model"])?)?;
+        let file = weights(self.model)?;
         let slots = u64::from(self.model.concurrency.max(1));
         // llama-server divides what it is given among its slots; 0 is what the model was trained for.
         let total = self.value(&["-c", "--ctx-size"]).and_then(|text| text.parse::<u64>().ok());
@@ -123,9 +140,12 @@ impl<'a> Words<'a> {
             Some(total) => Use { slots, ..Use::llama(Some(total / slots), on_gpu) },
             None => Use::llama(None, on_gpu),
         };
-        let beside = ["--mmproj", "-md", "--model-draft", "--lora", "--control-vector"];
-        let more = beside.iter().filter_map(|flag| {
-            let path = self.host_path(self.value(&[flag])?)?;
+        let beside = ["--mmproj", "-md", "--model-draft", "--control-vector"];
+        let beside = beside.iter().filter_map(|flag| self.value(&[flag]));
+        let adapters = self.model.adapters.iter().map(|adapter| adapter.path.as_str());
+        let adapters = adapters.chain(self.value(&["--lora"]).filter(|_| self.model.adapters.is_empty()));
+        let more = beside.chain(adapters).filter_map(|path| {
+            let path = self.host_path(path)?;
             path.metadata().ok().map(|meta| meta.len())
         });
         let more = more.fold(0, u64::saturating_add);

@@ -7,6 +7,7 @@ use berth_wire::StartEngine;
 use futures::StreamExt;
 use tracing::{info, warn};
 
+use crate::adapters::settle;
 use crate::asleep::{Found, found};
 use crate::books::EngineCell;
 use crate::driver::Instance;
@@ -59,7 +60,8 @@ type Judged = (StartEngine, Box<dyn Instance>, Found);
 async fn judge(shared: &Shared, start: StartEngine, mut instance: Box<dyn Instance>) -> Option<Judged> {
     for again in (0..TRIES).rev() {
         if is_healthy(&shared.http, instance.endpoint(), &start.model.engine.health_path).await {
-            match found(shared, &start, instance.endpoint()).await {
+            let settled = settle(&shared.http, instance.endpoint(), &start.model).await;
+            match settled.and(found(shared, &start, instance.endpoint()).await) {
                 Ok(found) => return Some((start, instance, found)),
                 Err(why) => {
                     info!(engine = %start.engine, why, "cannot adopt an engine of an earlier run yet");

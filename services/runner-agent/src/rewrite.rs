@@ -2,9 +2,10 @@
 
 use std::ops::Range;
 
-use berth_wire::{Job, ModelSpec, multipart};
+use berth_wire::{EngineKind, Job, ModelSpec, multipart};
 use bytes::Bytes;
 
+use crate::adapters::{choice, choose};
 use crate::spans::{splice, values};
 
 /// What is to be done with a request's body before the engine sees it.
@@ -13,6 +14,8 @@ pub(crate) struct Prepare {
     served: String,
     /// Of a request to a path of the engine's own: names by which the model itself may be meant.
     names: Option<Vec<String>>,
+    /// Which adapters apply, where requests say so beside the model's name.
+    adapters: Option<String>,
 }
 
 impl Prepare {
@@ -22,7 +25,11 @@ impl Prepare {
             || std::iter::once(model.id.as_str().to_owned()).chain(model.aliases.iter().cloned()).collect();
         Self {
             content_type: job.content_type.clone(),
-            served: model.engine.served_name.clone(),
+            served: match &job.adapter {
+                Some(adapter) if model.engine.kind == EngineKind::Vllm => adapter.to_string(),
+                _ => model.engine.served_name.clone(),
+            },
+            adapters: choice(job, model),
             names: job.target.is_some().then(names),
         }
     }
@@ -30,6 +37,10 @@ impl Prepare {
     /// The body as the engine gets it.
     pub(crate) fn body(&self, body: Bytes) -> Bytes {
         let kind = self.content_type.as_deref();
+        let body = match &self.adapters {
+            Some(choice) => choose(body, choice),
+            None => body,
+        };
         match &self.names {
             None => rewrite(body, kind, &self.served),
             Some(names) => {

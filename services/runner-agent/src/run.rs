@@ -22,6 +22,7 @@ use crate::actor::{END, Worker};
 use crate::asleep;
 use crate::beat;
 use crate::books::Books;
+use crate::contexts;
 use crate::detect::try_drivers;
 use crate::docker::DockerDriver;
 use crate::docker_spec::Owner;
@@ -106,10 +107,10 @@ async fn open_stores(bus: &Bus, shutdown: &CancellationToken) -> Option<Stores> 
     }
 }
 
-/// The folder of this host's notes: its own for every fleet and host name.
-fn state_folder(config: &Config) -> PathBuf {
+/// A folder of this host's for what is of one kind: its own for every fleet and host name.
+pub(crate) fn state_folder(config: &Config, kind: &str) -> PathBuf {
     let base = config.host.state_dir.clone().unwrap_or_else(|| berth_config::env::data_dir().join("agent"));
-    base.join("engines").join(&config.bus.root).join(config.host.name.as_str())
+    base.join(kind).join(&config.bus.root).join(config.host.name.as_str())
 }
 
 struct Agent {
@@ -128,9 +129,10 @@ struct Agent {
 
 impl Agent {
     async fn start(config: Arc<Config>, bus: Bus, stores: Stores) -> Result<Self, AgentError> {
-        let folder = state_folder(&config);
+        let folder = state_folder(&config, "engines");
         let notes =
             Notes::open(folder.clone()).map_err(|source| AgentError::StateDir { path: folder, source })?;
+        contexts::clear(&config);
         // Before anything starts: their memory must be free.
         let killed = notes.kill_leftovers().await;
         let devices = Arc::new(Devices::find(&config));

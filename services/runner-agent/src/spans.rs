@@ -59,6 +59,20 @@ pub(crate) fn values(object: &[u8], name: &str) -> Option<Vec<Range<usize>>> {
     Some(spans)
 }
 
+/// The object with each of its keys of this name set to `value`, which is JSON; with the key at its end, if it has none.
+/// What is no object stays.
+pub(crate) fn set(object: Bytes, name: &str, value: &str) -> Bytes {
+    let Some(spans) = values(&object, name) else { return object };
+    if !spans.is_empty() {
+        let edits: Vec<_> = spans.into_iter().map(|span| (span, value.as_bytes())).collect();
+        return splice(object, &edits);
+    }
+    let Some(end) = object.iter().rposition(|byte| *byte == b'}') else { return object };
+    let empty = object.get(..end).is_some_and(|before| before.trim_ascii_end().ends_with(b"{"));
+    let field = format!("{}\"{name}\":{value}", if empty { "" } else { "," });
+    splice(object, &[(end..end, field.as_bytes())])
+}
+
 /// A key, borrowed unless it is written with escapes.
 #[derive(serde::Deserialize)]
 struct Key<'a>(#[serde(borrow)] Cow<'a, str>);

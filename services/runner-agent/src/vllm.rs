@@ -72,7 +72,8 @@ impl Vllm<'_> {
         if status.is_success() { Ok(()) } else { Err(format!("{path} was answered with status {status}")) }
     }
 
-    async fn ask(
+    /// Asks it something; what it says, where that is JSON.
+    pub(crate) async fn ask(
         &self,
         method: Method,
         path: &str,

@@ -64,7 +64,7 @@ impl Found {
         let configured: BTreeMap<&str, &ModelId> = catalog
             .values()
             .filter(|spec| !spec.is_found())
-            .flat_map(|spec| names(spec).map(|name| (name, &spec.id)))
+            .flat_map(|spec| spec.names().map(|name| (name, &spec.id)))
             .collect();
         let mut wanted: BTreeMap<&ModelId, (&HostId, &ModelSpec)> = BTreeMap::new();
         for (host, spec) in self.by_host.iter().flat_map(|(host, specs)| specs.iter().map(move |s| (host, s)))
@@ -112,10 +112,6 @@ impl Found {
         self.refused = refused;
         settled
     }
-}
-
-fn names(spec: &ModelSpec) -> impl Iterator<Item = &str> {
-    std::iter::once(spec.id.as_str()).chain(spec.aliases.iter().map(String::as_str))
 }
 
 #[cfg(test)]

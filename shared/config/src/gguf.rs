@@ -85,7 +85,7 @@ impl Config {
     pub fn add_gguf(&mut self, path: &Path, server: &LlamaServer) -> Result<&ModelSpec, ModelFileError> {
         let model = Self::gguf_model(path, server)?;
         let id = model.id.as_str();
-        if self.models.iter().any(|m| m.id.as_str() == id || m.aliases.iter().any(|alias| alias == id)) {
+        if self.models.iter().any(|m| m.names().any(|name| name == id)) {
             return Err(ModelFileError::Taken { id: id.into(), path: path.to_owned() });
         }
         self.models.push(model);
@@ -172,6 +172,9 @@ impl Config {
             pin: false,
             replicas: None,
             labels: Vec::new(),
+            adapters: Vec::new(),
+            max_adapters: None,
+            keep_context: None,
         })
     }
 }

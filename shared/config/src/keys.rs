@@ -80,11 +80,8 @@ fn check_models(raw: &RawKey, models: &[RawModel], findings: &mut Findings<'_>) 
     if models.is_empty() {
         return;
     }
-    let known: Vec<&str> = models
-        .iter()
-        .flat_map(|model| std::iter::once(&model.id).chain(&model.aliases.0))
-        .map(|name| name.get_ref().as_str())
-        .collect();
+    let known: Vec<&str> =
+        models.iter().flat_map(RawModel::names).map(|(name, _)| name.get_ref().as_str()).collect();
     for name in &allowed.get_ref().0 {
         if !known.contains(&name.get_ref().as_str()) {
             let message = format!("no model is called `{}`", name.get_ref());

@@ -4,7 +4,9 @@
 //! not: anything that acts on them. What leaves is complete and checked: a service never meets a missing field,
 //! a half-valid value or a raw variable, and secrets print as `***`.
 
+mod adapter;
 mod container;
+mod context;
 pub mod env;
 mod external;
 mod gguf;

@@ -7,7 +7,9 @@ use std::time::Duration;
 use berth_wire::{Driver, EngineKind, EngineSpec, ModelId, ModelSpec, Route};
 use toml::Spanned;
 
+use crate::adapter;
 use crate::container;
+use crate::context;
 use crate::env;
 use crate::placeholder::{self, PLACEHOLDERS};
 use crate::problem::{Findings, suggest};
@@ -66,6 +68,7 @@ pub(crate) fn resolve(raw: &RawModel, around: Surroundings<'_>, findings: &mut F
             own_words: &own_words,
         },
     );
+    let adapters = adapter::resolve(raw, kind, driver, around.base, findings);
     check_flags(raw, kind, findings);
     check_driver(raw, kind, driver, template.image.is_some(), findings);
     for word in raw.command.iter().flat_map(|words| &words.get_ref().0).chain(&raw.args.0).chain(&raw.env.0) {
@@ -87,8 +90,8 @@ pub(crate) fn resolve(raw: &RawModel, around: Surroundings<'_>, findings: &mut F
                 Driver::Process | Driver::External => None,
             },
             command: raw.command.as_ref().map_or(template.command, |words| words.get_ref().texts()),
-            args: [template.args, own_args].concat(),
-            env: raw.env.texts(),
+            args: [template.args, adapters.args(kind, &own_words), own_args].concat(),
+            env: raw.env.texts().into_iter().chain(adapters.env(kind, &raw.env.texts())).collect(),
             volumes: raw
                 .volumes
                 .0
@@ -113,6 +116,9 @@ pub(crate) fn resolve(raw: &RawModel, around: Surroundings<'_>, findings: &mut F
         pin: raw.pin,
         replicas: replicas(raw, findings),
         labels: raw.labels.texts(),
+        adapters: adapters.list,
+        max_adapters: adapters.at_once,
+        keep_context: context::resolve(raw, kind, driver, findings),
     }
 }
 
@@ -417,7 +423,7 @@ fn is_path(source: &str) -> bool {
 }
 
 /// The path without `.` in it; `..` stays, since a link may stand before it.
-fn clean(path: &Path) -> String {
+pub(crate) fn clean(path: &Path) -> String {
     path.components().collect::<std::path::PathBuf>().display().to_string()
 }
 
@@ -425,8 +431,8 @@ fn clean(path: &Path) -> String {
 pub(crate) fn check_unique(models: &[RawModel], findings: &mut Findings<'_>) {
     let mut seen: std::collections::HashMap<&str, (&str, Range<usize>)> = std::collections::HashMap::new();
     for model in models {
-        let owner = model.id.get_ref().as_str();
-        for name in std::iter::once(&model.id).chain(&model.aliases.0) {
+        for (name, owner) in model.names() {
+            let owner = owner.get_ref().as_str();
             let text = name.get_ref().as_str();
             let Some((other, first)) = seen.get(text) else {
                 seen.insert(text, (owner, name.span()));

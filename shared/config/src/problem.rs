@@ -267,6 +267,9 @@ fn explain(message: &str) -> (String, Option<String>) {
     let first = quoted.next().unwrap_or_default();
     let known: Vec<&str> = quoted.collect();
     if message.starts_with("unknown field") {
+        if let Some(help) = crate::adapter::misplaced(first, &known) {
+            return (format!("unknown field `{first}`"), Some(help.into()));
+        }
         return (format!("unknown field `{first}`"), Some(suggest(first, &known)));
     }
     if message.starts_with("unknown variant") {

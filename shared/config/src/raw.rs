@@ -181,4 +181,27 @@ pub(crate) struct RawModel {
     pub(crate) routes: Option<Spanned<Words>>,
     #[serde(default)]
     pub(crate) labels: Words,
+    pub(crate) max_adapters: Option<Spanned<u32>>,
+    pub(crate) keep_context: Option<Spanned<Span>>,
+    #[serde(default)]
+    pub(crate) adapters: Vec<RawAdapter>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawAdapter {
+    pub(crate) id: Spanned<String>,
+    #[serde(default)]
+    pub(crate) aliases: Words,
+    pub(crate) path: Spanned<String>,
+}
+
+impl RawModel {
+    /// Every name that it gives, each with the id that it is of: its own, and those of its adapters.
+    pub(crate) fn names(&self) -> impl Iterator<Item = (&Spanned<String>, &Spanned<String>)> {
+        let own = std::iter::once(&self.id).chain(&self.aliases.0).map(|name| (name, &self.id));
+        own.chain(self.adapters.iter().flat_map(|adapter| {
+            std::iter::once(&adapter.id).chain(&adapter.aliases.0).map(|name| (name, &adapter.id))
+        }))
+    }
 }

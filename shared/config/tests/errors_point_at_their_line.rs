@@ -382,3 +382,45 @@ fn what_a_container_may_use_is_checked_and_is_of_containers_alone() {
         refuses(&format!("{model}{field}\n"), at, &[part]);
     }
 }
+
+#[test]
+fn an_adapter_stands_below_a_model_whose_engine_can_serve_it() {
+    let base = "[[models]]\nid = \"base\"\nengine = \"vllm\"\n";
+    let adapter = "[[models.adapters]]\nid = \"sql\"\npath = \"/sql\"\n";
+    let server = "[[external]]\nurl = \"http://127.0.0.1:8000\"\n[[external.adapters]]\nid = \"sql\"\n";
+    refuses(server, "3:12", &["unknown field `adapters`", "found with those"]);
+    refuses(&format!("{base}adapter_of = \"x\"\n"), "4:1", &["[[models.adapters]], with id and path"]);
+    let nested = adapter.replace("models.", "models.adapters.");
+    refuses(&format!("{base}{adapter}{nested}"), "7:", &["not of an adapter"]);
+    refuses(&format!("{SIM}{adapter}"), "5:6", &["engine \"sim\"", "\"vllm\" and \"llama.cpp\""]);
+    refuses(
+        &format!("{base}{adapter}{adapter}"),
+        "8:6",
+        &["`sql` is already the name of a model, in line 5"],
+    );
+    refuses(&format!("{base}{}", adapter.replace("/sql", "sql")), "6:8", &["no absolute path"]);
+    refuses(&format!("{base}{}", adapter.replace("/sql", "")), "6:8", &["read from somewhere"]);
+    refuses(&format!("{base}max_adapters = 2\n"), "4:16", &["has no adapters"]);
+    refuses(&format!("{base}args = [\"--max-loras\", \"2\"]\n{adapter}"), "4:9", &["`max_adapters = N`"]);
+    let llama = base.replace("vllm", "llama.cpp");
+    refuses(
+        &format!("{llama}args = [\"--lora\", \"x\"]\n{adapter}"),
+        "4:9",
+        &["Berth passes `--lora` itself"],
+    );
+    refuses(&format!("{llama}{}", adapter.replace("/sql", "/a,b")), "6:8", &["comma"]);
+    let key = "[[gateway.keys]]\nname = \"k\"\nmodels = [\"sql\", \"sqk\"]\nhash = \"HASH\"\n"
+        .replace("HASH", &berth_wire::KeyHash::of("k").to_text());
+    refuses(&format!("{base}{adapter}{key}"), "9:18", &["`sqk`", "did you mean `sql`?"]);
+}
+
+#[test]
+fn contexts_are_kept_only_where_they_can_be() {
+    let llama =
+        "[[models]]\nid = \"m\"\nengine = \"llama.cpp\"\ndriver = \"process\"\nkeep_context = \"1h\"\n";
+    assert!(Config::parse(llama, "f").is_ok());
+    refuses(&llama.replace("process", "docker"), "5:16", &["llama.cpp run as a process"]);
+    refuses(&llama.replace("1h", "0s"), "5:16", &["\"1s\" to \"24h\""]);
+    refuses(&format!("{llama}args = [\"--slot-save-path\", \"/x\"]\n"), "6:9", &["leave this out"]);
+    refuses(&format!("{llama}[[models.adapters]]\nid = \"a\"\npath = \"/a\"\n"), "5:16", &["with adapters"]);
+}

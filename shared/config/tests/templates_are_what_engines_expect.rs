@@ -182,3 +182,20 @@ fn a_file_that_is_no_gguf_is_refused_by_name() {
     let error = Config::gguf_model(&dir.path().join("none.gguf"), &server).unwrap_err().to_string();
     assert!(error.contains("none.gguf") && error.contains("No such file"), "{error}");
 }
+
+#[test]
+fn an_engine_is_started_with_its_adapters() {
+    let adapters = "[[models.adapters]]\nid = \"a\"\npath = \"a.gguf\"\n[[models.adapters]]\nid = \"b\"\npath = \"/b\"\n";
+    let vllm = model(&format!("engine = \"vllm\"\nargs = [\"M\"]\n{}", adapters.replace("a.gguf", "/a")));
+    assert_eq!(
+        vllm.engine.args.iter().rev().take(4).rev().collect::<Vec<_>>(),
+        ["--enable-lora", "--max-loras", "2", "M"]
+    );
+    assert_eq!(vllm.engine.env, ["VLLM_ALLOW_RUNTIME_LORA_UPDATING=True"]);
+    assert_eq!((vllm.adapters.len(), vllm.max_adapters), (2, Some(2)));
+    let llama = model(&format!("engine = \"llama.cpp\"\ndriver = \"process\"\n{adapters}"));
+    let own = llama.engine.args.iter().rev().take(5).rev().collect::<Vec<_>>();
+    assert_eq!(own, ["--lora", "/etc/berth/a.gguf", "--lora", "/b", "--lora-init-without-apply"]);
+    assert_eq!((llama.engine.env.len(), llama.max_adapters), (0, None));
+    assert!(model("engine = \"vllm\"\n").engine.env.is_empty());
+}

@@ -132,6 +132,18 @@ pub struct EngineSpec {
     pub sleep: Option<SleepSpec>,
 }
 
+/// A LoRA adapter: a model of its own to clients, which an engine of its base serves beside the base.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AdapterSpec {
+    /// The name clients use, and the one that its engine knows it by.
+    pub id: ModelId,
+    /// Other names for it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub aliases: Vec<String>,
+    /// Where the engine finds it: a folder of safetensors (vLLM), a GGUF file (llama.cpp).
+    pub path: String,
+}
+
 /// One catalog entry, complete: nothing is left to defaults when it travels.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModelSpec {
@@ -177,6 +189,20 @@ pub struct ModelSpec {
     /// Labels that a host must have, each as in `gpu=a100`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub labels: Vec<String>,
+    /// Its LoRA adapters. To everybody but gateways and the agent that runs it they are this model.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub adapters: Vec<AdapterSpec>,
+    /// How many of them one engine holds at a time, at most, where it loads them as they are asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_adapters: Option<u32>,
+    /// What is in the slots of sessions is saved when its engine is stopped, and kept for so long; `None`: it is lost.
+    #[serde(
+        rename = "keep_context_ms",
+        default,
+        skip_serializing_if = "Option::is_none",
+        with = "crate::time::option_millis"
+    )]
+    pub keep_context: Option<Duration>,
 }
 
 impl ModelSpec {
@@ -185,6 +211,25 @@ impl ModelSpec {
     #[must_use]
     pub fn is_found(&self) -> bool {
         self.engine.driver == Driver::External
+    }
+
+    /// Its adapter of this id, and which one it is.
+    #[must_use]
+    pub fn adapter(&self, id: &ModelId) -> Option<(usize, &AdapterSpec)> {
+        self.adapters.iter().enumerate().find(|(_, adapter)| adapter.id == *id)
+    }
+
+    /// Every name that clients may know it or one of its adapters by.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        let own = std::iter::once(self.id.as_str()).chain(self.aliases.iter().map(String::as_str));
+        own.chain(self.adapters.iter().flat_map(AdapterSpec::names))
+    }
+}
+
+impl AdapterSpec {
+    /// Every name that clients may know it by.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(self.id.as_str()).chain(self.aliases.iter().map(String::as_str))
     }
 }
 

@@ -87,6 +87,8 @@ pub struct Job {
     pub id: JobId,
     /// Catalog id (aliases are resolved before).
     pub model: ModelId,
+    /// The adapter of that model that it is for.
+    pub adapter: Option<ModelId>,
     /// Where it goes on the engine.
     pub route: Route,
     /// Whom its frames go to.
@@ -133,6 +135,7 @@ impl Job {
         let wire = JobWire {
             id: self.id,
             model: self.model.clone(),
+            adapter: self.adapter.clone(),
             route: self.route,
             gateway: self.gateway.clone(),
             stream: self.stream,
@@ -170,6 +173,7 @@ impl Job {
         Ok(Self {
             id: wire.id,
             model: wire.model,
+            adapter: wire.adapter,
             route: wire.route,
             gateway: wire.gateway,
             stream: wire.stream,
@@ -199,6 +203,8 @@ struct ClaimWire<'a> {
 struct JobWire<'a> {
     id: JobId,
     model: ModelId,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    adapter: Option<ModelId>,
     route: Route,
     gateway: GatewayId,
     #[serde(default)]

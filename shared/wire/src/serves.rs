@@ -35,6 +35,17 @@ const VLLM: [Route; 11] = [
     Route::CountTokens,
 ];
 
+/// Of these, what an adapter changes nothing of, or is named in.
+const LLAMA_CPP_ADAPTERS: [Route; 7] = [
+    Route::ChatCompletions,
+    Route::Completions,
+    Route::Responses,
+    Route::Messages,
+    Route::CountTokens,
+    Route::Tokenize,
+    Route::Detokenize,
+];
+
 /// Ollama 0.17, with what needs a model for it.
 const OLLAMA: [Route; 7] = [
     Route::ChatCompletions,
@@ -97,6 +108,18 @@ impl EngineSpec {
             Route::Upstream => self.driver != Driver::External,
             route => self.routes().contains(&route),
         }
+    }
+
+    /// Whether it serves a route for an adapter of its model. llama-server reads which one from the body of what it
+    /// completes, and from nothing else; its tokens are its model's.
+    #[must_use]
+    pub fn serves_adapter(&self, route: Route) -> bool {
+        let by_name = match (self.kind, route) {
+            (_, Route::Upstream) => false,
+            (EngineKind::LlamaCpp, route) => LLAMA_CPP_ADAPTERS.contains(&route),
+            _ => true,
+        };
+        by_name && self.serves(route)
     }
 }
 

@@ -66,6 +66,9 @@ fn spec() -> ModelSpec {
         pin: true,
         replicas: None,
         labels: vec!["gpu=a100".into()],
+        adapters: Vec::new(),
+        max_adapters: None,
+        keep_context: None,
     }
 }
 
@@ -331,6 +334,7 @@ fn a_job_keeps_its_bytes_and_its_body_stays_a_slice() {
     let mut job = Job {
         id: JobId(1),
         model: "org/m:1.5".into(),
+        adapter: None,
         route: Route::ChatCompletions,
         gateway: "gw-1-0".into(),
         stream: true,

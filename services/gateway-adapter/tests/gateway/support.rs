@@ -54,6 +54,9 @@ pub fn model() -> ModelSpec {
         pin: false,
         replicas: None,
         labels: Vec::new(),
+        adapters: Vec::new(),
+        max_adapters: None,
+        keep_context: None,
     }
 }
 

@@ -164,6 +164,9 @@ fn spec(config: &ExternalConfig, listed: &Listed, accelerators: &[Accelerator]) 
         pin: false,
         replicas: None,
         labels: Vec::new(),
+        adapters: Vec::new(),
+        max_adapters: None,
+        keep_context: None,
     };
     // Hosts whose servers have the very same share it; any other keeps its own apart.
     let written = serde_json::to_vec(&spec).ok()?;

@@ -63,6 +63,9 @@ pub(crate) fn process(command: &[&str]) -> ModelSpec {
         pin: false,
         replicas: None,
         labels: Vec::new(),
+        adapters: Vec::new(),
+        max_adapters: None,
+        keep_context: None,
     }
 }
 
@@ -257,6 +260,7 @@ impl Fleet {
         Job {
             id: JobId(u128::from(self.attempts.get())),
             model: "m".into(),
+            adapter: None,
             route: Route::ChatCompletions,
             gateway: self.gateway.name.clone(),
             stream: true,

@@ -26,6 +26,7 @@ pub(crate) fn job(n: u128, body: &'static [u8]) -> Job {
     Job {
         id: JobId(n),
         model: "org/model:1.5".into(),
+        adapter: None,
         route: Route::ChatCompletions,
         gateway: "gw".into(),
         stream: false,
