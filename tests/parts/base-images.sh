@@ -25,10 +25,10 @@ fi
 if ! docker image inspect "berth-test/nats:$tag" >/dev/null 2>&1; then
   # As the published image on Alpine: nats-server as the entry point, busybox for its health check.
   container=$(docker create "berth-test/debian:$tag")
-  docker cp -q "$nats" "$container:/usr/local/bin/nats-server"
+  docker cp "$nats" "$container:/usr/local/bin/nats-server" >/dev/null 2>&1
   links=$(mktemp -d)
   ln -s /bin/busybox "$links/wget"
-  docker cp -q "$links/wget" "$container:/usr/bin/wget"
+  docker cp "$links/wget" "$container:/usr/bin/wget" >/dev/null 2>&1
   docker commit --change 'ENTRYPOINT ["nats-server"]' "$container" "berth-test/nats:$tag" >/dev/null
   docker rm "$container" >/dev/null
   rm -r "$links"
