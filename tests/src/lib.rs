@@ -5,6 +5,7 @@
 
 mod bus;
 mod clients;
+mod compose;
 mod config;
 mod engines;
 mod external;
@@ -17,6 +18,7 @@ pub mod scenario;
 
 pub use bus::Bus;
 pub use clients::{node, python};
+pub use compose::{Compose, docker, free_port, repository};
 pub use config::{Config, Model};
 pub use engines::{Engine, Engines, Watch};
 pub use external::{LlamaByHand, Ollama};

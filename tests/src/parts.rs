@@ -17,6 +17,10 @@ pub enum Part {
     Ollama,
     /// llama.cpp's server as a Docker image.
     LlamaImage,
+    /// The tag of the Debian and NATS images that the fleet's image and Compose build on.
+    BaseImages,
+    /// Docker Compose.
+    Compose,
     /// The tiny model.
     Gguf,
     /// A folder with a vLLM that runs on the CPU (`bin/vllm`), a `model` for it and an `adapter` of that.
@@ -36,6 +40,8 @@ impl Part {
             Self::LlamaServer => "BERTH_TEST_LLAMA_SERVER",
             Self::Ollama => "BERTH_TEST_OLLAMA",
             Self::LlamaImage => "BERTH_TEST_LLAMA_IMAGE",
+            Self::BaseImages => "BERTH_TEST_BASE_IMAGES",
+            Self::Compose => "BERTH_TEST_COMPOSE",
             Self::Gguf => "BERTH_TEST_GGUF",
             Self::Vllm => "BERTH_TEST_VLLM",
             Self::Python => "BERTH_TEST_PYTHON",

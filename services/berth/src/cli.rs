@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 use crate::add::{self, AddArgs};
+use crate::healthcheck::{self, HealthcheckArgs};
 use crate::key::{self, KeyArgs};
 use crate::lease::{self, LeaseArgs, LeasesArgs, ReleaseArgs};
 use crate::logs::{self, LogsArgs};
@@ -33,7 +34,8 @@ A fleet of several machines shares one nats-server (with JetStream). Each role r
   berth health    --nats-url nats://nats.example:4222
 
 Environment: BERTH_CONFIG, BERTH_NATS_URL, BERTH_NATS_TOKEN, BERTH_NATS_NKEY, BERTH_NATS_CREDENTIALS,
-BERTH_LISTEN, BERTH_HOST, BERTH_DATA_DIR, BERTH_LOG_FORMAT=json, RUST_LOG. Options go before them.
+BERTH_NATS_REPLICAS, BERTH_LISTEN, BERTH_PUBLISHED, BERTH_HOST, BERTH_DOCKER_NETWORK, BERTH_KEEP_ENGINES,
+BERTH_DATA_DIR, BERTH_LOG_FORMAT=json, RUST_LOG. Options go before them.
 Exit status: 0 done, 1 failed, 2 wrong command line or configuration, 130 stopped at once.";
 
 /// LLM requests queue for GPU slots across a fleet; one OpenAI-compatible endpoint.
@@ -79,6 +81,9 @@ pub(crate) enum Command {
     /// Show what an engine logs.
     #[command(after_help = logs::EXAMPLES)]
     Logs(LogsArgs),
+    /// Whether a gateway, scheduler, agent or health of this machine works: for containers and their likes.
+    #[command(after_help = healthcheck::EXAMPLES)]
+    Healthcheck(HealthcheckArgs),
     /// Check a configuration: says what it amounts to, or points at what is wrong.
     Check(CheckArgs),
     /// Add a server that runs already (Ollama, LM Studio, vLLM, ...) to the configuration: its models are served too.

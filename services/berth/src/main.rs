@@ -11,6 +11,7 @@ mod check;
 mod cli;
 mod exit;
 mod files;
+mod healthcheck;
 mod identify;
 mod input;
 mod key;
@@ -65,6 +66,7 @@ fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Leases(args) => setup::logs(logs, "error").and_then(|()| lease::list(&args)),
         Command::Key(args) => setup::logs(logs, "error").and_then(|()| key::run(args)),
         Command::Logs(args) => setup::logs(logs, "error").and_then(|()| crate::logs::run(&args)),
+        Command::Healthcheck(args) => setup::logs(logs, "off").and_then(|()| healthcheck::run(&args)),
         Command::Check(args) => check::run(&args),
         Command::Add(args) => add::run(&args),
         Command::Translate { .. } => translate::run(),

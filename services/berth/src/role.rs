@@ -106,8 +106,9 @@ pub(crate) fn run(role: Role, args: &RoleArgs) -> Result<Exit, Failure> {
             Role::Scheduler | Role::Agent => None,
         };
         let bus = BusOptions::from_config(&config.bus);
-        let started = |addresses: Vec<SocketAddr>| {
-            for address in addresses {
+        let published = config.gateway.published;
+        let started = move |addresses: Vec<SocketAddr>| {
+            for address in published.map_or(addresses, |address| vec![address]) {
                 println!("the gateway takes requests on http://{address}/v1");
             }
         };

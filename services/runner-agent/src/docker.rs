@@ -18,7 +18,9 @@ use futures::FutureExt;
 use tracing::warn;
 
 use crate::container::{Container, Known, docker_message, mask_of, remove};
-use crate::docker_spec::{ANY, Owner, container, engine_of, missing_source, port_key, read_spec};
+use crate::docker_spec::{
+    ANY, Owner, container, engine_of, missing_mount, missing_source, port_key, read_spec,
+};
 use crate::driver::{Doing, Driver, Failure, Instance, Order, Progress};
 use crate::mask::Mask;
 use crate::network::{self, Place};
@@ -45,8 +47,27 @@ pub(crate) async fn connect(config: &HostConfig) -> Result<Docker, String> {
     let docker = docker.map_err(|e| Chain(&e).to_string())?;
     match tokio::time::timeout(ANSWER, docker.negotiate_version()).await {
         Ok(Ok(docker)) => Ok(url_safe(docker)),
-        Ok(Err(error)) => Err(Chain(&error).to_string()),
+        Ok(Err(error)) => Err(with_hint(Chain(&error).to_string(), config.docker_host.as_deref())),
         Err(_) => Err("it does not answer".into()),
+    }
+}
+
+/// Docker's usual socket.
+const SOCKET: &str = "unix:///var/run/docker.sock";
+
+/// A socket that is there and may not be used: whose it is, and what to do.
+fn with_hint(why: String, configured: Option<&str>) -> String {
+    use std::os::unix::fs::MetadataExt;
+    let host = configured.map(str::to_owned).or_else(|| berth_config::env::var("DOCKER_HOST"));
+    let host = host.unwrap_or_else(|| SOCKET.into());
+    let socket = host.strip_prefix("unix://").filter(|_| why.contains("Permission denied"));
+    let group = socket.and_then(|path| std::fs::metadata(path).ok()).map(|meta| meta.gid());
+    match (socket, group) {
+        (Some(path), Some(group)) => format!(
+            "{why}; {path} belongs to group {group}: add the agent's user to it (under Compose: \
+             BERTH_DOCKER_GID={group} in .env)"
+        ),
+        _ => why,
     }
 }
 
@@ -96,10 +117,7 @@ impl DockerDriver {
             Failure::permanent("the docker driver needs `image`, which this model does not set")
         })?;
         if let Some(source) = missing_source(&spec.volumes).filter(|_| self.on_host) {
-            return Err(Failure::permanent(format!(
-                "a volume cannot be mounted: source {source} does not exist on the host; create it or correct \
-                 `volumes`"
-            )));
+            return Err(Failure::permanent(self.tell_missing(&source)));
         }
         let runs = pull(&self.docker, &self.registries, image, progress).await?;
         progress("creating its container".into());
@@ -123,6 +141,18 @@ impl DockerDriver {
         Ok(self.container(known, seen.as_ref()))
     }
 
+    /// What to do about the source of a volume that is not on Docker's machine.
+    fn tell_missing(&self, source: &str) -> String {
+        let here = !self.on_host && std::path::Path::new(source).exists();
+        let hint = if here {
+            "it is in the agent's own container alone: engines see the host's paths; put the files on the host and \
+             mount them into the agent at the same path"
+        } else {
+            "create it or correct `volumes`"
+        };
+        format!("a volume cannot be mounted: source {source} does not exist on the host; {hint}")
+    }
+
     async fn create(&self, order: &Order, name: &str, mask: &Mask) -> Result<(), Failure> {
         let options = || CreateContainerOptionsBuilder::new().name(name).build();
         let place = match &self.network {
@@ -144,8 +174,11 @@ impl DockerDriver {
             Err(error) => {
                 let permanent =
                     matches!(error, DockerError::DockerResponseServerError { status_code: 400 | 404, .. });
-                let message =
-                    format!("its container could not be made: {}", mask.hide(&docker_message(&error)));
+                let told = docker_message(&error);
+                let message = match missing_mount(&told) {
+                    Some(path) => self.tell_missing(path),
+                    None => format!("its container could not be made: {}", mask.hide(&told)),
+                };
                 Err(Failure { message, permanent })
             }
         }

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use berth_wire::{EngineId, EngineKind, HostId, StartEngine, Ulimit};
 use bollard::models::{
-    ContainerCreateBody, DeviceMapping, DeviceRequest, HostConfig, PortBinding, ResourcesUlimits,
-    RestartPolicy, RestartPolicyNameEnum,
+    ContainerCreateBody, DeviceMapping, DeviceRequest, HostConfig, Mount, MountType, PortBinding,
+    ResourcesUlimits, RestartPolicy, RestartPolicyNameEnum,
 };
 
 use crate::driver::Order;
@@ -112,6 +112,32 @@ fn bind(volume: &str) -> String {
     }
 }
 
+/// A path of the host as a mount, which Docker refuses where there is no such path; of a bind it would make an empty
+/// folder, as root. Volumes by name, and options that only binds have, are `None`.
+fn mount(volume: &str) -> Option<Mount> {
+    let volume = bind(volume);
+    let (source, rest) = volume.split_once(':').filter(|(source, _)| source.starts_with('/'))?;
+    let (target, read_only) = match rest.split_once(':') {
+        None => (rest, false),
+        Some((target, "rw")) => (target, false),
+        Some((target, "ro")) => (target, true),
+        Some(_) => return None,
+    };
+    Some(Mount {
+        target: Some(target.to_owned()),
+        source: Some(source.to_owned()),
+        typ: Some(MountType::BIND),
+        read_only: Some(read_only),
+        ..Mount::default()
+    })
+}
+
+/// The path that Docker says is missing, if that is what it says.
+pub(crate) fn missing_mount(message: &str) -> Option<&str> {
+    let (_, path) = message.split_once("bind source path does not exist: ")?;
+    Some(path.trim())
+}
+
 /// The first volume whose source is a path that is not there. Docker would make an empty folder of it, as root.
 pub(crate) fn missing_source(volumes: &[String]) -> Option<String> {
     volumes.iter().find_map(|volume| {
@@ -154,6 +180,9 @@ pub(crate) fn container(owner: &Owner, order: &Order, place: &Place) -> Containe
             ..DeviceRequest::default()
         }]
     });
+    let mounts: Vec<Mount> = spec.volumes.iter().filter_map(|volume| mount(volume)).collect();
+    let binds = spec.volumes.iter().filter(|volume| mount(volume).is_none()).map(|v| bind(v));
+    let binds: Vec<String> = binds.collect();
     let may = &spec.container;
     let ram = order.ram.or(may.ram).and_then(signed);
     ContainerCreateBody {
@@ -164,7 +193,8 @@ pub(crate) fn container(owner: &Owner, order: &Order, place: &Place) -> Containe
         env: Some(visible.into_iter().chain(env).collect()),
         exposed_ports: Some(vec![port]),
         host_config: Some(HostConfig {
-            binds: (!spec.volumes.is_empty()).then(|| spec.volumes.iter().map(|v| bind(v)).collect()),
+            binds: (!binds.is_empty()).then_some(binds),
+            mounts: (!mounts.is_empty()).then_some(mounts),
             memory: ram,
             // The same as `memory`: no swap.
             memory_swap: ram,
@@ -214,6 +244,18 @@ mod tests {
         assert_eq!(split_image("ghcr.io/x/y:server"), ("ghcr.io/x/y", Some("server")));
         assert_eq!(split_image("localhost:5000/y"), ("localhost:5000/y", Some("latest")));
         assert_eq!(split_image("y@sha256:00"), ("y@sha256:00", None));
+    }
+
+    #[test]
+    fn paths_are_mounts_and_what_only_binds_can_say_stays_a_bind() {
+        let made = mount("/a:/b:ro").unwrap();
+        assert_eq!((made.source.as_deref(), made.target.as_deref()), (Some("/a"), Some("/b")));
+        assert_eq!((made.typ, made.read_only), (Some(MountType::BIND), Some(true)));
+        assert!(mount("./a:/b").unwrap().source.unwrap().ends_with("/a"));
+        assert_eq!(mount("models:/b"), None);
+        assert_eq!(mount("/a:/b:ro,z"), None);
+        let told = "invalid mount config for type \"bind\": bind source path does not exist: /m/x y";
+        assert_eq!(missing_mount(told), Some("/m/x y"));
     }
 
     #[test]

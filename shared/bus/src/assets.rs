@@ -127,7 +127,7 @@ pub async fn provision(bus: &Bus) -> Result<(), BusError> {
             history: asset.history,
             max_age: optional(asset.max_age.as_ref())?.unwrap_or_default(),
             storage: asset.storage.into(),
-            num_replicas: 1,
+            num_replicas: bus.replicas,
             limit_markers: optional(asset.limit_markers.as_ref())?,
             ..kv::Config::default()
         };
@@ -140,6 +140,7 @@ pub async fn provision(bus: &Bus) -> Result<(), BusError> {
     for asset in &assets.objects {
         let name = bus.subjects.bucket(&asset.name);
         if bus.jetstream.get_object_store(&name).await.is_ok() {
+            recopy(bus, &format!("OBJ_{name}")).await?;
             continue;
         }
         let config = object_store::Config {
@@ -147,7 +148,7 @@ pub async fn provision(bus: &Bus) -> Result<(), BusError> {
             description: Some(asset.description.clone()),
             max_age: duration(&asset.max_age)?,
             storage: asset.storage.into(),
-            num_replicas: 1,
+            num_replicas: bus.replicas,
             ..object_store::Config::default()
         };
         fit(bus, &format!("OBJ_{name}"), asset.max_bytes, async |max_bytes| {
@@ -171,6 +172,20 @@ pub async fn provision(bus: &Bus) -> Result<(), BusError> {
         buckets = assets.bucket.len(),
         "streams and buckets agree with their declaration"
     );
+    Ok(())
+}
+
+/// Keeps an object store on as many servers as is asked for.
+async fn recopy(bus: &Bus, stream: &str) -> Result<(), BusError> {
+    let failed = |e: &dyn std::error::Error| {
+        BusError::nats(format!("look after {stream}"), std::io::Error::other(e.to_string()))
+    };
+    let found = bus.jetstream.get_stream(stream).await.map_err(|e| failed(&e))?;
+    let config = &found.cached_info().config;
+    if config.num_replicas != bus.replicas {
+        let config = stream::Config { num_replicas: bus.replicas, ..config.clone() };
+        bus.jetstream.update_stream(config).await.map_err(|e| failed(&e))?;
+    }
     Ok(())
 }
 
@@ -268,7 +283,7 @@ fn stream_config(bus: &Bus, asset: &StreamAsset) -> Result<stream::Config, BusEr
         duplicate_window: duration(&asset.duplicate_window)?,
         allow_message_ttl: asset.message_ttl,
         allow_direct: true,
-        num_replicas: 1,
+        num_replicas: bus.replicas,
         ..stream::Config::default()
     })
 }

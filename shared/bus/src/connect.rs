@@ -31,6 +31,8 @@ pub struct BusOptions {
     pub credentials: Option<PathBuf>,
     /// How long to keep trying before the first connection is given up.
     pub patience: Duration,
+    /// On how many servers streams and buckets are kept.
+    pub replicas: u32,
 }
 
 impl std::fmt::Debug for BusOptions {
@@ -51,6 +53,7 @@ impl Default for BusOptions {
             nkey: None,
             credentials: None,
             patience: Duration::from_secs(10),
+            replicas: 1,
         }
     }
 }
@@ -65,6 +68,7 @@ impl BusOptions {
             token: config.token.as_ref().map(|secret| secret.expose().to_owned()),
             nkey: config.nkey.as_ref().map(|secret| secret.expose().to_owned()),
             credentials: config.credentials.clone(),
+            replicas: config.replicas,
             ..Self::default()
         }
     }
@@ -79,6 +83,8 @@ pub struct Bus {
     pub jetstream: jetstream::Context,
     /// The subject grammar.
     pub subjects: Arc<Subjects>,
+    /// On how many servers streams and buckets are kept.
+    pub(crate) replicas: usize,
     /// How often the connection was made, the first time included.
     pub(crate) connects: watch::Receiver<u64>,
 }
@@ -123,7 +129,8 @@ impl Bus {
             return Err(BusError::TooOld { version: client.server_info().version });
         }
         let jetstream = jetstream::new(client.clone());
-        Ok(Self { client, jetstream, subjects: Arc::new(subjects), connects })
+        let replicas = usize::try_from(options.replicas).unwrap_or(1);
+        Ok(Self { client, jetstream, subjects: Arc::new(subjects), replicas, connects })
     }
 
     /// Fails unless `size` bytes fit into one message; an oversized publish would look like a time-out.

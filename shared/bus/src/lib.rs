@@ -23,7 +23,7 @@ pub use election::{Election, Leadership, forget_leader};
 pub use error::BusError;
 pub use message::{Inbound, dispatch_headers, read, read_as, read_dispatch_headers, read_offer_headers};
 pub use output::{Delivery, NatsOutput, NatsOutputSource, OutputSink, OutputSource};
-pub use service::{Registered, register};
+pub use service::{MACHINE, Registered, register};
 pub use view::{Entries, View, amend_json, create_json, delete_key, get_json, put_json, watch_json};
 
 pub use async_nats::{HeaderMap, Subscriber};

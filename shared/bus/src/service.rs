@@ -21,6 +21,9 @@ impl Drop for Registered {
     }
 }
 
+/// What a service's metadata calls the machine, or the container, that it runs on.
+pub const MACHINE: &str = "machine";
+
 /// Registers `name` with a `status` endpoint on `subject` that answers what `status` returns, as JSON.
 ///
 /// # Errors
@@ -30,13 +33,14 @@ pub async fn register<F>(
     name: &str,
     description: &str,
     subject: String,
-    metadata: HashMap<String, String>,
+    mut metadata: HashMap<String, String>,
     status: F,
 ) -> Result<Registered, BusError>
 where
     F: Fn() -> serde_json::Value + Send + Sync + 'static,
 {
     let failed = |e: async_nats::Error| BusError::nats(format!("register the service {name}"), e);
+    metadata.insert(MACHINE.to_owned(), berth_config::env::machine());
     let service = bus
         .client
         .service_builder()

@@ -66,6 +66,30 @@ pub fn listen() -> Option<String> {
     var("BERTH_LISTEN")
 }
 
+/// `BERTH_PUBLISHED`: where a gateway that runs in a container is reached.
+#[must_use]
+pub fn published() -> Option<String> {
+    var("BERTH_PUBLISHED")
+}
+
+/// `BERTH_NATS_REPLICAS`: on how many NATS servers each stream and bucket is kept.
+#[must_use]
+pub fn nats_replicas() -> Option<String> {
+    var("BERTH_NATS_REPLICAS")
+}
+
+/// `BERTH_DOCKER_NETWORK`: the Docker network that an agent in a container shares with its engines.
+#[must_use]
+pub fn docker_network() -> Option<String> {
+    var("BERTH_DOCKER_NETWORK")
+}
+
+/// `BERTH_KEEP_ENGINES`: whether an agent that ends leaves its containers running (`1`, `true`).
+#[must_use]
+pub fn keep_engines() -> bool {
+    var("BERTH_KEEP_ENGINES").is_some_and(|value| value == "1" || value.eq_ignore_ascii_case("true"))
+}
+
 /// `BERTH_HOST`: this machine's name in the fleet.
 #[must_use]
 pub fn host_override() -> Option<String> {
@@ -162,18 +186,21 @@ pub fn show_path(path: &Path) -> String {
     }
 }
 
+/// The machine's name as it says itself; of a container that is its own.
+#[must_use]
+pub fn machine() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok().or_else(|| var("HOSTNAME"));
+    let name = name.or_else(|| {
+        let output = std::process::Command::new("hostname").output().ok()?;
+        String::from_utf8(output.stdout).ok()
+    });
+    name.unwrap_or_default().trim().to_owned()
+}
+
 /// The machine's name as a host name of the fleet: what is no `[A-Za-z0-9_-]` becomes `-`.
 #[must_use]
 pub fn host_name() -> HostId {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname")
-        .ok()
-        .or_else(|| var("HOSTNAME"))
-        .or_else(|| {
-            let output = std::process::Command::new("hostname").output().ok()?;
-            String::from_utf8(output.stdout).ok()
-        })
-        .unwrap_or_default();
-    HostId::from(host_slug(&name))
+    HostId::from(host_slug(&machine()))
 }
 
 fn host_slug(name: &str) -> String {

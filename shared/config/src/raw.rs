@@ -35,12 +35,14 @@ pub(crate) struct RawBus {
     pub(crate) credentials: Option<PathBuf>,
     pub(crate) nkey: Option<Secret>,
     pub(crate) nkey_file: Option<Spanned<PathBuf>>,
+    pub(crate) replicas: Option<Spanned<u32>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RawGateway {
     pub(crate) listen: Option<Spanned<OneOrMany>>,
+    pub(crate) published: Option<Spanned<String>>,
     pub(crate) workers: Option<Spanned<usize>>,
     pub(crate) body_limit: Option<Spanned<Size>>,
     pub(crate) body_timeout: Option<Spanned<Span>>,

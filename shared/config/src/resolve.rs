@@ -64,7 +64,8 @@ impl Config {
     }
 
     /// Puts what the environment says (`BERTH_NATS_URL`, `BERTH_NATS_TOKEN`, `BERTH_NATS_NKEY`,
-    /// `BERTH_NATS_CREDENTIALS`, `BERTH_LISTEN`, `BERTH_HOST`) over what the file says.
+    /// `BERTH_NATS_CREDENTIALS`, `BERTH_NATS_REPLICAS`, `BERTH_LISTEN`, `BERTH_PUBLISHED`, `BERTH_HOST`,
+    /// `BERTH_DOCKER_NETWORK`, `BERTH_KEEP_ENGINES`) over what the file says.
     ///
     /// # Errors
     /// When a variable holds what cannot be used.
@@ -78,6 +79,19 @@ impl Config {
         if let Some(listen) = env::listen() {
             self.gateway.listen = vec![parse_listen(&listen).map_err(|why| format!("BERTH_LISTEN: {why}"))?];
         }
+        if let Some(published) = env::published() {
+            let address = parse_listen(&published).map_err(|why| format!("BERTH_PUBLISHED: {why}"))?;
+            self.gateway.published = Some(address);
+        }
+        if let Some(replicas) = env::nats_replicas() {
+            let number = replicas.parse().ok().filter(|number| REPLICAS.contains(number));
+            self.bus.replicas =
+                number.ok_or_else(|| format!("BERTH_NATS_REPLICAS: `{replicas}` is not 1, 2, 3, 4 or 5"))?;
+        }
+        if let Some(network) = env::docker_network() {
+            self.host.docker_network = Some(network);
+        }
+        self.host.keep_engines |= env::keep_engines();
         if let Some(name) = env::host_override() {
             if !slug::is_token(&name) {
                 return Err(format!(
@@ -138,6 +152,9 @@ fn resolve(raw: &RawConfig, base: &Path, findings: &mut Findings<'_>) -> Config 
     }
 }
 
+/// What JetStream takes.
+const REPLICAS: std::ops::RangeInclusive<u32> = 1..=5;
+
 fn bus(raw: &RawBus, base: &Path, findings: &mut Findings<'_>) -> BusConfig {
     let default = BusConfig::default();
     let urls = raw.urls.as_ref().map_or(default.urls, |urls| {
@@ -168,6 +185,13 @@ fn bus(raw: &RawBus, base: &Path, findings: &mut Findings<'_>) -> BusConfig {
         token: raw.token.clone().or_else(|| secret_file(raw.token_file.as_ref(), base, findings)),
         credentials: raw.credentials.as_ref().map(|path| below(base, path)),
         nkey: raw.nkey.clone().or_else(|| secret_file(raw.nkey_file.as_ref(), base, findings)),
+        replicas: raw.replicas.as_ref().map_or(default.replicas, |replicas| {
+            if !REPLICAS.contains(replicas.get_ref()) {
+                let help = "1 is for a single server, 3 for a cluster of three";
+                findings.add(replicas.span(), "NATS keeps 1 to 5 copies", help);
+            }
+            *replicas.get_ref()
+        }),
     }
 }
 
@@ -220,6 +244,7 @@ fn gateway(raw: &RawGateway, models: &[RawModel], findings: &mut Findings<'_>) -
         }
         listen.get_ref().0.iter().filter_map(|text| address(text, listen, findings)).collect()
     });
+    let published = raw.published.as_ref().and_then(|text| address(text.get_ref(), text, findings));
     if let Some(workers) = raw.workers.as_ref().filter(|workers| *workers.get_ref() == 0) {
         findings.add(workers.span(), "workers must be at least 1", "leave it out for one per core");
     }
@@ -244,6 +269,7 @@ fn gateway(raw: &RawGateway, models: &[RawModel], findings: &mut Findings<'_>) -
     };
     let config = GatewayConfig {
         listen,
+        published,
         workers: raw.workers.as_ref().map(|workers| *workers.get_ref()),
         // nats-server takes messages of 1 MiB unless told otherwise, headers and the job's own fields included.
         inline_limit: size(raw.inline_limit.as_ref(), default.inline_limit, 0, 900 * 1024),

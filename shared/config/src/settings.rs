@@ -49,6 +49,8 @@ pub struct BusConfig {
     pub credentials: Option<PathBuf>,
     /// An nkey seed (`SU...`).
     pub nkey: Option<Secret>,
+    /// On how many servers of a cluster each stream and bucket is kept.
+    pub replicas: u32,
 }
 
 impl Default for BusConfig {
@@ -59,6 +61,7 @@ impl Default for BusConfig {
             token: None,
             credentials: None,
             nkey: None,
+            replicas: 1,
         }
     }
 }
@@ -68,6 +71,8 @@ impl Default for BusConfig {
 pub struct GatewayConfig {
     /// Addresses to serve HTTP on.
     pub listen: Vec<SocketAddr>,
+    /// Where it is reached instead, if it listens in a container whose port is published there.
+    pub published: Option<SocketAddr>,
     /// HTTP worker threads; `None`: one per core.
     pub workers: Option<usize>,
     /// Largest request body taken, in bytes.
@@ -98,7 +103,8 @@ impl GatewayConfig {
     /// The first address that other machines can reach.
     #[must_use]
     pub fn exposed(&self) -> Option<SocketAddr> {
-        self.listen.iter().copied().find(|address| !is_loopback(*address))
+        let reached = self.published.as_ref().map_or(self.listen.as_slice(), std::slice::from_ref);
+        reached.iter().copied().find(|address| !is_loopback(*address))
     }
 }
 
@@ -112,6 +118,7 @@ impl Default for GatewayConfig {
     fn default() -> Self {
         Self {
             listen: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 8421))],
+            published: None,
             workers: None,
             body_limit: 32 * MIB,
             body_timeout: Duration::from_secs(30),
