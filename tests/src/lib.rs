@@ -15,6 +15,7 @@ mod parts;
 mod role;
 mod run;
 pub mod scenario;
+mod sockets;
 
 pub use bus::Bus;
 pub use clients::{node, python};
@@ -27,6 +28,7 @@ pub use gateway::{Answer, Event, Gateway, Stream, chat};
 pub use parts::{Part, berth, path};
 pub use role::{Finished, Role, finish};
 pub use run::{SOON, at_most};
+pub use sockets::{Connection, connections};
 
 pub use berth_testkit::nats::TestNats;
 pub use berth_testkit::wait::{until, until_ok};

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use berth_tests::{Answer, Berth, Config, Event, Gateway, Model, SOON, at_most, scenario, until, until_ok};
+use berth_tests::{
+    Answer, Berth, Config, Connection, Event, Gateway, Model, SOON, at_most, connections, scenario, until,
+    until_ok,
+};
 use serde_json::{Value, json};
 
 fn config(slots: u32) -> Config {
@@ -55,9 +58,29 @@ async fn the_second_request_of_a_warm_model_takes_it_and_says_so() {
     let slow = berth.gateway.chat("sim", &json!({"sim": {"tokens": 1, "first_token_ms": 2500}})).await;
     slow.content();
     assert_eq!(lane(&slow), "express");
+    // It waited for no slot: what its engine took is not told as such, nor when the host said that it has it.
+    let queued: u64 = slow.headers["x-berth-queue-ms"].to_str().unwrap().parse().unwrap();
+    assert!(queued < 50, "{queued} ms");
     let metrics = berth.gateway.get("/metrics").await.text;
     assert!(metrics.contains("berth_lane_offers_total{outcome=\"taken\"}"), "{metrics}");
     scenario::nothing_is_outstanding(&bus).await;
+}
+
+#[tokio::test]
+async fn no_connection_on_a_tokens_way_holds_it_back_for_others() {
+    let mut berth = Berth::fleet(&config(1)).await;
+    warm(&berth.gateway).await;
+    let mut stream = berth.gateway.stream("sim", &tokens(6000, 50)).await;
+    stream.token().await;
+    let client = berth.gateway.url().trim_start_matches("http://").to_owned();
+    let engine = berth.engines.only().url().trim_start_matches("http://").to_owned();
+    for (role, end) in [("gateway", client), ("agent", engine)] {
+        let connections = connections(berth.role(role).pid());
+        let of = |held: &&Connection| held.local.to_string() == end || held.peer.to_string() == end;
+        assert!(connections.iter().any(|held| of(&held)), "{role} has none with {end}: {connections:?}");
+        // Those with NATS among them.
+        assert!(connections.iter().all(|held| held.no_delay), "{role}: {connections:?}");
+    }
 }
 
 #[tokio::test]

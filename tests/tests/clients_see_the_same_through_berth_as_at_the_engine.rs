@@ -1,4 +1,5 @@
-//! Every scenario of the SDKs gives the same through Berth as at the engine itself, apart from ids and times.
+//! Every scenario of the SDKs gives the same through Berth as at the engine itself, apart from ids, times and the shape of
+//! errors on Anthropic's routes.
 
 use berth_tests::{Berth, Config, Model, node, python};
 use serde_json::{Value, json};
@@ -17,7 +18,7 @@ fn outcomes(text: &str) -> Vec<(String, Value)> {
     all
 }
 
-async fn both(run: fn(&str, &[&str]) -> String, script: &'static str) {
+async fn both(run: fn(&str, &[&str]) -> String, script: &'static str) -> Berth {
     let berth = Berth::up(&Config::of([model()])).await;
     // The first request has the engine started.
     berth.gateway.chat("org/tiny:0.5b", &json!({"max_tokens": 1})).await.content();
@@ -39,17 +40,26 @@ async fn both(run: fn(&str, &[&str]) -> String, script: &'static str) {
     for name in ["a JSON schema", "a JSON schema streamed"] {
         assert!(said(name).contains("free"), "{name}: {}", said(name));
     }
+    for name in ["a tool that must be called", "a tool streamed"] {
+        assert!(said(name).contains("assign"), "{name} brings no call: {}", said(name));
+        assert!(said(name).contains("\"tool_calls\""), "{name}: {}", said(name));
+    }
     for name in ["logprobs", "logprobs streamed"] {
         assert!(said(name).contains("top_logprobs"), "{name}: {}", said(name));
     }
     let known = |value: &Value| value.get("status").is_none() && value.get("error").is_none();
     let answered = here.iter().filter(|(_, value)| known(value)).count();
     assert!(answered * 3 > here.len() * 2, "most are answers and no errors: {here:?}");
+    berth
 }
 
 #[tokio::test]
 async fn in_python() {
-    both(python, "conformance.py").await;
+    let berth = both(python, "conformance.py").await;
+    let url = berth.gateway.url().to_owned();
+    let told =
+        tokio::task::spawn_blocking(move || python("anthropic_errors.py", &[&url, "org/tiny:0.5b"])).await;
+    assert_eq!(told.expect("the client runs").lines().count(), 4);
 }
 
 #[tokio::test]

@@ -102,7 +102,6 @@ async fn each_route_that_llama_cpp_serves_gives_its_own_answer() {
         ("/tokenize", json!({"content": "Which berth?", "with_pieces": true}), false),
         ("/detokenize", json!({"tokens": [260, 110, 104]}), false),
         // What the engine refuses is refused in its own words.
-        ("/v1/messages", json!({"max_tokens": 6}), false),
         ("/v1/rerank", json!({"query": "a", "documents": ["b"]}), false),
         ("/v1/audio/transcriptions", json!({}), false),
     ];
@@ -119,6 +118,20 @@ async fn each_route_that_llama_cpp_serves_gives_its_own_answer() {
             assert_eq!(through, direct, "{path}, stream: {stream}");
             assert_eq!(stream, direct.kind.starts_with("text/event-stream"), "{path}: {direct:?}");
         }
+    }
+    // On Anthropic's routes its words are put into Anthropic's shape.
+    for path in ["/v1/messages", "/v1/messages/count_tokens"] {
+        let wrong = json!([{"role": "user", "content": 5}]);
+        let body = json!({"model": MODEL, "messages": wrong, "max_tokens": 6});
+        let direct = ask(&engine, Method::POST, path, &body).await;
+        let through = ask(berth.gateway.url(), Method::POST, path, &body).await;
+        assert_eq!(through.status, direct.status, "{path}: {direct:?}");
+        let said = &through.body[0];
+        assert_eq!(
+            (&said["type"], &said["error"]["type"]),
+            (&"error".into(), &"invalid_request_error".into())
+        );
+        assert_eq!(said["error"]["message"], direct.body[0]["error"]["message"], "{path}");
     }
 }
 
@@ -143,6 +156,14 @@ async fn upstream_gives_all_else_that_the_engine_has() {
             assert_eq!(through, direct, "{path} of {model}");
         }
     }
+    // HEAD tells how long the answer to GET would be.
+    let length = async |url: String| {
+        let response = reqwest::Client::new().head(url).send().await.expect("an answer");
+        response.headers()["content-length"].to_str().expect("text").to_owned()
+    };
+    let direct = length(format!("{engine}/health")).await;
+    assert_eq!(length(format!("{}/upstream/tiny/health", berth.gateway.url())).await, direct);
+    assert_ne!(direct, "0");
     let slots = berth.gateway.get("/upstream/tiny/slots").await;
     assert_eq!(slots.json.as_array().map(Vec::len), Some(1), "{}", slots.text);
     let props = berth.gateway.get("/upstream/tiny/v1/models").await;

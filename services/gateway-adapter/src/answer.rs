@@ -10,9 +10,10 @@ use bytes::Bytes;
 use futures::FutureExt;
 use tokio::time::{Instant, Sleep};
 
+use crate::anthropic::RequestId;
 use crate::client::{Client, Held, Next, SILENCE};
 use crate::demux::Piece;
-use crate::error;
+use crate::{engine_errors, error};
 
 /// A plain answer while it comes. Dropped before its end, it cancels its job; until then it may change hands.
 pub(crate) struct Reading {
@@ -69,6 +70,18 @@ impl Reading {
 
     pub(crate) fn into_parts(self) -> (Box<Client>, Held) {
         (self.client, self.held)
+    }
+
+    /// Says an engine's error in the words of the route, once it is whole.
+    pub(crate) fn reword(&mut self, head: Head) -> Head {
+        let route = self.client.route();
+        if !self.ended || !engine_errors::is_one(route, &head) {
+            return head;
+        }
+        let request = self.client.request().map(RequestId::as_str);
+        let (head, body) = engine_errors::in_words(route, head, self.held.join(), request);
+        self.held.push(body);
+        head
     }
 
     /// What was read, as a body that reads on if there is more.

@@ -33,7 +33,7 @@ pub(crate) fn owns(path: &str) -> bool {
 #[derive(Serialize)]
 struct ErrorObject<'a> {
     #[serde(rename = "type")]
-    kind: &'static str,
+    kind: &'a str,
     message: &'a str,
 }
 
@@ -65,18 +65,24 @@ fn kind(error: &ApiError) -> (&'static str, Option<u16>) {
     }
 }
 
-fn body(error: &ApiError, request: Option<&str>) -> Vec<u8> {
-    let (kind, _) = kind(error);
-    let error = ErrorObject { kind, message: &error.message };
+/// An error of one of Anthropic's types.
+pub(crate) fn words(kind: &str, message: &str, request: Option<&str>) -> Vec<u8> {
+    let error = ErrorObject { kind, message };
     serde_json::to_vec(&Envelope { kind: "error", error, request_id: request }).unwrap_or_default()
+}
+
+fn body(error: &ApiError, request: Option<&str>) -> Vec<u8> {
+    words(kind(error).0, &error.message, request)
 }
 
 /// The event that ends a stream whose status line has been sent.
 pub(crate) fn event(error: &ApiError, request: Option<&str>) -> Bytes {
-    let mut out = b"event: error\ndata: ".to_vec();
-    out.extend_from_slice(&body(error, request));
-    out.extend_from_slice(b"\n\n");
-    out.into()
+    error_event(&body(error, request))
+}
+
+/// The event of an error that is written already.
+pub(crate) fn error_event(body: &[u8]) -> Bytes {
+    [b"event: error\ndata: ", body, b"\n\n"].concat().into()
 }
 
 /// What an answer on one of these routes carries, and its error, if it is one, in Anthropic's words.

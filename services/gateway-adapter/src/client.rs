@@ -17,7 +17,7 @@ use tracing::debug;
 
 use crate::allowance::Permit;
 use crate::anthropic::{self, RequestId};
-use crate::demux::{Express, Leave, Outlet, Piece, Progress, Register, Serving, outlet};
+use crate::demux::{Express, Flow, Leave, Outlet, Piece, Progress, Register, Serving, outlet};
 use crate::relay::Ending;
 use crate::worker::Worker;
 use crate::{error, events};
@@ -53,8 +53,8 @@ pub(crate) struct Client {
     /// Bytes that the running attempt has been granted in all.
     granted: u64,
     consumed: u64,
-    /// The body's object, deleted here if no agent will.
-    claim: Option<(Bodies, String)>,
+    /// The body's object, deleted here if no agent will. Few have one, so it takes no room in the others.
+    claim: Option<Box<(Bodies, String)>>,
     submitted: bool,
     ending: Option<Ending>,
     first_byte: Option<Duration>,
@@ -129,8 +129,13 @@ impl Client {
     pub(crate) fn error_event(&self, error: &ApiError) -> Bytes {
         match self.start.route.dialect() {
             Dialect::OpenAi => error::event(error),
-            Dialect::Anthropic => anthropic::event(error, self.start.request.as_ref().map(RequestId::as_str)),
+            Dialect::Anthropic => anthropic::event(error, self.request().map(RequestId::as_str)),
         }
+    }
+
+    /// The id that the request is known by.
+    pub(crate) fn request(&self) -> Option<&RequestId> {
+        self.start.request.as_ref()
     }
 
     pub(crate) fn window(&self) -> u64 {
@@ -148,7 +153,7 @@ impl Client {
     }
 
     pub(crate) fn claims(&mut self, bodies: Bodies, object: String) {
-        self.claim = Some((bodies, object));
+        self.claim = Some(Box::new((bodies, object)));
     }
 
     /// The status that the client was given.
@@ -167,6 +172,11 @@ impl Client {
     /// The job's progress, to follow.
     pub(crate) fn follow(&self) -> watch::Receiver<Progress> {
         self.outlet.progress.clone()
+    }
+
+    /// What the demux and this share.
+    pub(crate) fn flow(&self) -> Arc<Flow> {
+        Arc::clone(&self.outlet.flow)
     }
 
     /// What is said to a client that waits, between other events.
@@ -211,8 +221,8 @@ impl Client {
                 // Closed without an end: the demux was made anew and has forgotten the job.
                 let told = self.outlet.flow.ending.get().cloned();
                 let ending = told.unwrap_or_else(|| Err(error::lost()));
-                if let Ok(usage) = &ending {
-                    self.settle(usage);
+                if let Some(usage) = self.outlet.flow.usage.get().copied() {
+                    self.settle(&usage);
                 }
                 self.ending = Some(ending.clone());
                 Poll::Ready(Next::End(ending))
@@ -289,10 +299,13 @@ impl Drop for Client {
             self.leave();
         }
         // An agent that ran the job deletes its body; a job that never ran has nobody else.
-        if let Some((bodies, object)) = self.claim.take()
+        if let Some(claim) = self.claim.take()
             && (!self.submitted || !ended)
         {
-            actix_rt::spawn(async move { bodies.delete(&object).await });
+            actix_rt::spawn(async move {
+                let (bodies, object) = *claim;
+                bodies.delete(&object).await;
+            });
         }
         let status = if self.status == 0 { "gone".to_owned() } else { self.status.to_string() };
         metrics::histogram!(
@@ -326,9 +339,31 @@ impl Held {
         }
     }
 
+    /// All of it in one piece; none is left.
+    pub(crate) fn join(&mut self) -> Bytes {
+        let mut whole = bytes::BytesMut::with_capacity(usize::try_from(self.len).unwrap_or(0));
+        while let Some(bytes) = self.pop() {
+            whole.extend_from_slice(&bytes);
+        }
+        whole.freeze()
+    }
+
     pub(crate) fn pop(&mut self) -> Option<Bytes> {
         let bytes = self.pieces.pop_front()?;
         self.len -= bytes.len() as u64;
         Some(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stream::EventStream;
+
+    #[test]
+    fn a_client_that_waits_takes_little_room_of_its_own() {
+        // Ten thousand may wait; the server's own buffers are 16 KiB for each.
+        let (client, stream) = (size_of::<Client>(), size_of::<EventStream>());
+        assert!(client <= 768 && stream <= 512, "a client has {client} bytes, its stream {stream}");
     }
 }

@@ -47,13 +47,27 @@ pub(crate) struct Piece {
 pub(crate) struct Progress {
     pub(crate) stage: Stage,
     pub(crate) position: u32,
-    pub(crate) eta: Option<Duration>,
+    /// When its wait is expected to end, where something is known.
+    pub(crate) expected: Option<Instant>,
     pub(crate) serving: Option<Serving>,
     pub(crate) lane: Lane,
     /// Attempts begun so far.
     pub(crate) attempts: u32,
     /// Since when its model loads, of a job that waits for that.
     pub(crate) loading: Option<Instant>,
+}
+
+/// A wait that was to be over so long ago is one of which nothing is known.
+const OVERDUE: Duration = Duration::from_secs(1);
+
+impl Progress {
+    /// Whole seconds that the wait is expected to take from now on. It is told only when places change, so it is counted
+    /// down here, and is unknown once it has turned out to be wrong.
+    pub(crate) fn eta_s(&self) -> Option<u64> {
+        let expected = self.expected?;
+        let left = expected.saturating_duration_since(Instant::now());
+        (expected.elapsed() < OVERDUE).then(|| left.as_millis().div_ceil(1000) as u64)
+    }
 }
 
 /// The way that a job takes.
@@ -91,7 +105,7 @@ impl Default for Progress {
         Self {
             stage: Stage::Queued,
             position: 0,
-            eta: None,
+            expected: None,
             serving: None,
             lane: Lane::default(),
             attempts: 0,
@@ -105,6 +119,8 @@ impl Default for Progress {
 pub(crate) struct Flow {
     /// Bytes that the client has taken.
     pub(crate) consumed: AtomicU64,
+    /// What the end told of tokens and times, whatever the end was.
+    pub(crate) usage: OnceLock<Usage>,
     /// Set once, before the channel of pieces is closed.
     pub(crate) ending: OnceLock<Ending>,
     /// The client has left.
@@ -245,8 +261,12 @@ impl Demux {
 
     fn hear(&mut self, delivery: Delivery) {
         let Delivery { job, output, reply } = delivery;
-        if let Output::Frame(Frame { end: Some(end), .. }) = &output {
-            self.count(job, &end.usage);
+        let usage = match &output {
+            Output::Frame(Frame { end: Some(end), .. }) => Some(end.usage),
+            _ => None,
+        };
+        if let Some(usage) = &usage {
+            self.count(job, usage);
         }
         let Some(entry) = self.jobs.get_mut(&job) else {
             self.unknown(job, &output, reply);
@@ -264,6 +284,9 @@ impl Demux {
             _ => "failed",
         };
         let step = entry.relay.step(output, entry.flow.consumed.load(Ordering::Acquire));
+        if let (Some(_), Some(usage)) = (&step.end, usage) {
+            let _ = entry.flow.usage.set(usage);
+        }
         if step.fall_back {
             self.fall_back(job, declined);
         }
@@ -299,7 +322,7 @@ impl Demux {
             entry.progress.send_modify(|progress| {
                 progress.stage = Stage::Running;
                 progress.position = 0;
-                progress.eta = None;
+                progress.expected = None;
                 progress.attempts += 1;
                 let at = Instant::now();
                 let load = progress.loading.take().map_or(Duration::ZERO, |since| at - since);
@@ -310,7 +333,7 @@ impl Demux {
             entry.progress.send_modify(|progress| {
                 progress.stage = stage;
                 progress.position = position;
-                progress.eta = eta;
+                progress.expected = eta.and_then(|eta| Instant::now().checked_add(eta));
                 if stage == Stage::Loading && progress.loading.is_none() {
                     progress.loading = Some(Instant::now());
                 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::http::StatusCode;
-use actix_web::http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use actix_web::http::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use actix_web::web::Payload;
 use actix_web::{HttpRequest, HttpResponse};
 use berth_bus::BusError;
@@ -18,6 +18,7 @@ use serde::Serialize;
 use tracing::warn;
 
 use crate::anthropic::Told;
+use crate::openapi;
 
 #[derive(Serialize)]
 struct ErrorObject<'a> {
@@ -161,7 +162,12 @@ pub(crate) async fn not_found(request: HttpRequest) -> HttpResponse {
 pub(crate) async fn wrong_method(request: HttpRequest) -> HttpResponse {
     let message = format!("{} does not take {}", shown(request.path()), request.method());
     let error = ApiError::new(ErrorKind::InvalidRequest, "method_not_allowed", message);
-    with_status(StatusCode::METHOD_NOT_ALLOWED, &error)
+    let mut response = with_status(StatusCode::METHOD_NOT_ALLOWED, &error);
+    let allowed = request.match_pattern().map(|pattern| openapi::methods(&pattern)).unwrap_or_default();
+    if let Ok(allowed) = HeaderValue::from_str(&allowed.join(", ")) {
+        response.headers_mut().insert(ALLOW, allowed);
+    }
+    response
 }
 
 fn shown(path: &str) -> String {

@@ -2,12 +2,43 @@
 //! may be put in.
 
 use berth_wire::{Dialect, Route};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use serde_json::json;
 
-use crate::client::Held;
+use crate::anthropic::RequestId;
+use crate::client::{Client, Held};
 use crate::demux::Progress;
-use crate::strip;
+use crate::{engine_errors, strip};
+
+/// What is changed of a stream on its way through.
+#[derive(Debug)]
+pub(crate) enum Edit {
+    Nothing,
+    /// Chunks that tell only usage are left out.
+    Usage,
+    /// An engine's errors are said in Anthropic's words.
+    Errors(Option<RequestId>),
+}
+
+impl Edit {
+    /// For a job's stream; `strip`: its client did not ask for usage.
+    pub(crate) fn of(client: &Client, strip: bool) -> Self {
+        match client.route().dialect() {
+            Dialect::Anthropic => Self::Errors(client.request().cloned()),
+            Dialect::OpenAi if strip => Self::Usage,
+            Dialect::OpenAi => Self::Nothing,
+        }
+    }
+
+    /// Changes whole events.
+    pub(crate) fn apply(&self, events: Bytes) -> Bytes {
+        match self {
+            Self::Nothing => events,
+            Self::Usage => strip::without_usage(events),
+            Self::Errors(request) => engine_errors::events(events, request.as_ref().map(RequestId::as_str)),
+        }
+    }
+}
 
 /// Passes whole events and holds back the beginning of one that is not whole yet. Copies nothing.
 #[derive(Debug)]
@@ -20,21 +51,20 @@ pub(crate) struct Splitter {
     before: [u8; 2],
     /// Part of an event has been passed without its end.
     cut: bool,
-    /// Chunks that tell only usage are left out.
-    strip: bool,
+    edit: Edit,
     /// Bytes that were left out and not yet counted as taken.
     pub(crate) stripped: usize,
 }
 
 impl Splitter {
-    pub(crate) fn new(most: u64, strip: bool) -> Self {
+    pub(crate) fn new(most: u64, edit: Edit) -> Self {
         Self {
             ready: Held::default(),
             held: Held::default(),
             most,
             before: [0; 2],
             cut: false,
-            strip,
+            edit,
             stripped: 0,
         }
     }
@@ -44,8 +74,8 @@ impl Splitter {
         self.remember(&bytes);
         if let Some(end) = end {
             let events = bytes.split_to(end);
-            // What began with an event that was passed in part is no chunk of usage.
-            if self.strip && !self.cut {
+            // What began with an event that was passed in part is no chunk of usage, and no error.
+            if !matches!(self.edit, Edit::Nothing) && !self.cut {
                 self.pass(events);
             } else {
                 self.release();
@@ -60,21 +90,17 @@ impl Splitter {
         }
     }
 
-    /// Passes what is held back and `events`, which complete it, without chunks that tell only usage.
+    /// Passes what is held back and `events`, which complete it, edited.
     fn pass(&mut self, events: Bytes) {
         let whole = if self.held.len == 0 {
             events
         } else {
-            let mut whole = BytesMut::with_capacity(events.len());
-            while let Some(bytes) = self.held.pop() {
-                whole.extend_from_slice(&bytes);
-            }
-            whole.extend_from_slice(&events);
-            whole.freeze()
+            self.held.push(events);
+            self.held.join()
         };
         let before = whole.len();
-        let kept = strip::without_usage(whole);
-        self.stripped += before - kept.len();
+        let kept = self.edit.apply(whole);
+        self.stripped += before.saturating_sub(kept.len());
         self.ready.push(kept);
     }
 
@@ -131,8 +157,8 @@ fn last_boundary(before: [u8; 2], bytes: &[u8]) -> Option<usize> {
 pub(crate) fn comment(progress: &Progress, detail: Option<&str>) -> Bytes {
     let place = if progress.serving.is_some() { "running" } else { "queued" };
     let mut line = format!(": berth {place} position={}", progress.position);
-    if let Some(eta) = progress.eta {
-        line.push_str(&format!(" eta_s={}", eta.as_secs()));
+    if let Some(eta) = progress.eta_s() {
+        line.push_str(&format!(" eta_s={eta}"));
     }
     line.push_str(&format!(" stage={}", progress.stage.as_str()));
     if let Some(detail) = detail {
@@ -182,7 +208,7 @@ fn chunk(route: Route, job: &str, model: &str, created: u64, progress: &Progress
         "berth": {
             "stage": progress.stage.as_str(),
             "position": progress.position,
-            "eta_s": progress.eta.map(|eta| eta.as_secs()),
+            "eta_s": progress.eta_s(),
         },
     });
     format!("data: {chunk}\n\n").into()
@@ -190,6 +216,8 @@ fn chunk(route: Route, job: &str, model: &str, created: u64, progress: &Progress
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, Instant};
+
     use proptest::prelude::*;
 
     use super::*;
@@ -222,7 +250,7 @@ mod tests {
             cuts.push(0);
             cuts.push(text.len());
             cuts.sort_unstable();
-            let mut splitter = Splitter::new(1 << 20, false);
+            let mut splitter = Splitter::new(1 << 20, Edit::Nothing);
             let mut passed = Vec::new();
             for pair in cuts.windows(2) {
                 splitter.push(Bytes::copy_from_slice(&text.as_bytes()[pair[0]..pair[1]]));
@@ -238,7 +266,7 @@ mod tests {
 
     #[test]
     fn an_event_that_is_too_large_to_hold_is_passed_in_parts() {
-        let mut splitter = Splitter::new(4, false);
+        let mut splitter = Splitter::new(4, Edit::Nothing);
         splitter.push(Bytes::from_static(b"data: x"));
         assert_eq!(drain(&mut splitter.ready), b"data: x");
         assert!(!splitter.at_boundary());
@@ -252,7 +280,7 @@ mod tests {
         let wanted = "data: {\"choices\":[{\"a\":1}]}\n\ndata: [DONE]\n\n";
         for first in 0..text.len() {
             for second in first..text.len() {
-                let mut splitter = Splitter::new(1 << 20, true);
+                let mut splitter = Splitter::new(1 << 20, Edit::Usage);
                 let mut passed = Vec::new();
                 let (head, rest) = text.as_bytes().split_at(first);
                 let (middle, tail) = rest.split_at(second - first);
@@ -267,10 +295,24 @@ mod tests {
     }
 
     #[test]
+    fn a_heartbeat_counts_down_and_says_nothing_of_a_wait_that_was_to_be_over() {
+        let told = |expected: Instant| {
+            let progress = Progress { expected: Some(expected), ..Progress::default() };
+            let said = comment(&progress, None);
+            String::from_utf8(said.to_vec()).unwrap()
+        };
+        let now = Instant::now();
+        assert!(told(now + Duration::from_millis(30_400)).contains(" eta_s=31 "));
+        assert!(told(now).contains(" eta_s=0 "), "it may be over at any moment");
+        let past = now.checked_sub(2 * Duration::from_secs(1)).unwrap();
+        assert_eq!(told(past), ": berth queued position=0 stage=queued\n\n");
+    }
+
+    #[test]
     fn a_heartbeat_says_where_the_job_is() {
         let progress = Progress {
             position: 3,
-            eta: Some(std::time::Duration::from_secs(41)),
+            expected: Some(Instant::now() + Duration::from_secs(41)),
             stage: berth_wire::Stage::Loading,
             ..Progress::default()
         };

@@ -106,7 +106,8 @@ async fn fetch(caller: &Caller, id: &str, worker: &Worker) -> Result<HttpRespons
     if let Some(note) = &record.result {
         let store = open(worker).await?;
         let body = store.results.get(&record.id.to_string(), note.len).await.map_err(|_| gone())?;
-        let head = berth_wire::Head { status: note.status, content_type: note.content_type.clone() };
+        let head =
+            berth_wire::Head { status: note.status, content_type: note.content_type.clone(), length: None };
         let mut response = respond::answer(&head);
         response.insert_header(("x-berth-job", record.id.to_string()));
         response.insert_header(("x-berth-model", record.model.to_string()));

@@ -11,7 +11,7 @@ use actix_web::http::header::{LOCATION, RETRY_AFTER};
 use async_nats::jetstream::kv;
 use berth_bus::{Bodies, Bus, BusError, amend_json, get_json, put_json, watch_json};
 use berth_telemetry::Chain;
-use berth_wire::{ApiError, AsyncJob, Body, ErrorKind, Job, JobId, JobStatus, ResultNote, Stage};
+use berth_wire::{ApiError, AsyncJob, Body, ErrorKind, Job, JobId, JobStatus, ResultNote, Stage, Usage};
 use bytes::Bytes;
 use futures::StreamExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -21,7 +21,7 @@ use tracing::{debug, warn};
 
 use crate::client::{Client, now};
 use crate::course::Order;
-use crate::demux::Progress;
+use crate::demux::{self, Flow, Lane, Progress};
 use crate::error::{self, Refusal};
 use crate::pursuit::{self, Outcome, Room};
 use crate::send;
@@ -33,6 +33,8 @@ const MOST: usize = 256;
 const ROOM: u64 = 256 << 20;
 /// A job, with its result, takes no longer: its body is kept for so long.
 pub(crate) const LIFE: Duration = Duration::from_secs(3600);
+/// How long the last frame of a job that is given up may take.
+const LAST_WORD: Duration = Duration::from_secs(2);
 /// The record follows the job's progress no faster.
 const PACE: Duration = Duration::from_secs(1);
 
@@ -132,7 +134,7 @@ fn note(record: &mut AsyncJob, progress: &Progress, before: u32) {
         Stage::Running => JobStatus::Running,
     };
     record.position = progress.position;
-    record.eta = progress.eta;
+    record.eta = progress.eta_s().map(Duration::from_secs);
     record.attempts = before + progress.attempts;
     if let Some(serving) = &progress.serving {
         record.host = Some(serving.host.clone());
@@ -173,7 +175,7 @@ pub(crate) async fn accept(worker: &Arc<Worker>, order: Order) -> Result<HttpRes
         attempts: 0,
         host: None,
         result: None,
-        usage: berth_wire::Usage::default(),
+        usage: Usage::default(),
         error: None,
     };
     let begin_by = Instant::now() + terms.patience.deadline.unwrap_or(LIFE).min(LIFE);
@@ -287,13 +289,14 @@ impl Follower {
         // The gateway ends after the record says how.
         let _running = self.worker.fleet().count();
         let id = self.live.record().id;
-        match self.outcome(client, begin_by).await {
+        let flow = client.flow();
+        match self.outcome(client, &flow, begin_by).await {
             // Left as it is: the next gateway makes it anew.
             Ok(Err(error)) if error.code == error::SHUTTING_DOWN && self.ends() => {
                 debug!(job = %id, "left to another gateway");
             }
             Ok(outcome) => {
-                if self.conclude(outcome).await.is_err() {
+                if self.conclude(outcome, flow.usage.get()).await.is_err() {
                     debug!(job = %id, "another gateway has taken over");
                 }
             }
@@ -307,8 +310,34 @@ impl Follower {
         self.worker.fleet().draining.load(Ordering::Acquire)
     }
 
+    /// Ends what runs of a job that is given up, for `why`. Where an engine is answering it, its host tells with its last
+    /// frame how much it has done: that is waited for.
+    async fn give_up(
+        &self,
+        job: JobId,
+        flow: &Flow,
+        course: impl Future<Output = Outcome>,
+        why: ApiError,
+    ) -> Outcome {
+        let Progress { serving, lane, .. } = self.live.progress.borrow().clone();
+        if let Some(serving) = serving
+            && flow.consumed.load(Ordering::Acquire) > 0
+        {
+            let express = lane == Lane::Express;
+            demux::publish_cancel(self.worker.bus(), job, Some(serving.host), express).await;
+            let _ = tokio::time::timeout(LAST_WORD, course).await;
+        }
+        Err(why)
+    }
+
     /// How the job ends; dropping its client cancels what runs of it.
-    async fn outcome(&self, client: Box<Client>, begin_by: Instant) -> Result<Outcome, TakenOver> {
+    async fn outcome(
+        &self,
+        client: Box<Client>,
+        flow: &Flow,
+        begin_by: Instant,
+    ) -> Result<Outcome, TakenOver> {
+        let job = client.job();
         let id = self.live.record().id;
         let bus = self.worker.bus();
         // Other gateways cancel it there, where the scheduler hears it too.
@@ -334,10 +363,13 @@ impl Follower {
             tokio::select! {
                 biased;
                 outcome = &mut course => return Ok(outcome),
-                () = self.live.cancel.cancelled() => return Ok(Err(error::cancelled())),
-                () = &mut heard => return Ok(Err(error::cancelled())),
+                () = self.live.cancel.cancelled() => {
+                    return Ok(self.give_up(job, flow, course, error::cancelled()).await);
+                }
+                () = &mut heard => return Ok(self.give_up(job, flow, course, error::cancelled()).await),
                 () = tokio::time::sleep_until(if begun { end_by } else { begin_by }) => {
-                    return Ok(Err(error::expired(submitted.elapsed())));
+                    let why = error::expired(submitted.elapsed());
+                    return Ok(self.give_up(job, flow, course, why).await);
                 }
                 Ok(()) = progress.changed() => changed = true,
                 () = tokio::time::sleep_until(written + PACE), if changed => {
@@ -389,8 +421,12 @@ impl Follower {
         Ok(())
     }
 
-    async fn conclude(&self, outcome: Outcome) -> Result<(), TakenOver> {
+    /// Records how the job ended, with what its end told of `usage`.
+    async fn conclude(&self, outcome: Outcome, usage: Option<&Usage>) -> Result<(), TakenOver> {
         let mut record = self.live.record();
+        if let Some(usage) = usage {
+            record.usage = *usage;
+        }
         let ended = match outcome {
             Ok(answered) => {
                 let note = ResultNote {
@@ -398,7 +434,6 @@ impl Follower {
                     content_type: answered.head.content_type.clone(),
                     len: answered.body.len() as u64,
                 };
-                record.usage = answered.usage;
                 // Said before it is stored: whoever takes over then must not ask the engine once more.
                 record.result = Some(note);
                 self.insist(&record).await?;

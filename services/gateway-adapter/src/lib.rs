@@ -4,6 +4,7 @@
 //! output once, in order and to an explicit end. What may not: placement, engines, or the content of prompts and
 //! answers anywhere but in the bytes that are passed on.
 
+mod about;
 mod adopt;
 mod allowance;
 mod answer;
@@ -14,6 +15,7 @@ mod catalog;
 mod client;
 mod course;
 mod demux;
+mod engine_errors;
 mod error;
 mod events;
 mod fields;

@@ -60,7 +60,8 @@ impl Entry {
         let serving = Serving {
             attempt: Attempt::EXPRESS,
             host: offer.pick.host.clone(),
-            at: Instant::now(),
+            // It waited for no slot: what came since the offer is the engine's own time.
+            at: offer.at,
             load: Duration::ZERO,
         };
         self.progress.send_modify(|progress| {

@@ -3,6 +3,7 @@
 use std::sync::OnceLock;
 
 use actix_web::HttpResponse;
+use actix_web::http::Method;
 use actix_web::http::header::{CONTENT_TYPE, HeaderValue};
 use berth_wire::{Dialect, Route};
 use bytes::Bytes;
@@ -76,6 +77,7 @@ fn own() -> Vec<Own> {
         ),
         get("/api/v1/jobs/{id}/result", "The engine's answer to an asynchronous job", shapes::ANYTHING),
         get("/api/v1/fleet", "Hosts, engines and the leader", shapes::FLEET),
+        Own { open: true, ..get("/", "What this is and where to go", shapes::ABOUT) },
         Own { open: true, ..get("/healthz", "Whether the process makes progress", shapes::HEALTH) },
         Own { open: true, ..get("/readyz", "Whether a request will be taken", shapes::READY) },
         get("/openapi.json", "This document", shapes::ANYTHING),
@@ -100,9 +102,7 @@ fn document() -> OpenApi {
             items.push((path, PathItem::new(HttpMethod::Post, engines(route))));
         }
     }
-    let upstream = upstream();
-    let methods = [HttpMethod::Get, HttpMethod::Post, HttpMethod::Put, HttpMethod::Patch, HttpMethod::Delete];
-    items.push(("/upstream/{model}/{path}", PathItem::from_http_methods(methods, upstream)));
+    items.push(("/upstream/{model}/{path}", upstream()));
     for own in own() {
         let operation = of_berth(&own);
         match items.iter_mut().find(|(path, _)| *path == own.path) {
@@ -166,23 +166,11 @@ fn engines(route: Route) -> Operation {
         Dialect::OpenAi => "openai",
         Dialect::Anthropic => "anthropic",
     };
-    let header = |name: &str, what: &str| {
-        ParameterBuilder::new()
-            .name(name)
-            .parameter_in(ParameterIn::Header)
-            .required(Required::False)
-            .description(Some(what))
-            .schema(Some(shapes::text()))
-    };
-    OperationBuilder::new()
+    let operation = OperationBuilder::new()
         .tag(tag)
         .summary(Some(format!("{} of the model's engine", route.path())))
-        .security(needs_key())
-        .parameter(header("x-berth-session", "The conversation that it belongs to"))
-        .parameter(header("x-berth-deadline", "Seconds that its answer may take to begin"))
-        .parameter(header("x-berth-class", "interactive, standard or batch; never above its key's"))
-        .parameter(header("Prefer", "respond-async: 202 at once and the answer by /api/v1/jobs"))
-        .parameter(header("Idempotency-Key", "The same key and body are one job"))
+        .security(needs_key());
+    job(operation)
         .request_body(Some(
             RequestBodyBuilder::new()
                 .description(Some("As the engine takes it; `model` is a name of /v1/models"))
@@ -191,17 +179,83 @@ fn engines(route: Route) -> Operation {
                 .build(),
         ))
         .response("200", answer)
+        .response("default", error(route.dialect()))
+        .build()
+}
+
+/// What every request may say that becomes a job, and that it may be fetched later.
+fn job(operation: OperationBuilder) -> OperationBuilder {
+    let header = |name: &str, what: &str| {
+        ParameterBuilder::new()
+            .name(name)
+            .parameter_in(ParameterIn::Header)
+            .required(Required::False)
+            .description(Some(what))
+            .schema(Some(shapes::text()))
+    };
+    operation
+        .parameter(header("x-berth-session", "The conversation that it belongs to"))
+        .parameter(header("x-berth-deadline", "Seconds that its answer may take to begin"))
+        .parameter(header("x-berth-class", "interactive, standard or batch; never above its key's"))
+        .parameter(header("Prefer", "respond-async: 202 at once and the answer by /api/v1/jobs"))
+        .parameter(header("Idempotency-Key", "The same key and body are one job"))
         .response(
             "202",
             ResponseBuilder::new()
                 .description("It was asked for asynchronously")
                 .content(JSON, json(shapes::JOB)),
         )
-        .response("default", error(route.dialect()))
-        .build()
 }
 
-fn upstream() -> Operation {
+/// Everything else that engines serve, by each method that is passed on.
+fn upstream() -> PathItem {
+    let mut all = PathItem::default();
+    for method in crate::upstream::METHODS.iter().filter_map(of_http) {
+        let takes = matches!(method, HttpMethod::Post | HttpMethod::Put | HttpMethod::Patch);
+        all.merge_operations(PathItem::new(method, upstream_by(takes)));
+    }
+    all
+}
+
+fn of_http(method: &Method) -> Option<HttpMethod> {
+    Some(match method.as_str() {
+        "GET" => HttpMethod::Get,
+        "HEAD" => HttpMethod::Head,
+        "POST" => HttpMethod::Post,
+        "PUT" => HttpMethod::Put,
+        "PATCH" => HttpMethod::Patch,
+        "DELETE" => HttpMethod::Delete,
+        "OPTIONS" => HttpMethod::Options,
+        _ => return None,
+    })
+}
+
+/// The methods that a route takes, for `Allow`; its pattern is the server's.
+pub(crate) fn methods(pattern: &str) -> Vec<&'static str> {
+    if pattern.starts_with(crate::upstream::PREFIX) {
+        return vec!["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
+    }
+    if Route::of_path(pattern).is_some() {
+        return vec!["POST"];
+    }
+    // The server's patterns say of what an id may be.
+    let known = |path: &str| {
+        path == pattern || pattern.split_once(':').is_some_and(|(p, _)| path == format!("{p}}}"))
+    };
+    let own = own().into_iter().filter(|own| known(own.path)).flat_map(|own| match own.method {
+        HttpMethod::Get => vec!["GET", "HEAD"],
+        HttpMethod::Post => vec!["POST"],
+        HttpMethod::Put => vec!["PUT"],
+        HttpMethod::Patch => vec!["PATCH"],
+        HttpMethod::Delete => vec!["DELETE"],
+        _ => Vec::new(),
+    });
+    let own: Vec<_> = own.collect();
+    // Metrics alone are no JSON, and described apart.
+    if own.is_empty() { vec!["GET", "HEAD"] } else { own }
+}
+
+fn upstream_by(takes_body: bool) -> Operation {
     let part = |name: &str, what: &str| {
         ParameterBuilder::new()
             .name(name)
@@ -210,15 +264,27 @@ fn upstream() -> Operation {
             .description(Some(what))
             .schema(Some(shapes::text()))
     };
-    OperationBuilder::new()
+    let mut operation = OperationBuilder::new()
         .tag("engines")
         .summary(Some("Anything else that the model's engine serves"))
         .security(needs_key())
         .parameter(part("model", "A name of /v1/models; its slashes may stand as they are"))
         .parameter(part("path", "The engine's path, with its query"))
-        .response("200", ResponseBuilder::new().description("The engine's answer as it came"))
-        .response("default", error(Dialect::OpenAi))
-        .build()
+        .response(
+            "200",
+            ResponseBuilder::new()
+                .description("The engine's answer as it came, whatever its status and type")
+                .content("*/*", Content::default()),
+        )
+        .response("default", error(Dialect::OpenAi));
+    if takes_body {
+        let body = RequestBodyBuilder::new()
+            .description(Some("Of any type; as the engine takes it"))
+            .content("*/*", Content::default())
+            .build();
+        operation = operation.request_body(Some(body));
+    }
+    job(operation).build()
 }
 
 fn of_berth(own: &Own) -> Operation {
@@ -256,4 +322,27 @@ fn of_berth(own: &Own) -> Operation {
         operation = operation.request_body(Some(body));
     }
     operation.build()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_route_that_is_registered_is_described() {
+        let described = document().paths.paths;
+        let registered =
+            include_str!("server.rs").split("resource(\"").skip(1).filter_map(|rest| rest.split('"').next());
+        let mut seen = 0;
+        for pattern in registered {
+            let path =
+                pattern.split_once(':').map_or_else(|| pattern.to_owned(), |(path, _)| format!("{path}}}"));
+            assert!(described.contains_key(&path), "{pattern} is missing");
+            assert!(!methods(pattern).is_empty());
+            seen += 1;
+        }
+        assert!(seen > 10, "only {seen} are found in server.rs");
+        assert_eq!(methods("/v1/models/{id:.+}"), ["GET", "HEAD"]);
+        assert_eq!(methods("/api/v1/jobs/{id}"), ["GET", "HEAD", "DELETE"]);
+    }
 }

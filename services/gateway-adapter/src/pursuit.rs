@@ -8,14 +8,15 @@ use std::time::Duration;
 
 use actix_web::HttpResponse;
 use actix_web::http::header::{HeaderName, HeaderValue};
-use berth_wire::{ApiError, ErrorKind, Head, Usage};
-use bytes::{Bytes, BytesMut};
+use berth_wire::{ApiError, ErrorKind, Head};
+use bytes::Bytes;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
+use crate::anthropic::RequestId;
 use crate::client::{Client, Held, Next};
-use crate::strip;
-use crate::{error, respond, stream};
+use crate::events::Edit;
+use crate::{engine_errors, error, respond, stream};
 
 /// An answer larger than this is not read whole.
 const LARGEST: u64 = 32 << 20;
@@ -60,7 +61,6 @@ impl Drop for Share {
 pub(crate) struct Answered {
     pub(crate) head: Head,
     pub(crate) body: Bytes,
-    pub(crate) usage: Usage,
     /// What is known of the job, as headers.
     stamps: Vec<(HeaderName, HeaderValue)>,
     _share: Share,
@@ -84,9 +84,12 @@ pub(crate) type Outcome = Result<Arc<Answered>, ApiError>;
 pub(crate) async fn collect(mut client: Box<Client>, without_usage: bool, room: Arc<Room>) -> Outcome {
     let (mut head, mut held) = (None, Held::default());
     let mut share = Share { room, bytes: 0 };
-    let usage = loop {
+    loop {
         match client.next().await {
-            Next::End(ending) => break ending?,
+            Next::End(ending) => {
+                ending?;
+                break;
+            }
             Next::Piece(piece) => {
                 head = head.or(piece.head);
                 let data = piece.data.unwrap_or_default();
@@ -97,21 +100,17 @@ pub(crate) async fn collect(mut client: Box<Client>, without_usage: bool, room: 
                 held.push(data);
             }
         }
-    };
+    }
     let head = head.ok_or_else(error::lost)?;
     client.answered(head.status);
-    let mut body = BytesMut::with_capacity(usize::try_from(held.len).unwrap_or(0));
-    while let Some(piece) = held.pop() {
-        body.extend_from_slice(&piece);
-    }
-    let mut body = body.freeze();
+    let mut body = held.join();
     if stream::is_event_stream(&head) {
         stream::check_complete(client.route(), &body)?;
-        if without_usage {
-            body = strip::without_usage(body);
-        }
+        body = Edit::of(&client, without_usage).apply(body);
     }
-    Ok(Arc::new(Answered { head, body, usage, stamps: respond::stamps(&client), _share: share }))
+    let request = client.request().map(RequestId::as_str);
+    let (head, body) = engine_errors::in_words(client.route(), head, body, request);
+    Ok(Arc::new(Answered { head, body, stamps: respond::stamps(&client), _share: share }))
 }
 
 fn too_large() -> ApiError {

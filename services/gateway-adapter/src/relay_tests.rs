@@ -15,7 +15,7 @@ fn begin_frame(n: u32) -> Output {
 
 /// The bytes say which attempt and frame they are of.
 fn data_frame(n: u32, seq: u64) -> Output {
-    let head = (seq == 1).then_some(Head { status: 200, content_type: None });
+    let head = (seq == 1).then_some(Head { status: 200, content_type: None, length: None });
     let data = Some(Bytes::from(format!("{n}:{seq};")));
     Output::Frame(Frame { head, data, ..Frame::empty(attempt(n), seq) })
 }

@@ -1,7 +1,9 @@
 //! What comes back for a job, as the HTTP answer to its client.
 
+use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
+use actix_web::body::SizedStream;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
 use actix_web::{HttpResponse, HttpResponseBuilder};
@@ -11,10 +13,10 @@ use tracing::warn;
 
 use crate::answer::Reading;
 use crate::client::{Client, Next, SILENCE};
-use crate::error;
 use crate::patience::Patience;
 use crate::shelf::{Fingerprint, Shelf};
 use crate::stream::{EventStream, Pace, is_event_stream};
+use crate::{engine_errors, error};
 
 // Made once: a name is looked up in a table of those that are standard.
 const X_BERTH_JOB: HeaderName = HeaderName::from_static("x-berth-job");
@@ -82,7 +84,7 @@ pub(crate) async fn plain(
 async fn whole(mut reading: Reading, wait: Duration) -> Result<HttpResponse, (Reading, Option<ApiError>)> {
     let read = async {
         let head = first(&mut reading).await?;
-        if head.flows() {
+        if head.flows() && !engine_errors::is_one(reading.client.route(), &head) {
             reading.flow()?;
         } else {
             reading.read().await?;
@@ -94,9 +96,14 @@ async fn whole(mut reading: Reading, wait: Duration) -> Result<HttpResponse, (Re
         Ok(Err(error)) => return Err((reading, Some(error))),
         Err(_) => return Err((reading, None)),
     };
+    let head = reading.reword(head);
     let mut response = answer(&head);
     reading.client.answered(head.status);
     stamp(&mut response, &reading.client);
+    if let Some(length) = head.length {
+        // To HEAD: there is no body, and its length is told.
+        return Ok(response.body(SizedStream::new(length, futures::stream::empty::<Result<_, Infallible>>())));
+    }
     Ok(response.body(reading.body()))
 }
 

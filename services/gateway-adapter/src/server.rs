@@ -28,7 +28,7 @@ use crate::fleet::Fleet;
 use crate::intake::Complete;
 use crate::upstream::PREFIX;
 use crate::worker::Worker;
-use crate::{error, infer, jobs, leases, models, openapi, status};
+use crate::{about, error, infer, jobs, leases, models, openapi, status, upstream};
 
 /// Renders this process's metrics as Prometheus text.
 pub type RenderMetrics = Arc<dyn Fn() -> String + Send + Sync>;
@@ -269,9 +269,13 @@ fn routes(app: &mut ServiceConfig) {
             app.service(resource(path).route(web::post().to(infer)));
         }
     }
-    let upstream =
+    let other =
         |request, payload, caller, worker| infer::handle(Engines::Upstream, request, payload, caller, worker);
-    app.service(web::resource(format!("{PREFIX}{{rest:.*}}")).default_service(web::to(upstream)))
+    let all = upstream::METHODS.into_iter().fold(resource(&format!("{PREFIX}{{rest:.*}}")), |all, method| {
+        all.route(web::method(method).to(other))
+    });
+    app.service(all)
+        .service(resource("/").route(read().to(about::about)))
         .service(resource("/v1/models").route(read().to(models::list)))
         .service(resource("/v1/models/{id:.+}").route(read().to(models::one)))
         .service(resource("/lease").route(web::post().to(leases::lease)))

@@ -165,6 +165,16 @@ pub(crate) const HEALTH: Shape = Shape {
     fields: &[("status", Text, true, "ok or stuck"), ("actors", Objects, true, "Each actor's signs of life")],
     open: false,
 };
+pub(crate) const ABOUT: Shape = Shape {
+    name: "About",
+    fields: &[
+        ("service", Text, true, "`berth`"),
+        ("version", Text, true, "Its version"),
+        ("about", Text, true, "What it is"),
+        ("paths", Object, true, "Where to go, and what for"),
+    ],
+    open: false,
+};
 pub(crate) const READY: Shape = Shape {
     name: "Ready",
     fields: &[
@@ -197,7 +207,7 @@ pub(crate) const ANTHROPIC_ERROR: Shape = Shape {
 };
 
 /// Every shape.
-pub(crate) const ALL: [Shape; 17] = [
+pub(crate) const ALL: [Shape; 18] = [
     ANYTHING,
     ASKED,
     MODEL,
@@ -210,6 +220,7 @@ pub(crate) const ALL: [Shape; 17] = [
     HINT,
     JOB,
     FLEET,
+    ABOUT,
     HEALTH,
     READY,
     ERROR,

@@ -11,11 +11,12 @@ use bytes::Bytes;
 use tokio::time::{Instant, Sleep};
 
 use crate::answer::Reading;
+use crate::anthropic::RequestId;
 use crate::client::{Client, Next};
 use crate::demux::Piece;
-use crate::error;
-use crate::events::Splitter;
+use crate::events::{Edit, Splitter};
 use crate::patience::Patience;
+use crate::{engine_errors, error};
 
 /// What a stream does when it has nothing to pass.
 #[derive(Debug, Clone, Copy)]
@@ -96,11 +97,12 @@ impl EventStream {
 
     fn new(client: Box<Client>, pace: Pace, waited: Duration) -> Self {
         let most = client.window() / 2;
+        let edit = Edit::of(&client, pace.strip);
         let at = Instant::now();
         Self {
             marker: EndMarker::of(client.route()),
             client: Some(client),
-            splitter: Splitter::new(most, pace.strip),
+            splitter: Splitter::new(most, edit),
             late: None,
             own: None,
             pace,
@@ -225,25 +227,18 @@ fn said(client: Option<&Client>, error: &ApiError) -> Bytes {
 
 impl Late {
     fn event(self, client: Option<&Client>) -> Bytes {
+        if let Some(client) = client.filter(|client| client.route().dialect() == Dialect::Anthropic) {
+            return engine_errors::event(&self.body, self.status, client.request().map(RequestId::as_str));
+        }
         let own = serde_json::from_slice::<serde_json::Value>(&self.body).ok();
-        let own = own.filter(|value| value.get("error").is_some_and(|error| error.is_object()));
-        let anthropic = client.is_some_and(|client| client.route().dialect() == Dialect::Anthropic);
+        if let Some(value) = own.filter(|value| value.get("error").is_some_and(|error| error.is_object())) {
+            return format!("data: {value}\n\n").into();
+        }
         let kind = if (400..500).contains(&self.status) {
             ErrorKind::InvalidRequest
         } else {
             ErrorKind::EngineFailed
         };
-        if let Some(value) = own {
-            // An engine may serve the route and still have errors of the other dialect.
-            let message = value.get("error").and_then(|error| error.get("message")).and_then(|m| m.as_str());
-            return match (anthropic, message) {
-                (false, _) => format!("data: {value}\n\n").into(),
-                (true, Some(message)) if value.get("type").is_none() => {
-                    said(client, &ApiError::new(kind, "engine_error", message))
-                }
-                (true, _) => format!("event: error\ndata: {value}\n\n").into(),
-            };
-        }
         let message = format!("the engine answered with status {} instead of a stream", self.status);
         said(client, &ApiError::new(kind, "engine_error", message))
     }

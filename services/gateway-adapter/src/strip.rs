@@ -23,21 +23,28 @@ pub(crate) fn without_usage(events: Bytes) -> Bytes {
     }
     let mut kept: Option<BytesMut> = None;
     let mut at = 0;
-    while at < events.len() {
-        let rest = events.get(at..).unwrap_or_default();
-        let len = event_len(rest);
-        let event = rest.get(..len).unwrap_or_default();
+    for event in each(&events) {
         if is_usage_chunk(event) {
             kept.get_or_insert_with(|| BytesMut::from(events.get(..at).unwrap_or_default()));
         } else if let Some(kept) = &mut kept {
             kept.extend_from_slice(event);
         }
-        at += len.max(1);
+        at += event.len();
     }
     kept.map_or(events, BytesMut::freeze)
 }
 
-fn contains(bytes: &[u8], what: &[u8]) -> bool {
+/// The events of `bytes`, one after the other; the last one may lack its end.
+pub(crate) fn each(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = bytes;
+    std::iter::from_fn(move || {
+        let (event, after) = rest.split_at_checked(event_len(rest))?;
+        rest = after;
+        (!event.is_empty()).then_some(event)
+    })
+}
+
+pub(crate) fn contains(bytes: &[u8], what: &[u8]) -> bool {
     bytes.windows(what.len()).any(|window| window == what)
 }
 

@@ -14,17 +14,12 @@ use crate::request::Asked;
 pub(crate) const PREFIX: &str = "/upstream/";
 
 /// Methods that are passed on: the others are for proxies.
-const METHODS: [Method; 7] =
+pub(crate) const METHODS: [Method; 7] =
     [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS];
 
 /// Reads the request line: which model, and what is asked of its engine. Names hold slashes, so the longest one that
 /// is known counts; a path that begins with none is asked for by its first segment, which the catalog does not know.
 pub(crate) fn look(request: &HttpRequest, catalog: &Catalog) -> Result<(Asked<'static>, Target), ApiError> {
-    let method = request.method();
-    if !METHODS.contains(method) {
-        let message = format!("{PREFIX} does not take {method}");
-        return Err(ApiError::new(ErrorKind::InvalidRequest, "method_not_allowed", message));
-    }
     let tail = request.uri().path().strip_prefix(PREFIX).unwrap_or_default();
     let (model, path) = split(tail, |name| catalog.resolve(name).is_ok()).ok_or_else(|| {
         let message = "write the path as in /upstream/MODEL/PATH; the model's name must be UTF-8";
@@ -36,7 +31,7 @@ pub(crate) fn look(request: &HttpRequest, catalog: &Catalog) -> Result<(Asked<'s
         path.push_str(query);
     }
     let asked = Asked { model: Cow::Owned(model), stream: false, include_usage: false, session: None };
-    Ok((asked, Target { method: method.to_string(), path }))
+    Ok((asked, Target { method: request.method().to_string(), path }))
 }
 
 /// Lets through what uses an engine; what changes it is for administrators, and what its scheduler must know of for

@@ -15,7 +15,7 @@ use berth_wire::{
 use bytes::Bytes;
 use futures::FutureExt;
 use reqwest::Method;
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
+use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
@@ -229,7 +229,8 @@ impl<'a> Course<'a> {
             || response.headers().contains_key(reqwest::header::TRANSFER_ENCODING);
         self.events = events;
         let status = response.status();
-        let head = Head { status: status.as_u16(), content_type: content_type.map(str::to_owned) };
+        let content_type = content_type.map(str::to_owned);
+        let head = Head { status: status.as_u16(), content_type, length: self.announced(&response) };
         let flows = head.flows();
         self.frames.set_head(head);
         let limit = frame_limit(self.task.shared.bus.client.max_payload(), flows);
@@ -278,6 +279,13 @@ impl<'a> Course<'a> {
                 return Ok(());
             }
         }
+    }
+
+    /// What the engine says of the length of an answer to HEAD; of any other its bytes tell.
+    fn announced(&self, response: &reqwest::Response) -> Option<u64> {
+        let target = self.task.job.target.as_ref();
+        target.filter(|target| target.method == Method::HEAD.as_str())?;
+        response.headers().get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
     }
 
     /// Sends what came before a break. Held back where nothing has been sent yet: then another attempt may do

@@ -35,6 +35,9 @@ pub struct Head {
     /// Its `Content-Type`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub content_type: Option<String>,
+    /// Of an answer to HEAD: the length of what GET would give, where the engine tells it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub length: Option<u64>,
 }
 
 impl Head {

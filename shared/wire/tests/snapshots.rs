@@ -367,7 +367,7 @@ fn a_job_keeps_its_bytes_and_its_body_stays_a_slice() {
 fn output_keeps_its_bytes_and_its_data_stays_a_slice() {
     let mut frame = Frame::empty(attempt(), 0);
     frame.begin = Some(Begin { host: "h1".into(), engine: engine() });
-    frame.head = Some(Head { status: 200, content_type: Some("text/event-stream".into()) });
+    frame.head = Some(Head { status: 200, content_type: Some("text/event-stream".into()), length: None });
     frame.data = Some(Bytes::from_static(b"data: {}\n\n"));
     frame.end = Some(End { finish: Finish::Error(error()), usage: Usage::default() });
     let mut outputs = vec![("frame", Output::Frame(frame))];

@@ -128,9 +128,8 @@ async fn an_engines_refusal_after_the_grace_is_said_in_the_routes_words() {
             r#""error":{"type":"invalid_request_error","message":"too long"}"#,
         ),
         (
-            br#"{"type":"error","error":{"type":"own"}}"#,
-            r#"event: error
-data: {"error":{"type":"own"},"type":"error"}"#,
+            br#"{"type":"error","error":{"type":"overloaded_error","message":"m","x":1}}"#,
+            r#"{"type":"error","error":{"type":"overloaded_error","message":"m","x":1}}"#,
         ),
     ];
     for (body, wanted) in cases {
@@ -142,6 +141,45 @@ data: {"error":{"type":"own"},"type":"error"}"#,
         let text = until_cut(response).await;
         assert!(text.contains("event: error\ndata: {") && text.contains(wanted), "{text}");
     }
+}
+
+#[tokio::test]
+async fn an_engines_own_errors_are_in_anthropics_shape_on_each_way_to_the_client() {
+    let (_nats, mut played, gateway) = house(|_| {}).await;
+    add_model(&played, &gateway, &all_routes()).await;
+    const OWN: &[u8] = br#"{"error":{"code":400,"message":"too long","type":"exceed_context_size_error"}}"#;
+    let told = (400, "invalid_request_error".to_owned(), "too long".to_owned());
+    for (path, stream) in
+        [("/v1/messages", false), ("/v1/messages", true), ("/v1/messages/count_tokens", false)]
+    {
+        let request = post(&gateway, path, message(stream));
+        let job = played.job().await;
+        played.answer(&job, 400, "application/json; charset=utf-8", OWN).await;
+        assert_eq!(said(request.await.unwrap()).await, told, "{path}, stream: {stream}");
+    }
+    // Done once for a key, and given again.
+    for again in [false, true] {
+        let request = reqwest::Client::new().post(gateway.url("/v1/messages")).body(message(false));
+        let request = tokio::spawn(request.header("idempotency-key", "k").send());
+        if !again {
+            let job = played.job().await;
+            played.answer(&job, 400, "application/json", OWN).await;
+        }
+        let value: serde_json::Value = request.await.unwrap().unwrap().json().await.unwrap();
+        assert_eq!(value["error"]["type"], "invalid_request_error", "again: {again}: {value}");
+    }
+    // In a stream that has begun, cut anywhere.
+    let request = post(&gateway, "/v1/messages", message(true));
+    let job = played.job().await;
+    played.go(&job, 1).await;
+    let begun = b"event: ping\ndata: {}\n\nevent: error\ndata: {\"code\":500,\"mess";
+    played.frame(&job, head(200, EVENTS, 1, begun)).await;
+    played.frame(&job, data(2, "age\":\"it broke\",\"type\":\"server_error\"}\n\n")).await;
+    played.frame(&job, end(3, Finish::Stop)).await;
+    let text = request.await.unwrap().text().await.unwrap();
+    let event = "event: ping\ndata: {}\n\nevent: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"api_error\",\
+                 \"message\":\"it broke\"},\"request_id\":\"req-";
+    assert!(text.starts_with(event), "{text}");
 }
 
 #[tokio::test]

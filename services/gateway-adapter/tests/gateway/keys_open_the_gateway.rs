@@ -89,7 +89,7 @@ async fn nobody_without_a_key_gets_anything_but_a_sign_of_life() {
         );
         assert!(!error.to_string().contains(&secret(name)), "{error}");
     }
-    for path in ["/healthz", "/readyz"] {
+    for path in ["/", "/healthz", "/readyz"] {
         assert_ne!(client.get(gateway.url(path)).send().await.unwrap().status(), 401, "{path}");
     }
     for name in ["x-api-key", "api-key"] {

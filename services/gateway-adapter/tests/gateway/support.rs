@@ -255,7 +255,7 @@ pub fn number(attempt: u32) -> Attempt {
 }
 
 pub fn head(status: u16, kind: &str, seq: u64, body: &'static [u8]) -> Frame {
-    let head = Some(Head { status, content_type: Some(kind.into()) });
+    let head = Some(Head { status, content_type: Some(kind.into()), length: None });
     Frame { head, data: Some(Bytes::from_static(body)), ..Frame::empty(number(1), seq) }
 }
 

@@ -66,16 +66,41 @@ async fn what_the_document_names_is_served_and_every_route_is_named() {
     }
     let client = reqwest::Client::new();
     for (path, item) in paths {
-        for method in ["get", "post", "put", "patch", "delete"] {
-            let told = item.get(method).is_some();
+        for method in ["get", "head", "post", "put", "patch", "delete", "options"] {
+            // Whoever takes GET takes HEAD, and nobody describes that but /upstream, where engines answer it.
+            let told = item.get(method).is_some() || method == "head" && item.get("get").is_some();
             let path = path.replace("{id}", "x").replace("{model}", "none").replace("{path}", "x");
             let method = Method::from_bytes(method.to_uppercase().as_bytes()).unwrap();
             let response = client.request(method.clone(), gateway.url(&path)).send().await.unwrap();
             let status = response.status();
+            let allow = header(&response, "allow").unwrap_or_default();
             let text = response.text().await.unwrap();
             let served = status != 405 && !text.contains("unknown_url");
             assert_eq!(served, told, "{method} {path}: {status} {text}");
+            if !told {
+                let allowed = |name: &str| allow.split(", ").any(|allowed| allowed == name);
+                assert!(!allowed(method.as_str()), "{method} {path}: {allow}");
+                for (name, _) in item.as_object().unwrap().iter().filter(|(name, _)| *name != "parameters") {
+                    assert!(allowed(&name.to_uppercase()), "{method} {path}: {name} is missing in {allow}");
+                }
+            }
         }
+    }
+}
+
+#[tokio::test]
+async fn what_it_is_is_told_to_people_and_programs_alike() {
+    let (_nats, _played, gateway) = house(|_| {}).await;
+    let told = document(&gateway).await;
+    let about: Value = reqwest::get(gateway.url("/")).await.unwrap().json().await.unwrap();
+    assert_eq!(about["service"], "berth");
+    let page = reqwest::Client::new().get(gateway.url("/")).header("accept", "text/html,*/*;q=0.8").send();
+    let page = page.await.unwrap();
+    assert_eq!(header(&page, "content-type").as_deref(), Some("text/html; charset=utf-8"));
+    let page = page.text().await.unwrap();
+    for path in about["paths"].as_object().unwrap().keys().filter(|path| *path != "/v1") {
+        assert!(page.contains(&format!("href=\"{path}\"")), "{path}");
+        assert!(told["paths"].get(path).is_some(), "{path} is not served");
     }
 }
 
@@ -85,6 +110,7 @@ async fn answers_have_the_shape_that_is_told() {
     played.appear().await;
     let document = document(&gateway).await;
     for (path, asked) in [
+        ("/", "/"),
         ("/v1/models", "/v1/models"),
         ("/v1/models/{id}", "/v1/models/tiny"),
         ("/api/v1/fleet", "/api/v1/fleet"),

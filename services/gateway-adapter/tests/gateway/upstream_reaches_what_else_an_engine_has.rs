@@ -38,6 +38,21 @@ async fn any_method_path_and_query_reach_the_engine_as_they_are() {
 }
 
 #[tokio::test]
+async fn an_answer_to_head_tells_the_length_that_the_engine_tells() {
+    let (_nats, mut played, gateway) = house(|_| {}).await;
+    let request = tokio::spawn(reqwest::Client::new().head(gateway.url("/upstream/tiny/file")).send());
+    let job = played.job().await;
+    played.go(&job, 1).await;
+    let mut frame = head(200, "application/octet-stream", 1, b"");
+    frame.head.as_mut().unwrap().length = Some(1_234_567);
+    played.frame(&job, frame).await;
+    played.frame(&job, end(2, Finish::Stop)).await;
+    let response = request.await.unwrap().unwrap();
+    assert_eq!(header(&response, "content-length").as_deref(), Some("1234567"));
+    assert_eq!(response.bytes().await.unwrap(), "");
+}
+
+#[tokio::test]
 async fn a_body_of_any_type_is_passed_on_and_an_answer_comes_as_the_engine_sends_it() {
     let (_nats, mut played, gateway) = house(|_| {}).await;
     let request = reqwest::Client::new()
@@ -139,6 +154,15 @@ async fn a_path_without_a_known_model_says_so() {
         assert_eq!(response.status().as_u16(), status, "{path}");
         assert_eq!(error_of(response).await["code"], code, "{path}");
     }
-    let trace = reqwest::Client::new().request(Method::TRACE, gateway.url("/upstream/tiny/x"));
-    assert_eq!(error_of(trace.send().await.unwrap()).await["code"], "method_not_allowed");
+    for method in ["TRACE", "PROPFIND"] {
+        let method = Method::from_bytes(method.as_bytes()).unwrap();
+        let refused =
+            reqwest::Client::new().request(method, gateway.url("/upstream/tiny/x")).send().await.unwrap();
+        assert_eq!(refused.status(), 405);
+        assert_eq!(
+            header(&refused, "allow").as_deref(),
+            Some("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")
+        );
+        assert_eq!(error_of(refused).await["code"], "method_not_allowed");
+    }
 }
