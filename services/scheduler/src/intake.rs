@@ -98,7 +98,7 @@ async fn feed_jobs(bus: &Bus, epoch: Epoch, addr: &Addr<Leader>) -> Result<(), B
                 () = again => break,
                 job = messages.next() => job,
             };
-            let Some(job) = job else { return Ok(()) };
+            let Some(job) = job else { break };
             // Waiting for room in the mailbox is what holds the stream back.
             if addr.send(Arrived(job)).await.is_err() {
                 return Ok(());

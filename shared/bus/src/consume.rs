@@ -18,6 +18,8 @@ use crate::message::read_as;
 
 /// No job waits longer than this in the stream, whoever died: a backstop, beyond any deadline.
 const JOB_TTL: Duration = Duration::from_secs(24 * 3600);
+/// A reader that fails so often in a row may hear nothing any more.
+const FAILURES: u32 = 2;
 /// The consumer of a leader that is gone disappears after this.
 const INACTIVE: Duration = Duration::from_secs(300);
 
@@ -167,7 +169,8 @@ impl Jobs {
         }
     }
 
-    /// Every outstanding job, then new ones as they come. An unreadable one is dropped from the stream.
+    /// Every outstanding job, then new ones as they come. An unreadable one is dropped from the stream. Ends when the
+    /// server fails it several times in a row: then it is to be taken again.
     ///
     /// # Errors
     /// When the consumer is gone.
@@ -181,26 +184,32 @@ impl Jobs {
             .messages()
             .await
             .map_err(|e| BusError::nats("read the job stream", e))?;
-        Ok(messages.filter_map(|message| async move {
-            let message = match message {
-                Ok(message) => message,
-                Err(error) => {
-                    warn!(%error, "reading the job stream");
-                    return None;
-                }
-            };
-            let (sequence, pending) =
-                message.info().map_or((0, 0), |info| (info.stream_sequence, info.pending));
-            let (message, acker) = message.split();
-            match read_as(&message, Job::SCHEMA, Job::decode) {
-                Some(job) => {
+        Ok(futures::stream::unfold((messages, 0), |(mut messages, mut failures)| async move {
+            loop {
+                let message = match messages.next().await? {
+                    Ok(message) => message,
+                    Err(error) => {
+                        failures += 1;
+                        warn!(%error, failures, "reading the job stream");
+                        if failures == FAILURES {
+                            return None;
+                        }
+                        continue;
+                    }
+                };
+                failures = 0;
+                let (sequence, pending) =
+                    message.info().map_or((0, 0), |info| (info.stream_sequence, info.pending));
+                let (message, acker) = message.split();
+                let ticket = Ticket(acker);
+                if let Some(job) = read_as(&message, Job::SCHEMA, Job::decode) {
                     let payload = message.payload;
-                    Some(QueuedJob { job, payload, sequence, pending, ticket: Ticket(acker) })
+                    return Some((
+                        QueuedJob { job, payload, sequence, pending, ticket },
+                        (messages, failures),
+                    ));
                 }
-                None => {
-                    Ticket(acker).remove().await;
-                    None
-                }
+                ticket.remove().await;
             }
         }))
     }
