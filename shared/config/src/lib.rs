@@ -11,6 +11,7 @@ mod gguf;
 mod keys;
 mod model;
 mod placeholder;
+mod policy;
 mod problem;
 mod raw;
 mod record;
