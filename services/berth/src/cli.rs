@@ -7,10 +7,19 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 use crate::add::{self, AddArgs};
+use crate::apply::{self, ApplyArgs};
+use crate::chat::{self, ChatArgs};
+use crate::events::{self, EventsArgs};
+use crate::explain::{self, ExplainArgs};
 use crate::healthcheck::{self, HealthcheckArgs};
+use crate::hint::{self, HintArgs, HintsArgs};
 use crate::key::{self, KeyArgs};
 use crate::lease::{self, LeaseArgs, LeasesArgs, ReleaseArgs};
+use crate::load::{self, LoadArgs, PinArgs, UnloadArgs};
 use crate::logs::{self, LogsArgs};
+use crate::models::{self, ModelsArgs};
+use crate::pages::{self, CompletionsArgs, ManArgs};
+use crate::queue::{self, JobsArgs};
 use crate::replay::ReplayArgs;
 use crate::simulate::{self, SimulateArgs};
 
@@ -21,7 +30,12 @@ Examples:
   berth up --config my.toml            serve the models of a configuration file
   berth check my.toml                  see whether a configuration is right, and what it amounts to
   berth add http://127.0.0.1:11434     serve the models of an Ollama that runs already
-  berth status                         hosts, engines and the queue
+  berth status                         hosts, engines and models; `berth top` shows them live
+  berth queue                          what waits and why; `berth explain JOB` for one of them
+  berth events -f                      what happens on the fleet, and why
+  berth load demo                      start a model; unload, pin and unpin do what they say
+  berth apply fleet.toml               change the models and limits of a running fleet
+  berth chat demo                      talk with a model
   berth logs demo -f                   what the engine of a model logs
   berth lease my-session demo          keep a model warm for a conversation
   berth key create laptop              an API key; from then on every request needs one
@@ -64,8 +78,15 @@ pub(crate) enum Command {
     Agent(RoleArgs),
     /// Run the watcher of the fleet.
     Health(RoleArgs),
-    /// Show hosts, engines and the queue.
+    /// Show hosts with their memory, engines, models and leases.
+    #[command(after_help = STATUS_EXAMPLES)]
     Status(StatusArgs),
+    /// Show hosts, engines, models and jobs, live.
+    #[command(after_help = TOP_EXAMPLES)]
+    Top(TopArgs),
+    /// Talk with a model in the terminal, through the gateway.
+    #[command(after_help = chat::EXAMPLES)]
+    Chat(ChatArgs),
     /// Grant a session a lease on a model, or renew it: the model is loaded where there is room, and kept warm.
     #[command(after_help = lease::LEASE_EXAMPLES)]
     Lease(LeaseArgs),
@@ -75,6 +96,42 @@ pub(crate) enum Command {
     /// Show the leases that sessions hold.
     #[command(after_help = lease::LEASES_EXAMPLES)]
     Leases(LeasesArgs),
+    /// Make a configuration the catalog and the policy of the running fleet.
+    #[command(after_help = apply::EXAMPLES)]
+    Apply(ApplyArgs),
+    /// Show the models: their state, where they are, what they take and who waits.
+    #[command(after_help = models::EXAMPLES)]
+    Models(ModelsArgs),
+    /// Show what waits, in which order and why.
+    #[command(after_help = queue::QUEUE_EXAMPLES)]
+    Queue(JobsArgs),
+    /// Show the jobs that wait and those that run.
+    #[command(after_help = queue::JOBS_EXAMPLES)]
+    Jobs(JobsArgs),
+    /// Say why a job waits, or what became of it.
+    #[command(after_help = explain::EXAMPLES)]
+    Explain(ExplainArgs),
+    /// Start an engine of a model, and wait until it is ready.
+    #[command(after_help = load::LOAD_EXAMPLES)]
+    Load(LoadArgs),
+    /// Stop the engines of a model.
+    #[command(after_help = load::UNLOAD_EXAMPLES)]
+    Unload(UnloadArgs),
+    /// Keep one engine of a model ready always.
+    #[command(after_help = load::PIN_EXAMPLES)]
+    Pin(PinArgs),
+    /// Take a pin off.
+    #[command(after_help = load::PIN_EXAMPLES)]
+    Unpin(PinArgs),
+    /// Say that a session will need a model soon, or that it will not.
+    #[command(after_help = hint::HINT_EXAMPLES)]
+    Hint(HintArgs),
+    /// Show what sessions said they will need.
+    #[command(after_help = hint::HINTS_EXAMPLES)]
+    Hints(HintsArgs),
+    /// Tell what happened on the fleet, and why.
+    #[command(after_help = events::EXAMPLES)]
+    Events(EventsArgs),
     /// Make, list and revoke API keys.
     #[command(after_help = key::EXAMPLES)]
     Key(KeyArgs),
@@ -94,6 +151,12 @@ pub(crate) enum Command {
     Simulate(Box<SimulateArgs>),
     /// Replay a scheduler's log: what it decided and why, and whether it would decide so now.
     Replay(ReplayArgs),
+    /// Print what a shell needs to complete commands and options.
+    #[command(after_help = pages::COMPLETIONS_EXAMPLES)]
+    Completions(CompletionsArgs),
+    /// Write the manual pages.
+    #[command(after_help = pages::MAN_EXAMPLES)]
+    Man(ManArgs),
     /// Turn a message of the bus (standard input) into JSON; payload bytes are shown as their number.
     ///
     /// For the NATS CLI: nats sub 'berth.v1.>' --translate 'berth translate {{Subject}}'
@@ -181,11 +244,35 @@ pub(crate) struct FleetArgs {
 /// Options of `status`.
 #[derive(Debug, Args)]
 pub(crate) struct StatusArgs {
+    /// Show it again whenever it changes, until Ctrl-C.
+    #[arg(long, short)]
+    pub(crate) watch: bool,
     #[command(flatten)]
     pub(crate) fleet: FleetArgs,
     /// One JSON object instead of tables.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+const STATUS_EXAMPLES: &str = "\
+Examples:
+  berth status
+  berth status --watch
+  berth status --json | jq '.engines[] | {model, state}'
+  berth top                 the same with the jobs, live";
+
+const TOP_EXAMPLES: &str = "\
+Ctrl-C ends it.
+
+Examples:
+  berth top
+  berth top --nats-url nats://nats.example:4222";
+
+/// Options of `top`.
+#[derive(Debug, Args)]
+pub(crate) struct TopArgs {
+    #[command(flatten)]
+    pub(crate) fleet: FleetArgs,
 }
 
 /// Options of `check`.

@@ -82,7 +82,7 @@ pub(crate) struct LeasesArgs {
     json: bool,
 }
 
-fn session(text: &str) -> Result<SessionId, String> {
+pub(crate) fn session(text: &str) -> Result<SessionId, String> {
     match text.len() {
         1..=SESSION_MAX => Ok(text.into()),
         len => Err(format!("a session's key has 1 to {SESSION_MAX} bytes, and this one {len}")),
@@ -161,7 +161,7 @@ pub(crate) fn at_fleet<T>(
 ) -> Result<T, Failure> {
     let options = status::options(args)?;
     actix_rt::System::new().block_on(Box::pin(async {
-        let bus = Bus::connect(&options, "berth-lease").await?;
+        let bus = Bus::connect(&options, "berth-command").await?;
         let done = run(&bus).await;
         bus.close().await;
         done
@@ -187,7 +187,7 @@ pub(crate) async fn resolve(bus: &Bus, name: &str) -> Result<ModelId, Failure> {
     })
 }
 
-async fn ask(bus: &Bus, request: &LeaseRequest) -> Result<LeaseReply, Failure> {
+pub(crate) async fn ask(bus: &Bus, request: &LeaseRequest) -> Result<LeaseReply, Failure> {
     match bus.request(bus.subjects.lease(), request, PATIENCE).await {
         Ok(LeaseReply::Refused(error)) => Err(Failure::Input(error.message)),
         Ok(reply) => Ok(reply),

@@ -7,16 +7,27 @@
 mod out;
 
 mod add;
+mod apply;
+mod ask;
+mod bar;
+mod chat;
 mod check;
 mod cli;
+mod events;
 mod exit;
+mod explain;
 mod files;
 mod healthcheck;
+mod hint;
 mod identify;
 mod input;
 mod key;
 mod lease;
+mod load;
 mod logs;
+mod models;
+mod pages;
+mod queue;
 mod replay;
 mod role;
 mod setup;
@@ -61,9 +72,25 @@ fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Agent(args) => setup::logs(logs, "info").and_then(|()| role::run(Role::Agent, &args)),
         Command::Health(args) => setup::logs(logs, "info").and_then(|()| role::run(Role::Health, &args)),
         Command::Status(args) => setup::logs(logs, "error").and_then(|()| status::run(&args)),
+        Command::Top(args) => setup::logs(logs, "error").and_then(|()| status::top(&args.fleet)),
+        Command::Chat(args) => setup::logs(logs, "error").and_then(|()| chat::run(&args)),
+        Command::Completions(args) => Ok(pages::completions(&args)),
+        Command::Man(args) => pages::man(&args),
         Command::Lease(args) => setup::logs(logs, "error").and_then(|()| lease::grant(&args)),
         Command::Release(args) => setup::logs(logs, "error").and_then(|()| lease::release(&args)),
         Command::Leases(args) => setup::logs(logs, "error").and_then(|()| lease::list(&args)),
+        Command::Apply(args) => setup::logs(logs, "error").and_then(|()| apply::run(&args)),
+        Command::Models(args) => setup::logs(logs, "error").and_then(|()| models::run(&args)),
+        Command::Queue(args) => setup::logs(logs, "error").and_then(|()| queue::run(&args, true)),
+        Command::Jobs(args) => setup::logs(logs, "error").and_then(|()| queue::run(&args, false)),
+        Command::Explain(args) => setup::logs(logs, "error").and_then(|()| explain::run(&args)),
+        Command::Load(args) => setup::logs(logs, "error").and_then(|()| load::load(&args)),
+        Command::Unload(args) => setup::logs(logs, "error").and_then(|()| load::unload(&args)),
+        Command::Pin(args) => setup::logs(logs, "error").and_then(|()| load::pin(&args, true)),
+        Command::Unpin(args) => setup::logs(logs, "error").and_then(|()| load::pin(&args, false)),
+        Command::Hint(args) => setup::logs(logs, "error").and_then(|()| hint::run(&args)),
+        Command::Hints(args) => setup::logs(logs, "error").and_then(|()| hint::list(&args)),
+        Command::Events(args) => setup::logs(logs, "error").and_then(|()| events::run(&args)),
         Command::Key(args) => setup::logs(logs, "error").and_then(|()| key::run(args)),
         Command::Logs(args) => setup::logs(logs, "error").and_then(|()| crate::logs::run(&args)),
         Command::Healthcheck(args) => setup::logs(logs, "off").and_then(|()| healthcheck::run(&args)),

@@ -215,6 +215,9 @@ fn story(step: &Replayed, from: Timestamp, args: &ReplayArgs, count: &mut Count)
 /// A decision in words, and what it is about.
 fn told(body: &EventBody) -> (String, Option<&ModelId>, Option<JobId>) {
     match body {
+        EventBody::ModelPinned { model, pin } => {
+            (format!("{model} is pinned{}", if *pin { "" } else { " no longer" }), Some(model), None)
+        }
         EventBody::LeaderElected { epoch, .. } => (format!("leader of epoch {epoch}"), None, None),
         EventBody::HostJoined { host, accelerators, .. } => {
             (format!("host {host} joined with {accelerators} accelerator(s)"), None, None)

@@ -7,29 +7,69 @@ use std::time::{Duration, SystemTime};
 use berth_bus::{Bus, BusOptions, Entries, View};
 use berth_config::{env, show_bytes};
 use berth_wire::{
-    Accelerator, EngineRecord, HostBeat, LeaderRecord, LeaseShown, LeaseStatus, Message, ModelSpec, Timestamp,
+    Accelerator, EngineRecord, HostBeat, LeaderRecord, LeaseShown, LeaseStatus, Message, ModelSpec,
+    OperateReply, OperateRequest, Timestamp,
 };
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
+use crate::bar::bar;
 use crate::cli::{FleetArgs, StatusArgs};
 use crate::exit::{Exit, Failure};
 use crate::up::BusFile;
-use crate::{lease, setup, table};
+use crate::{ask, lease, queue, setup, table};
 
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Asks and prints.
 pub(crate) fn run(args: &StatusArgs) -> Result<Exit, Failure> {
     let options = options(&args.fleet)?;
-    let picture = actix_rt::System::new().block_on(Box::pin(look(&options)))?;
-    if args.json {
-        outln!("{}", picture.json());
-    } else {
-        out!("{}", picture.text(Timestamp::from(SystemTime::now())));
-    }
-    Ok(Exit::Done)
+    actix_rt::System::new().block_on(Box::pin(async {
+        let bus = Bus::connect(&options, "berth-status").await?;
+        // Says that there is no fleet, rather than wait for one.
+        bus.bucket("hosts").await?;
+        let views = Views::follow(&bus).await?;
+        let shown = async || {
+            let picture = views.look(&bus).await;
+            Ok(match args.json {
+                true => format!("{}\n", picture.json()),
+                false => picture.text(Timestamp::from(SystemTime::now())),
+            })
+        };
+        let done = match args.watch {
+            true => ask::watch(!args.json, shown).await,
+            false => shown().await.map(|text| out!("{text}")),
+        };
+        bus.close().await;
+        done.map(|()| Exit::Done)
+    }))
 }
+
+/// `berth top`: the same with the jobs, again and again.
+pub(crate) fn top(args: &FleetArgs) -> Result<Exit, Failure> {
+    lease::at_fleet(args, async |bus| {
+        bus.bucket("hosts").await?;
+        let views = Views::follow(bus).await?;
+        ask::watch(true, async || {
+            let mut text = views.look(bus).await.text(Timestamp::from(SystemTime::now()));
+            let request = OperateRequest::Jobs { waiting: false, limit: TOP_JOBS, key: None };
+            if let Ok(OperateReply::Jobs { jobs, total }) = ask::leader(bus, &request).await {
+                text.push('\n');
+                text.push_str(&if jobs.is_empty() { "JOBS: none\n".into() } else { queue::all(&jobs) });
+                let more = total.saturating_sub(jobs.len() as u64);
+                if more > 0 {
+                    let _ = writeln!(text, "and {more} more");
+                }
+            }
+            Ok(text)
+        })
+        .await?;
+        Ok(Exit::Done)
+    })
+}
+
+/// Jobs that `berth top` shows.
+const TOP_JOBS: u32 = 20;
 
 /// The NATS that was named, else that of a running `berth up`, else the configured one.
 pub(crate) fn options(args: &FleetArgs) -> Result<BusOptions, Failure> {
@@ -58,32 +98,50 @@ struct Picture {
     scheduler: Value,
 }
 
-async fn look(options: &BusOptions) -> Result<Picture, Failure> {
-    let bus = Bus::connect(options, "berth-status").await?;
-    // Says that there is no fleet, rather than wait for one.
-    bus.bucket("hosts").await?;
-    let picture = Picture {
-        leader: entries::<LeaderRecord>(&bus, "leader").await?.values().next().cloned(),
-        hosts: entries(&bus, "hosts").await?,
-        engines: entries(&bus, "engines").await?,
-        catalog: entries(&bus, "catalog").await?,
-        scheduler: ask(&bus).await,
-    };
-    bus.close().await;
-    Ok(picture)
+/// The buckets that it is told from.
+struct Views {
+    leader: View<LeaderRecord>,
+    hosts: View<HostBeat>,
+    engines: View<EngineRecord>,
+    catalog: View<ModelSpec>,
+}
+
+impl Views {
+    async fn follow(bus: &Bus) -> Result<Self, Failure> {
+        Ok(Self {
+            leader: view(bus, "leader").await?,
+            hosts: view(bus, "hosts").await?,
+            engines: view(bus, "engines").await?,
+            catalog: view(bus, "catalog").await?,
+        })
+    }
+
+    async fn look(&self, bus: &Bus) -> Picture {
+        Picture {
+            leader: self.leader.entries().values().next().cloned(),
+            hosts: self.hosts.entries(),
+            engines: self.engines.entries(),
+            catalog: self.catalog.entries(),
+            scheduler: ask(bus).await,
+        }
+    }
+}
+
+async fn view<M: Message + Send + Sync + 'static>(bus: &Bus, bucket: &str) -> Result<View<M>, Failure> {
+    let mut view = View::<M>::follow(bus, bucket);
+    match timeout(PATIENCE, view.synced()).await {
+        Ok(()) => Ok(view),
+        Err(_) => {
+            Err(Failure::Input(format!("NATS does not give the bucket {}", bus.subjects.bucket(bucket))))
+        }
+    }
 }
 
 pub(crate) async fn entries<M: Message + Send + Sync + 'static>(
     bus: &Bus,
     bucket: &str,
 ) -> Result<Entries<M>, Failure> {
-    let mut view = View::<M>::follow(bus, bucket);
-    match timeout(PATIENCE, view.synced()).await {
-        Ok(()) => Ok(view.entries()),
-        Err(_) => {
-            Err(Failure::Input(format!("NATS does not give the bucket {}", bus.subjects.bucket(bucket))))
-        }
-    }
+    Ok(view::<M>(bus, bucket).await?.entries())
 }
 
 async fn ask(bus: &Bus) -> Value {
@@ -129,6 +187,7 @@ impl Picture {
                 "HOST",
                 "ACCELERATOR",
                 "SET ASIDE",
+                "",
                 "OF",
                 "HELD",
                 "OTHERS",
@@ -172,11 +231,13 @@ impl Picture {
             for (n, accelerator) in beat.accelerators.iter().enumerate() {
                 // What holds for the whole host stands once.
                 let once = |text: String| if n == 0 { text } else { String::new() };
+                let set_aside = self.set_aside(beat, accelerator);
                 let drivers: Vec<&str> = beat.drivers.iter().map(|driver| driver.as_str()).collect();
                 rows.push(vec![
                     once(format!("{}{}", beat.host, if beat.draining { " (draining)" } else { "" })),
                     accelerator.name.clone(),
-                    show_bytes(self.set_aside(beat, accelerator)),
+                    show_bytes(set_aside),
+                    bar(set_aside, accelerator.memory),
                     show_bytes(accelerator.memory),
                     accelerator.held.map_or_else(|| "-".into(), show_bytes),
                     accelerator.unexplained.map_or_else(|| "-".into(), show_bytes),

@@ -22,7 +22,7 @@ pub(crate) fn render(headings: &[&str], rows: &[Vec<String>]) -> String {
 }
 
 /// A cell as a terminal may show it: names come from clients, and some characters move the cursor or turn a line round.
-fn plain(cell: &str) -> String {
+pub(crate) fn plain(cell: &str) -> String {
     let moves = |c: char| {
         c.is_control()
             || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')

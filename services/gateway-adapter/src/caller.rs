@@ -165,14 +165,15 @@ impl ResponseError for Denied {
 /// How long a client without a key may go on sending a body that is forgotten, so that it reads its answer.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// Looks who asks. Everything but `/`, `/healthz` and `/readyz` passes here, so that a route that is added is closed.
+/// Looks who asks. Everything but `/`, `/healthz`, `/readyz` and the page at `/dashboard`, which tell nothing of the fleet,
+/// passes here, so that a route that is added is closed.
 pub(crate) async fn authenticate<B: MessageBody>(
     fleet: Arc<Fleet>,
     request: ServiceRequest,
     next: Next<B>,
 ) -> Result<ServiceResponse<EitherBody<B>>, actix_web::Error> {
     // As it was written: another spelling of these is closed.
-    if matches!(request.path(), "/" | "/healthz" | "/readyz") {
+    if matches!(request.path(), "/" | "/healthz" | "/readyz" | "/dashboard") {
         return Ok(next.call(request).await?.map_into_left_body());
     }
     match fleet.keys.admit(presented(request.headers())) {

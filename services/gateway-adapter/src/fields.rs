@@ -100,6 +100,15 @@ impl Fields {
             .ok_or_else(|| invalid("missing_field", name, format!("`{name}` is missing; it is a string")))
     }
 
+    /// A truth that may be left out: then it is false.
+    pub(crate) fn flag(&mut self, name: &str) -> Result<bool, ApiError> {
+        match self.take(name) {
+            None => Ok(false),
+            Some(Value::Bool(flag)) => Ok(flag),
+            Some(_) => Err(invalid("invalid_value", name, format!("`{name}` must be true or false"))),
+        }
+    }
+
     /// A time in seconds that may be left out, in any form of a number. `most` is for the message alone: whoever knows
     /// how long is too long says so itself.
     pub(crate) fn optional_seconds(

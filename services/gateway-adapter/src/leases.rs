@@ -21,8 +21,8 @@ use crate::{error, intake};
 /// Bodies of these routes are small.
 const BODY_LIMIT: u64 = 16 * 1024;
 /// A scheduler that dies is replaced within its term of 10 s; nobody waits for all of it.
-const PATIENCE: Duration = Duration::from_secs(5);
-const AGAIN: Duration = Duration::from_millis(250);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const AGAIN: Duration = Duration::from_millis(250);
 
 /// `POST /lease {sessionKey, model, ttlSeconds}`
 pub(crate) async fn lease(
@@ -120,7 +120,7 @@ async fn foretell(
     let lead = fields.seconds("inSeconds", 0.0..=86_400.0)?;
     fields.end(&["sessionKey", "model", "inSeconds"])?;
     let model = resolve(worker, caller, &model)?;
-    let ask = LeaseRequest::Hint { session: session.clone(), model: model.clone(), lead };
+    let ask = LeaseRequest::Hint { session: session.clone(), model: model.clone(), lead, key: caller.key() };
     match ask_leader(worker, &ask).await? {
         LeaseReply::Noted => Ok(HttpResponse::Accepted().json(HintShown::new(session, model, lead))),
         other => Err(unexpected(&other).into()),
@@ -134,7 +134,11 @@ fn answer(result: Result<HttpResponse, Refusal>) -> HttpResponse {
     })
 }
 
-async fn read(request: &HttpRequest, payload: Payload, worker: &Worker) -> Result<Fields, Refusal> {
+pub(crate) async fn read(
+    request: &HttpRequest,
+    payload: Payload,
+    worker: &Worker,
+) -> Result<Fields, Refusal> {
     let fleet = worker.fleet();
     let limits = intake::Limits { bytes: BODY_LIMIT, ..fleet.config().into() };
     let (body, _) = intake::read(request, payload, limits).await?;
@@ -151,7 +155,7 @@ fn session(fields: &mut Fields) -> Result<SessionId, ApiError> {
     Err(ApiError::new(ErrorKind::InvalidRequest, "invalid_value", message).param("sessionKey"))
 }
 
-fn resolve(worker: &Worker, caller: &Caller, name: &str) -> Result<ModelId, ApiError> {
+pub(crate) fn resolve(worker: &Worker, caller: &Caller, name: &str) -> Result<ModelId, ApiError> {
     let fleet = worker.fleet();
     if !fleet.catalog_known() {
         return Err(error::starting());
@@ -179,7 +183,7 @@ async fn ask_leader(worker: &Worker, ask: &LeaseRequest) -> Result<LeaseReply, A
     }
 }
 
-fn nobody_leads() -> ApiError {
+pub(crate) fn nobody_leads() -> ApiError {
     ApiError::new(
         ErrorKind::Unavailable,
         "no_scheduler",

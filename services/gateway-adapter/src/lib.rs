@@ -33,6 +33,7 @@ mod ledger;
 mod models;
 mod offers;
 mod openapi;
+mod operate;
 mod patience;
 mod pursuit;
 mod relay;

@@ -76,6 +76,49 @@ fn own() -> Vec<Own> {
             ("200", shapes::JOB),
         ),
         get("/api/v1/jobs/{id}/result", "The engine's answer to an asynchronous job", shapes::ANYTHING),
+        get("/api/v1/models", "The models as they stand", shapes::MODEL_VIEWS),
+        get("/api/v1/queue", "The jobs that wait, those of the caller's key", shapes::JOB_VIEWS),
+        get("/api/v1/jobs", "The jobs that wait and run, those of the caller's key", shapes::JOB_VIEWS),
+        get("/api/v1/explain/{id}", "Why a job waits, or what became of it", shapes::EXPLAINED),
+        own(
+            HttpMethod::Post,
+            "/api/v1/load",
+            "Have an engine of a model started; scope admin",
+            Some(shapes::LOAD_ASKED),
+            ("202", shapes::DONE),
+        ),
+        own(
+            HttpMethod::Post,
+            "/api/v1/unload",
+            "Have the engines of a model stopped; scope admin",
+            Some(shapes::UNLOAD_ASKED),
+            ("202", shapes::DONE),
+        ),
+        own(
+            HttpMethod::Post,
+            "/api/v1/pin",
+            "Keep one engine of a model ready always; scope admin",
+            Some(shapes::PIN_ASKED),
+            ("202", shapes::DONE),
+        ),
+        own(
+            HttpMethod::Post,
+            "/api/v1/unpin",
+            "Take a pin off; scope admin",
+            Some(shapes::PIN_ASKED),
+            ("202", shapes::DONE),
+        ),
+        get("/api/v1/leases", "The leases there are", shapes::LEASES),
+        get("/api/v1/hints", "What sessions said they will need", shapes::HINT_VIEWS),
+        own(
+            HttpMethod::Delete,
+            "/api/v1/hints",
+            "Take hints back: ?sessionKey=...[&model=...]",
+            None,
+            ("200", shapes::WITHDRAWN),
+        ),
+        get("/api/v1/hosts", "Each host's last heartbeat; scope admin", shapes::HOSTS),
+        get("/api/v1/engines", "Each engine; scope admin", shapes::ENGINES),
         get("/api/v1/fleet", "Hosts, engines and the leader", shapes::FLEET),
         Own { open: true, ..get("/", "What this is and where to go", shapes::ABOUT) },
         Own { open: true, ..get("/healthz", "Whether the process makes progress", shapes::HEALTH) },
@@ -118,6 +161,17 @@ fn document() -> OpenApi {
             "200",
             ResponseBuilder::new().description("Metrics").content("text/plain", Content::default()),
         );
+    let page = |summary: &str, kind: &str| {
+        OperationBuilder::new()
+            .tag("operate")
+            .summary(Some(summary))
+            .response("200", ResponseBuilder::new().description(summary).content(kind, Content::default()))
+    };
+    let events = page("What happened and happens, as server-sent events; scope admin", "text/event-stream")
+        .security(needs_key());
+    items.push(("/api/v1/events", PathItem::new(HttpMethod::Get, events)));
+    let dashboard = page("A page that shows the fleet; it asks for a key itself", "text/html");
+    items.push(("/dashboard", PathItem::new(HttpMethod::Get, dashboard)));
     items.push(("/metrics", PathItem::new(HttpMethod::Get, metrics)));
     for (path, item) in items {
         paths = paths.path(path, item);
@@ -307,7 +361,7 @@ fn of_berth(own: &Own) -> Operation {
             .schema(Some(shapes::text()));
         operation = operation.parameter(id);
     }
-    if own.path == "/leases" {
+    if matches!(own.path, "/leases" | "/api/v1/leases" | "/api/v1/hints") {
         let session = ParameterBuilder::new()
             .name("sessionKey")
             .parameter_in(ParameterIn::Query)

@@ -28,7 +28,7 @@ use crate::fleet::Fleet;
 use crate::intake::Complete;
 use crate::upstream::PREFIX;
 use crate::worker::Worker;
-use crate::{about, error, infer, jobs, leases, models, openapi, status, upstream};
+use crate::{about, error, infer, jobs, leases, models, openapi, operate, status, upstream};
 
 /// Renders this process's metrics as Prometheus text.
 pub type RenderMetrics = Arc<dyn Fn() -> String + Send + Sync>;
@@ -286,6 +286,24 @@ fn routes(app: &mut ServiceConfig) {
             resource("/api/v1/jobs/{id}").route(read().to(jobs::show)).route(web::delete().to(jobs::cancel)),
         )
         .service(resource("/api/v1/jobs/{id}/result").route(read().to(jobs::result)))
+        .service(resource("/api/v1/models").route(read().to(operate::models)))
+        .service(resource("/api/v1/queue").route(read().to(operate::queue)))
+        .service(resource("/api/v1/jobs").route(read().to(operate::jobs)))
+        .service(resource("/api/v1/explain/{id}").route(read().to(operate::explain)))
+        .service(resource("/api/v1/events").route(read().to(operate::events)))
+        .service(resource("/api/v1/load").route(web::post().to(operate::load)))
+        .service(resource("/api/v1/unload").route(web::post().to(operate::unload)))
+        .service(resource("/api/v1/pin").route(web::post().to(operate::pin)))
+        .service(resource("/api/v1/unpin").route(web::post().to(operate::unpin)))
+        .service(resource("/api/v1/leases").route(read().to(leases::list)))
+        .service(
+            resource("/api/v1/hints")
+                .route(read().to(operate::hints))
+                .route(web::delete().to(operate::withdraw)),
+        )
+        .service(resource("/api/v1/hosts").route(read().to(operate::hosts)))
+        .service(resource("/api/v1/engines").route(read().to(operate::engines)))
+        .service(resource("/dashboard").route(read().to(operate::dashboard)))
         .service(resource("/openapi.json").route(read().to(openapi::openapi)))
         .service(resource("/healthz").route(read().to(status::healthz)))
         .service(resource("/readyz").route(read().to(status::readyz)))

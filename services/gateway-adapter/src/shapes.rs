@@ -151,6 +151,113 @@ pub(crate) const JOB: Shape = Shape {
     ],
     open: false,
 };
+pub(crate) const MODEL_VIEWS: Shape =
+    Shape { name: "ModelViews", fields: &[("models", Are("ModelView"), true, "By name")], open: false };
+const MODEL_VIEW: Shape = Shape {
+    name: "ModelView",
+    fields: &[
+        ("model", Text, true, "Its name"),
+        ("aliases", Texts, true, "Other names for it"),
+        ("engine", Text, true, "The kind of its engine"),
+        ("state", Text, true, "ready, loading, sleeping, stopping, stopped or failed"),
+        ("hosts", Texts, true, "Hosts that have an engine of it; for scope admin"),
+        ("engines", Texts, true, "Its engines; for scope admin"),
+        ("pinned", Truth, true, "One engine is kept ready always"),
+        ("memory", Whole, true, "Bytes that its configuration sets aside, or null"),
+        ("estimated", Whole, true, "Bytes that it is estimated to take, or null"),
+        ("measured", Whole, true, "Most bytes that it was measured to take, or null"),
+        ("context", Whole, true, "Tokens that it can look at, or null"),
+        ("concurrency", Whole, true, "Requests that one engine runs at a time"),
+        ("waiting", Whole, true, "Jobs that wait for it"),
+        ("running", Whole, true, "Jobs that run on it"),
+        ("wait_s", Number, true, "What a job submitted now may expect to wait; null where nobody knows"),
+        ("leases", Whole, true, "Sessions with a lease on it"),
+        ("hints", Whole, true, "Sessions that gave a hint of it"),
+        ("asked_for", Truth, true, "An operator asked for an engine that is not there yet"),
+        ("error", Text, true, "Why it is given up for now, or null"),
+    ],
+    open: true,
+};
+pub(crate) const JOB_VIEWS: Shape = Shape {
+    name: "JobViews",
+    fields: &[
+        ("jobs", Are("JobView"), true, "Those that wait first"),
+        ("total", Whole, true, "Also those that did not fit into the answer"),
+    ],
+    open: false,
+};
+const JOB_VIEW: Shape = Shape {
+    name: "JobView",
+    fields: &[
+        ("job", Text, true, "Its id"),
+        ("model", Text, true, "Its model"),
+        ("running", Truth, true, "Whether it runs; else it waits"),
+        ("position", Whole, true, "Jobs of its model that came before it and wait too"),
+        ("class", Text, true, "interactive, standard or batch"),
+        ("session", Text, true, "Its conversation, or null"),
+        ("key", Text, true, "The name of its key, or null"),
+        ("age_s", Number, true, "Since its gateway took it"),
+        ("eta_s", Number, true, "Until it is expected to start; null where nobody knows"),
+        ("why", Text, true, "Why it waits, for scope admin; or null"),
+        ("engine", Text, true, "Where it runs, for scope admin; or null"),
+        ("host", Text, true, "On which host, for scope admin; or null"),
+        ("attempts", Whole, true, "How often an engine was given it"),
+    ],
+    open: true,
+};
+pub(crate) const EXPLAINED: Shape = Shape {
+    name: "Explained",
+    fields: &[
+        ("now", Object, true, "A JobView with `model_waited_s` and `places`; null once it has ended"),
+        ("story", Objects, true, "What was recorded of it; for scope admin"),
+    ],
+    open: false,
+};
+pub(crate) const LOAD_ASKED: Shape = Shape {
+    name: "LoadAsked",
+    fields: &[("model", Text, true, "A model's name or alias"), ("host", Text, false, "Only there")],
+    open: false,
+};
+pub(crate) const UNLOAD_ASKED: Shape = Shape {
+    name: "UnloadAsked",
+    fields: &[
+        ("model", Text, true, "A model's name or alias"),
+        ("host", Text, false, "Only there"),
+        ("force", Truth, false, "Also where it is pinned, leases keep it, jobs wait for it or run on it"),
+    ],
+    open: false,
+};
+pub(crate) const PIN_ASKED: Shape =
+    Shape { name: "PinAsked", fields: &[("model", Text, true, "A model's name or alias")], open: false };
+pub(crate) const DONE: Shape = Shape {
+    name: "Done",
+    fields: &[
+        ("engines", Texts, true, "The engines that it is about"),
+        ("already", Truth, true, "Nothing had to be done; the status is 200 then"),
+    ],
+    open: false,
+};
+pub(crate) const HINT_VIEWS: Shape =
+    Shape { name: "HintViews", fields: &[("hints", Are("HintView"), true, "By model")], open: false };
+const HINT_VIEW: Shape = Shape {
+    name: "HintView",
+    fields: &[
+        ("session", Text, true, "Whose request it will be"),
+        ("model", Text, true, "What it will ask for"),
+        ("key", Text, true, "The name of the key it came with, or null"),
+        ("due_s", Number, true, "Until then; nought: it is due"),
+    ],
+    open: false,
+};
+pub(crate) const WITHDRAWN: Shape = Shape {
+    name: "Withdrawn",
+    fields: &[("withdrawn", Texts, true, "Models whose hints were taken back")],
+    open: false,
+};
+pub(crate) const HOSTS: Shape =
+    Shape { name: "Hosts", fields: &[("hosts", Objects, true, "Each host's last heartbeat")], open: false };
+pub(crate) const ENGINES: Shape =
+    Shape { name: "Engines", fields: &[("engines", Objects, true, "Each engine")], open: false };
 pub(crate) const FLEET: Shape = Shape {
     name: "Fleet",
     fields: &[
@@ -207,7 +314,21 @@ pub(crate) const ANTHROPIC_ERROR: Shape = Shape {
 };
 
 /// Every shape.
-pub(crate) const ALL: [Shape; 18] = [
+pub(crate) const ALL: [Shape; 32] = [
+    MODEL_VIEWS,
+    MODEL_VIEW,
+    JOB_VIEWS,
+    JOB_VIEW,
+    EXPLAINED,
+    LOAD_ASKED,
+    UNLOAD_ASKED,
+    PIN_ASKED,
+    DONE,
+    HINT_VIEWS,
+    HINT_VIEW,
+    WITHDRAWN,
+    HOSTS,
+    ENGINES,
     ANYTHING,
     ASKED,
     MODEL,

@@ -103,8 +103,8 @@ impl Carrier {
         }
     }
 
-    pub(crate) async fn stop(&self, host: &HostId, engine: EngineId, reason: String) -> Answer {
-        let command = StopEngine { epoch: self.epoch, engine, reason, force: false };
+    pub(crate) async fn stop(&self, host: &HostId, engine: EngineId, reason: String, force: bool) -> Answer {
+        let command = StopEngine { epoch: self.epoch, engine, reason, force };
         let subject = self.bus.subjects.ctl(host, Verb::Stop);
         answer(self.bus.request(subject, &command, COMMAND_LIMIT).await, host)
     }

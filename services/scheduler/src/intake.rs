@@ -6,7 +6,8 @@ use actix::Addr;
 use berth_actors::Supervised;
 use berth_bus::{Bus, BusError, Jobs, Subscriber, View, read};
 use berth_wire::{
-    ApiError, CancelJob, Epoch, ErrorKind, HostBeat, LeaseReply, LeaseRequest, ModelSpec, Report, RollCall,
+    ApiError, CancelJob, Epoch, ErrorKind, HostBeat, LeaseReply, LeaseRequest, ModelSpec, OperateRequest,
+    PolicyRecord, Report, RollCall,
 };
 use futures::{FutureExt, StreamExt};
 use tokio_util::sync::CancellationToken;
@@ -14,8 +15,8 @@ use tracing::warn;
 
 use crate::keeper::Keeper;
 use crate::leader::{
-    Arrived, Beats, Cancelled, Catalog, Leader, LeaseAsked, Reported, Restored, RollAsked, StatusAsked,
-    StreamTaken,
+    Arrived, Beats, Cancelled, Catalog, Leader, LeaseAsked, Operated, PolicyChanged, Reported, Restored,
+    RollAsked, StatusAsked, StreamTaken,
 };
 use crate::restore;
 
@@ -42,8 +43,10 @@ pub(crate) async fn start(
         let asks = bus.subscribe(bus.subjects.scheduler_status()).await?;
         let leases = bus.subscribe(bus.subjects.lease()).await?;
         let rolls = bus.subscribe(bus.subjects.scheduler_roll()).await?;
+        let orders = bus.subscribe(bus.subjects.operate()).await?;
         let hosts = View::<HostBeat>::follow(bus, "hosts");
         let mut catalog = View::<ModelSpec>::follow(bus, "catalog");
+        let policy = View::<PolicyRecord>::follow(bus, "policy");
         catalog.synced().await;
         let _ = addr.send(Catalog(catalog.entries())).await;
         let _ = addr.send(Restored(restore::read(bus).await)).await;
@@ -58,7 +61,9 @@ pub(crate) async fn start(
             () = feed_status(bus, asks, &addr).fuse() => Ok(()),
             () = feed_leases(bus, leases, &addr, keeper).fuse() => Ok(()),
             () = feed_rolls(bus, rolls, &addr).fuse() => Ok(()),
+            () = feed_orders(bus, orders, &addr).fuse() => Ok(()),
             () = feed_hosts(hosts.clone(), &addr).fuse() => Ok(()),
+            () = feed_policy(policy, &addr).fuse() => Ok(()),
             () = feed_catalog(catalog, &addr).fuse() => Ok::<(), BusError>(()),
         }
     };
@@ -185,6 +190,20 @@ async fn feed_leases(bus: &Bus, mut asks: Subscriber, addr: &Addr<Leader>, keepe
     }
 }
 
+async fn feed_orders(bus: &Bus, mut asks: Subscriber, addr: &Addr<Leader>) {
+    while let Some(message) = asks.next().await {
+        let Some(request) = read::<OperateRequest>(&message) else { continue };
+        // Some wait for NATS before they are answered.
+        let (bus, addr) = (bus.clone(), addr.clone());
+        actix_rt::spawn(async move {
+            let Ok(reply) = addr.send(Operated(request)).await else { return };
+            if let Err(error) = bus.reply(message.reply, &reply).await {
+                warn!(%error, "could not answer what an operator asked");
+            }
+        });
+    }
+}
+
 /// What was asked is done, and asking again does no harm.
 fn not_written() -> ApiError {
     warn!("a change of leases is not written down yet; it would be lost with this scheduler");
@@ -199,6 +218,15 @@ async fn feed_hosts(mut hosts: View<HostBeat>, addr: &Addr<Leader>) {
         }
         // A host also falls silent without any change to see.
         let _ = tokio::time::timeout(Duration::from_secs(1), hosts.changed()).await;
+    }
+}
+
+async fn feed_policy(mut policy: View<PolicyRecord>, addr: &Addr<Leader>) {
+    while let Some(records) = policy.changed().await {
+        let Some(record) = records.get(PolicyRecord::KEY) else { continue };
+        if addr.send(PolicyChanged(record.policy.clone())).await.is_err() {
+            return;
+        }
     }
 }
 

@@ -48,7 +48,7 @@ pub async fn run(
     };
     let bus = Bus::connect(&options, &instance).await?;
     berth_bus::provision(&bus).await?;
-    catalog::apply(&bus, &config.models).await?;
+    catalog::publish(&bus, &config).await?;
     let vitals = Vitals::default();
     let shared = Shared::new(recorder);
     let _registered = {
@@ -139,7 +139,8 @@ async fn term(
     shutdown: &CancellationToken,
 ) {
     let over = CancellationToken::new();
-    let (carrier, policy) = (Carrier::new(bus.clone(), epoch), crate::translate::policy(&config.scheduler));
+    let policy = crate::translate::policy(&catalog::followed(bus, &config.scheduler).await);
+    let carrier = Carrier::new(bus.clone(), epoch);
     let keeper = carrier.keeper.clone();
     let host_timeout = config.scheduler.host_timeout;
     let mut first = true;

@@ -13,6 +13,7 @@ mod message;
 mod output;
 pub mod server;
 mod service;
+mod story;
 mod view;
 
 pub use assets::{AssetError, provision, repair};
@@ -24,6 +25,7 @@ pub use error::BusError;
 pub use message::{Inbound, dispatch_headers, read, read_as, read_dispatch_headers, read_offer_headers};
 pub use output::{Delivery, NatsOutput, NatsOutputSource, OutputSink, OutputSource};
 pub use service::{MACHINE, Registered, register};
+pub use story::{Since, Story};
 pub use view::{Entries, View, amend_json, create_json, delete_key, get_json, put_json, watch_json};
 
 pub use async_nats::{HeaderMap, Subscriber};

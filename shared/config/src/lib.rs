@@ -13,6 +13,7 @@ mod gguf;
 mod keys;
 mod model;
 mod placeholder;
+mod policy;
 mod problem;
 mod raw;
 mod record;

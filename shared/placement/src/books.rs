@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use crate::event::ModelNeeds;
 use crate::hint::Hints;
+use crate::load::Load;
 use crate::queue::{Queue, Waiting};
 use crate::rate::Rate;
 use crate::times::Times;
@@ -187,6 +188,8 @@ pub(crate) struct Model {
     /// Sessions that hold a lease on it.
     pub(crate) leases: BTreeSet<SessionId>,
     pub(crate) hints: Hints,
+    /// An operator wants an engine of it.
+    pub(crate) load: Option<Load>,
     /// Which engine served a session last; the oldest are forgotten.
     pub(crate) affinity: Affinity,
     /// When it is looked at again, if a timer is set for that.
@@ -230,6 +233,7 @@ impl Model {
             weight: 1.0,
             leases: BTreeSet::new(),
             hints: Hints::default(),
+            load: None,
             affinity: Affinity::default(),
             looked_at: None,
             engines: BTreeSet::new(),
@@ -262,9 +266,9 @@ impl Model {
         self.queue.oldest()
     }
 
-    /// Somebody waits for it, holds a lease on it, or said that it will be needed.
+    /// Somebody waits for it, holds a lease on it, said that it will be needed, or wants it loaded.
     pub(crate) fn is_awaited(&self) -> bool {
-        !self.queue.is_empty() || !self.leases.is_empty() || self.hints.count() > 0
+        !self.queue.is_empty() || !self.leases.is_empty() || self.hints.count() > 0 || self.load.is_some()
     }
 }
 

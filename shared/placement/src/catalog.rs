@@ -91,8 +91,8 @@ impl Step<'_> {
         }
         self.drop_plan(id);
         let Some(model) = self.state.models.remove(id) else { return };
-        for (session, count) in model.hints.sessions() {
-            self.hints_gone(&session, count);
+        for session in model.hints.sessions() {
+            self.hint_gone(&session);
         }
         self.state.wanting.remove(id);
         for engine in model.engines {

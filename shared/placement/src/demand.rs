@@ -15,6 +15,8 @@ pub(crate) enum Cause {
     Jobs,
     /// It is pinned.
     Pin,
+    /// An operator asked for it.
+    Load,
     /// Sessions hold leases on it.
     Leases,
     /// Sessions said that they will need it.
@@ -61,10 +63,10 @@ impl Scene<'_> {
         let model = self.state.models.get(id)?;
         let replicas = self.replicas(model);
         if model.queue.is_empty() {
-            return if replicas == 0 { self.foreseen(model) } else { None };
+            return if replicas == 0 { self.foreseen(model) } else { self.load_asked(model) };
         }
         if replicas > 0 && !self.wants_more(model, replicas) {
-            return None;
+            return self.load_asked(model);
         }
         let age = model.oldest().map_or(Duration::ZERO, |oldest| self.now.since(oldest)).as_secs_f64();
         let share = 1.0 / (replicas + 1) as f64;
@@ -117,6 +119,9 @@ impl Scene<'_> {
 
     /// What a model wants for whom nobody waits yet.
     fn foreseen(&self, model: &Model) -> Option<Demand> {
+        if let Some(load) = self.load_asked(model) {
+            return Some(load);
+        }
         let demand = Demand { cause: Cause::Pin, waited: f64::INFINITY, ..Demand::asked(1.0) };
         if model.needs.pin {
             return Some(demand);
@@ -164,10 +169,19 @@ impl Demand {
     }
 
     pub(crate) fn wish<'a>(&self, model: &'a Model) -> Wish<'a> {
-        Wish { model, weight: self.weight, reach: self.reach, replica: self.replica, backlog: self.backlog }
+        let only =
+            model.load.as_ref().filter(|_| self.cause == Cause::Load).and_then(|load| load.host.as_ref());
+        Wish {
+            model,
+            weight: self.weight,
+            reach: self.reach,
+            replica: self.replica,
+            backlog: self.backlog,
+            only,
+        }
     }
 
-    /// Who goes first: those past their limit, by their limit; then jobs by priority, pins, leases and hints.
+    /// Who goes first: those past their limit, by their limit; then jobs by priority, pins, what operators asked for, leases and hints.
     pub(crate) fn before(&self, other: &Self) -> std::cmp::Ordering {
         let first = |demand: &Self| (demand.first.is_none(), demand.first);
         first(self)

@@ -49,7 +49,7 @@ pub enum Effect {
         /// Memory set aside for it.
         reservations: Vec<Reservation>,
     },
-    /// Have a host stop an engine that runs nothing.
+    /// Have a host stop an engine that runs nothing, or that a person wants gone.
     Stop {
         /// Which engine.
         engine: EngineId,
@@ -57,6 +57,9 @@ pub enum Effect {
         host: HostId,
         /// Why.
         reason: String,
+        /// Also if something runs on it: a person wants it so.
+        #[serde(default)]
+        force: bool,
     },
     /// Have a host put an engine that runs nothing to sleep: weights to RAM, the memory of its accelerators free.
     Sleep {
@@ -141,6 +144,8 @@ pub enum Effect {
         /// Why.
         error: ApiError,
     },
+    /// What an operator asked is not done.
+    AskRefused(ApiError),
     /// Something was measured: keep it for later leaders.
     Learned(Profile),
     /// A fact for the decision log.

@@ -81,7 +81,7 @@ impl Step<'_> {
         engine.phase = EnginePhase::Stopping;
         engine.since = self.now;
         let (host, model) = (engine.host.clone(), engine.model.clone());
-        self.emit(Effect::Stop { engine: id, host: host.clone(), reason: reason.clone() });
+        self.emit(Effect::Stop { engine: id, host: host.clone(), reason: reason.clone(), force: false });
         self.emit(Effect::Record(EventBody::EngineStopping {
             engine: id,
             host,
@@ -201,6 +201,9 @@ impl Step<'_> {
         }
         if let Some(model) = self.state.models.get_mut(model) {
             model.ran_on(host);
+            if model.load.as_ref().is_some_and(|load| load.is_on(host)) {
+                model.load = None;
+            }
         }
         self.emit(Effect::Record(EventBody::EngineReady {
             engine: id,
@@ -335,6 +338,7 @@ impl Step<'_> {
             format!("no engine for `{id}` could be started: {}", failure.message),
         )
         .retry_after(pause);
+        model.load = None;
         model.blocked = Some((until, error.clone()));
         model.not_before = Some(until);
         self.forgive_hosts(id);

@@ -8,6 +8,8 @@ use berth_wire::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::policy::Policy;
+
 /// What placing a model takes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModelNeeds {
@@ -155,7 +157,7 @@ pub enum Refusal {
 }
 
 /// Something that happened.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Event {
     /// The catalog, whole.
     Catalog(Vec<ModelNeeds>),
@@ -256,7 +258,7 @@ pub enum Event {
     },
     /// Leases that an earlier leader granted.
     LeasesRestored(Vec<Lease>),
-    /// A session says that it will need a model soon.
+    /// A session says that it will need a model soon. Said again, it replaces what was said before.
     Hint {
         /// Whose.
         session: SessionId,
@@ -264,7 +266,35 @@ pub enum Event {
         model: ModelId,
         /// When.
         due: Timestamp,
+        /// The API key it came with.
+        #[serde(default)]
+        key: Option<KeyId>,
     },
+    /// A session takes a hint back, or all of its.
+    HintWithdrawn {
+        /// Whose.
+        session: SessionId,
+        /// Of what; `None`: all of them.
+        model: Option<ModelId>,
+    },
+    /// An operator wants an engine of a model.
+    LoadAsked {
+        /// Of which.
+        model: ModelId,
+        /// Where; `None`: wherever it is best.
+        host: Option<HostId>,
+    },
+    /// An operator wants the engines of a model stopped.
+    UnloadAsked {
+        /// Of which.
+        model: ModelId,
+        /// Where; `None`: everywhere.
+        host: Option<HostId>,
+        /// Also where leases keep them, jobs wait for them or run on them.
+        force: bool,
+    },
+    /// The numbers that decisions depend on are others from here on.
+    Policy(Box<Policy>),
     /// Time has passed: something is due.
     Timer,
 }

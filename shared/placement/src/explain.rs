@@ -98,7 +98,13 @@ impl<'a> Scene<'a> {
         let aged = model.queue.limit().is_some_and(|at| at <= self.now);
         let reach = if aged { Reach::Any } else { Reach::Idle };
         let (weight, backlog) = (model.queue.weight(), self.backlog(model, 1));
-        self.find(&Wish { model, weight, reach, replica: self.replicas(model) > 0, backlog })
+        self.find(&Wish { model, weight, reach, replica: self.replicas(model) > 0, backlog, only: None })
+    }
+
+    /// Why the jobs of a model wait.
+    pub(crate) fn reason(&self, model: &'a Model) -> String {
+        let found = self.look_for_room(model);
+        self.why_waiting(model, &found)
     }
 
     /// What is in a model's way: whose engines hold the room that it could have, and what keeps each there.
@@ -260,6 +266,7 @@ impl Step<'_> {
         let queued = self.state.models.get(id).map_or(0, |model| model.queue.len());
         let cause = match (demand.cause, queued) {
             (Cause::Pin, _) => "it is pinned".to_owned(),
+            (Cause::Load, _) => "an operator asked for it".to_owned(),
             (Cause::Leases, _) => "a session holds a lease on it".to_owned(),
             (Cause::Hints, _) => "a session said that it will be needed".to_owned(),
             (Cause::Jobs, 1) => "1 job waits for it".to_owned(),
@@ -350,6 +357,6 @@ fn need_text(model: &Model) -> String {
     }
 }
 
-fn show(bytes: u64) -> String {
+pub(crate) fn show(bytes: u64) -> String {
     ByteSize::b(bytes).display().iec().to_string()
 }

@@ -33,8 +33,10 @@ impl Step<'_> {
             }
             model.queue.pass(&counted);
             if let Some(session) = &facts.session {
-                model.hints.came_true(session);
                 model.affinity.served(session, engine);
+                if model.hints.came_true(session) {
+                    self.hint_gone(session);
+                }
             }
         }
         if let Some(session) = &facts.session {

@@ -281,6 +281,7 @@ impl Scene<'_> {
             reach: Reach::Any,
             replica: false,
             backlog: claimant.backlog,
+            only: None,
         };
         let mut openings = Vec::new();
         if state.yard.is_small() {

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use berth_wire::{ApiError, ErrorKind, ModelId, SessionId, Timestamp};
+use berth_wire::{ApiError, ErrorKind, HintView, KeyId, ModelId, SessionId, Timestamp};
 
+use crate::books::Model;
 use crate::effect::Effect;
-use crate::state::Step;
+use crate::state::{State, Step};
 use crate::timers::Due;
 
 /// When a session with too many hints may try another.
@@ -15,18 +16,20 @@ const AGAIN: Duration = Duration::from_secs(10);
 /// The hints of one model.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Hints {
-    by_session: BTreeMap<SessionId, Vec<Hint>>,
+    by_session: BTreeMap<SessionId, Hint>,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Hint {
     said: Timestamp,
     due: Timestamp,
+    /// The API key it came with.
+    key: Option<KeyId>,
 }
 
 impl Hints {
     fn all(&self) -> impl Iterator<Item = &Hint> {
-        self.by_session.values().flatten()
+        self.by_session.values()
     }
 
     pub(crate) fn count(&self) -> usize {
@@ -54,56 +57,88 @@ impl Hints {
         self.all().map(|hint| hint.due).min()
     }
 
-    /// A request of the session has come: the first of its hints has come true. Whether there was one.
+    /// A request of the session has come: its hint has come true. Whether there was one.
     pub(crate) fn came_true(&mut self, session: &SessionId) -> bool {
-        let Some(hints) = self.by_session.get_mut(session) else { return false };
-        let first = hints.iter().enumerate().min_by_key(|(_, hint)| hint.due).map(|(place, _)| place);
-        if let Some(place) = first {
-            hints.swap_remove(place);
-        }
-        if hints.is_empty() {
-            self.by_session.remove(session);
-        }
-        first.is_some()
+        self.by_session.remove(session).is_some()
     }
 
-    /// How many there are of each session.
-    pub(crate) fn sessions(&self) -> Vec<(SessionId, usize)> {
-        self.by_session.iter().map(|(session, hints)| (session.clone(), hints.len())).collect()
+    /// The sessions that gave them.
+    pub(crate) fn sessions(&self) -> Vec<SessionId> {
+        self.by_session.keys().cloned().collect()
     }
 
-    /// Forgets what was due before; of which sessions, and how many.
-    fn expire(&mut self, before: Timestamp) -> Vec<(SessionId, usize)> {
+    /// Forgets what was due before; of which sessions.
+    fn expire(&mut self, before: Timestamp) -> Vec<SessionId> {
         let mut gone = Vec::new();
-        self.by_session.retain(|session, hints| {
-            let had = hints.len();
-            hints.retain(|hint| hint.due > before);
-            if hints.len() < had {
-                gone.push((session.clone(), had - hints.len()));
+        self.by_session.retain(|session, hint| {
+            let stays = hint.due > before;
+            if !stays {
+                gone.push(session.clone());
             }
-            !hints.is_empty()
+            stays
         });
         gone
     }
 }
 
+impl State {
+    /// Every hint that is still to come true, by model and session.
+    #[must_use]
+    pub fn hints(&self, now: Timestamp) -> Vec<HintView> {
+        let of = |model: &'_ Model| {
+            let id = model.needs.id.clone();
+            let shown = move |(session, hint): (&SessionId, &Hint)| HintView {
+                session: session.clone(),
+                model: id.clone(),
+                key: hint.key.clone(),
+                due_s: hint.due.since(now).as_secs_f64(),
+            };
+            model.hints.by_session.iter().map(shown).collect::<Vec<_>>()
+        };
+        self.models.values().flat_map(of).collect()
+    }
+}
+
 impl Step<'_> {
-    pub(crate) fn hinted(&mut self, session: &SessionId, model: &ModelId, due: Timestamp) {
+    pub(crate) fn hinted(
+        &mut self,
+        session: &SessionId,
+        model: &ModelId,
+        due: Timestamp,
+        key: Option<KeyId>,
+    ) {
         if let Some(error) = self.refusal(model) {
             self.emit(Effect::LeaseRefused { session: session.clone(), model: model.clone(), error });
             return;
         }
         let grace = self.state.policy.hint_grace;
-        if let Some(error) = self.hint_cap(session) {
+        let repeated =
+            self.state.models.get(model).is_some_and(|entry| entry.hints.by_session.contains_key(session));
+        if !repeated && let Some(error) = self.hint_cap(session) {
             self.emit(Effect::LeaseRefused { session: session.clone(), model: model.clone(), error });
             return;
         }
         let Some(entry) = self.state.models.get_mut(model) else { return };
-        let hint = Hint { said: self.now, due: due.max(self.now) };
-        entry.hints.by_session.entry(session.clone()).or_default().push(hint);
-        *self.state.hints_of.entry(session.clone()).or_default() += 1;
+        let hint = Hint { said: self.now, due: due.max(self.now), key };
         self.state.timers.set(hint.due.plus(grace), Due::Hints(model.clone()));
+        if entry.hints.by_session.insert(session.clone(), hint).is_none() {
+            *self.state.hints_of.entry(session.clone()).or_default() += 1;
+        }
         self.touch(model);
+    }
+
+    pub(crate) fn hint_withdrawn(&mut self, session: &SessionId, model: Option<&ModelId>) {
+        let given = |entry: &Model| entry.hints.by_session.contains_key(session);
+        let models: Vec<ModelId> = match model {
+            Some(model) => vec![model.clone()],
+            None => self.state.models.values().filter(|m| given(m)).map(|m| m.needs.id.clone()).collect(),
+        };
+        for id in models {
+            if self.state.models.get_mut(&id).is_some_and(|entry| entry.hints.came_true(session)) {
+                self.hint_gone(session);
+                self.touch(&id);
+            }
+        }
     }
 
     /// Why the session may give no further hint.
@@ -124,16 +159,16 @@ impl Step<'_> {
         let grace = self.state.policy.hint_grace;
         let Some(entry) = self.state.models.get_mut(model) else { return };
         let before = Timestamp(self.now.0.saturating_sub(u64::try_from(grace.as_millis()).unwrap_or(0)));
-        for (session, count) in entry.hints.expire(before) {
-            self.hints_gone(&session, count);
+        for session in entry.hints.expire(before) {
+            self.hint_gone(&session);
         }
         self.touch(model);
     }
 
-    /// A session has so many hints less.
-    pub(crate) fn hints_gone(&mut self, session: &SessionId, count: usize) {
+    /// A session has a hint less.
+    pub(crate) fn hint_gone(&mut self, session: &SessionId) {
         if let Some(left) = self.state.hints_of.get_mut(session) {
-            *left = left.saturating_sub(count);
+            *left = left.saturating_sub(1);
             if *left == 0 {
                 self.state.hints_of.remove(session);
             }

@@ -83,7 +83,7 @@ impl Step<'_> {
             if let Some(session) = &facts.session
                 && model.hints.came_true(session)
             {
-                self.hints_gone(session, 1);
+                self.hint_gone(session);
             }
         }
         self.state.jobs.insert(id, job);

@@ -55,6 +55,8 @@ pub(crate) struct Wish<'a> {
     pub(crate) replica: bool,
     /// Seconds that its queue takes on one engine.
     pub(crate) backlog: f64,
+    /// Nowhere else.
+    pub(crate) only: Option<&'a HostId>,
 }
 
 /// What came of looking.
@@ -83,7 +85,11 @@ impl<'a> Scene<'a> {
     /// Weighs every place, in a large fleet those that are worth it.
     pub(crate) fn find(&self, wish: &Wish<'a>) -> Found {
         let mut found = Found { best: None, second: None, could_fit: false, weighed: 0 };
-        if self.state.yard.is_small() {
+        if let Some((id, host)) = wish.only.and_then(|only| Some((only, self.state.hosts.get(only)?))) {
+            self.weigh(id, host, None, wish, &mut found);
+        } else if wish.only.is_some() {
+            // It has gone.
+        } else if self.state.yard.is_small() {
             for (id, host) in self.state.hosts.iter() {
                 self.weigh(id, host, None, wish, &mut found);
             }

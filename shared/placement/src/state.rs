@@ -156,6 +156,12 @@ impl State {
         self.timers.next()
     }
 
+    /// The numbers that it decides by.
+    #[must_use]
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
     /// The epoch it decides in.
     #[must_use]
     pub fn epoch(&self) -> Epoch {
@@ -309,7 +315,11 @@ impl Step<'_> {
             Event::LeaseAsked { session, model, key, ttl } => self.lease_asked(session, model, key, ttl),
             Event::LeaseReleased { session, model } => self.lease_released(&session, model.as_ref()),
             Event::LeasesRestored(leases) => self.leases_restored(leases),
-            Event::Hint { session, model, due } => self.hinted(&session, &model, due),
+            Event::Hint { session, model, due, key } => self.hinted(&session, &model, due, key),
+            Event::HintWithdrawn { session, model } => self.hint_withdrawn(&session, model.as_ref()),
+            Event::LoadAsked { model, host } => self.load_asked(&model, host),
+            Event::UnloadAsked { model, host, force } => self.unload_asked(&model, host.as_ref(), force),
+            Event::Policy(policy) => self.policy(*policy),
             Event::Timer => {}
         }
     }
@@ -330,6 +340,7 @@ impl Step<'_> {
                     self.state.settled = true;
                     self.room_changed = true;
                 }
+                Due::Load(model) => self.load_due(&model),
                 Due::Tell => self.tell_due(),
                 Due::Look => self.state.looking = false,
             }

@@ -27,6 +27,8 @@ pub(crate) enum Due {
     Look,
     /// An engine may have been asleep for too long.
     Asleep(EngineId),
+    /// What an operator asked may have waited for too long.
+    Load(ModelId),
 }
 
 /// Timers in order.

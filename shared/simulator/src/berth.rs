@@ -241,6 +241,7 @@ impl<'a> Drive<'a> {
             | Effect::LeaseKept(_)
             | Effect::LeaseEnded { .. }
             | Effect::LeaseRefused { .. }
+            | Effect::AskRefused(_)
             | Effect::Learned(_)
             | Effect::Record(_) => {}
         }

@@ -27,6 +27,7 @@ pub enum EventBody {
     JobRetried { job: JobId, why: String },
     JobEnded { job: JobId, model: ModelId, outcome: String },
     CatalogApplied { models: u32 },
+    ModelPinned { model: ModelId, pin: bool },
     ModelsFound { host: HostId, models: Vec<ModelId> },
     ModelsGone { host: HostId, models: Vec<ModelId> },
     ModelRefused { host: HostId, model: ModelId, why: String },
@@ -51,6 +52,7 @@ impl EventBody {
             | Self::JobRetried { .. }
             | Self::JobEnded { .. } => "job",
             Self::CatalogApplied { .. }
+            | Self::ModelPinned { .. }
             | Self::ModelsFound { .. }
             | Self::ModelsGone { .. }
             | Self::ModelRefused { .. } => "catalog",
@@ -77,6 +79,7 @@ impl EventBody {
             | Self::JobRetried { job, .. }
             | Self::JobEnded { job, .. } => job.to_string(),
             Self::CatalogApplied { .. } => "catalog".into(),
+            Self::ModelPinned { model, .. } => crate::slug::encode(model.as_str()),
             Self::ModelsFound { host, .. }
             | Self::ModelsGone { host, .. }
             | Self::ModelRefused { host, .. } => host.to_string(),

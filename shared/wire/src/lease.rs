@@ -135,7 +135,7 @@ pub enum LeaseRequest {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         key: Option<KeyId>,
     },
-    /// A model will be needed soon. Answered by [`LeaseReply::Noted`].
+    /// A model will be needed soon; said again, it replaces what was said before. Answered by [`LeaseReply::Noted`].
     Hint {
         /// Whose request it will be.
         session: SessionId,
@@ -144,6 +144,9 @@ pub enum LeaseRequest {
         /// When.
         #[serde(rename = "in_ms", with = "crate::time::millis")]
         lead: Duration,
+        /// The API key it comes with.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        key: Option<KeyId>,
     },
 }
 

@@ -22,6 +22,8 @@ mod lease;
 mod logs;
 mod marker;
 pub mod multipart;
+mod operate;
+mod policy;
 mod profile;
 mod report;
 mod route;
@@ -55,6 +57,8 @@ pub use lease::{
 };
 pub use logs::{LogAck, LogPiece, ReadLog};
 pub use marker::EndMarker;
+pub use operate::{HintView, JobView, JobWhy, LOAD_KEPT, ModelView, OperateReply, OperateRequest, PlaceView};
+pub use policy::{PolicyRecord, PolicySettings};
 pub use profile::{Profile, Residency};
 pub use report::{
     Ended, EngineFailure, EngineReport, EngineState, Estimate, Outcome, Report, ReportAck, ReportEntry,

@@ -185,6 +185,12 @@ impl Subjects {
         format!("{}.sched.roll", self.root)
     }
 
+    /// Where the leader is asked of jobs and models, and to load and unload.
+    #[must_use]
+    pub fn operate(&self) -> String {
+        format!("{}.sched.operate", self.root)
+    }
+
     /// Where one instance of a service answers how it is.
     #[must_use]
     pub fn status(&self, role: &str, instance: &str) -> String {

@@ -300,7 +300,7 @@ fn what_is_asked_of_leases_keeps_its_bytes() {
     pin("lease_release", &LeaseRequest::Release { session: session.clone(), model: None, key: None });
     pin("lease_list", &LeaseRequest::List { session: Some(session.clone()), key: None });
     let lead = Duration::from_secs(20);
-    pin("lease_hint", &LeaseRequest::Hint { session, model: model.clone(), lead });
+    pin("lease_hint", &LeaseRequest::Hint { session, model: model.clone(), lead, key: None });
     let status = LeaseStatus {
         lease: lease(),
         state: LeaseState::Loading,
@@ -313,6 +313,79 @@ fn what_is_asked_of_leases_keeps_its_bytes() {
     pin("leases", &LeaseReply::Leases { leases: vec![status], total: 1 });
     pin("lease_noted", &LeaseReply::Noted);
     pin("lease_refused", &LeaseReply::Refused(error()));
+}
+
+#[test]
+fn what_operators_ask_and_are_told() {
+    let model = berth_wire::ModelId::from("org/m:1.5");
+    let (host, session, key) = (Some("h1".into()), "s".into(), Some("ci".into()));
+    let requests = [
+        ("operate_explain", OperateRequest::Explain { job: JobId(1), key: None }),
+        ("operate_jobs", OperateRequest::Jobs { waiting: true, limit: 10, key: key.clone() }),
+        ("operate_models", OperateRequest::Models),
+        ("operate_load", OperateRequest::Load { model: model.clone(), host: host.clone() }),
+        ("operate_unload", OperateRequest::Unload { model: model.clone(), host, force: true }),
+        ("operate_pin", OperateRequest::Pin { model: model.clone(), pin: true }),
+        ("operate_hints", OperateRequest::Hints { session: None, key: None }),
+        ("operate_withdraw", OperateRequest::Withdraw { session, model: None, key: None }),
+    ];
+    for (name, request) in requests {
+        pin(name, &request);
+    }
+    let job = berth_wire::JobView {
+        job: JobId(1),
+        model: model.clone(),
+        running: false,
+        position: 2,
+        class: berth_wire::Class::Batch,
+        session: Some("s".into()),
+        key,
+        age_s: 1.5,
+        eta_s: None,
+        why: Some("its model is being loaded".into()),
+        engine: None,
+        host: None,
+        attempts: 0,
+    };
+    let place = PlaceView {
+        host: "h1".into(),
+        accelerators: vec!["ram".into()],
+        evicts: vec![model.clone()],
+        wake: false,
+        loss_s: 0.5,
+        drain_s: 0.0,
+        start_s: 3.0,
+        cost_s: 3.5,
+    };
+    let why = JobWhy { job: job.clone(), model_waited_s: 1.5, places: vec![place] };
+    let hint = HintView { session: "s".into(), model: model.clone(), key: None, due_s: 20.0 };
+    let replies = [
+        ("operated_explained", OperateReply::Explained(Box::new(why))),
+        ("operated_jobs", OperateReply::Jobs { jobs: vec![job], total: 1 }),
+        ("operated_done", OperateReply::Done { engines: vec![engine()], already: false }),
+        ("operated_hints", OperateReply::Hints(vec![hint])),
+        ("operated_withdrawn", OperateReply::Withdrawn { models: vec![model] }),
+        ("operated_refused", OperateReply::Refused(error())),
+    ];
+    for (name, reply) in replies {
+        pin(name, &reply);
+    }
+}
+
+#[test]
+fn the_policy_of_a_fleet() {
+    let policy = PolicySettings {
+        idle_ttl: Some(Duration::from_secs(60)),
+        asleep_ttl: None,
+        max_wait: Duration::from_secs(300),
+        queue_limit: 100_000,
+        model_queue_limit: 20_000,
+        key_queue_limit: 20_000,
+        lease_ceiling: Duration::from_secs(3600),
+        leases_per_session: 8,
+        leases_per_key: 256,
+    };
+    pin("policy", &PolicyRecord { configured: "0123456789abcdef".into(), at: Timestamp(5), policy });
 }
 
 #[test]

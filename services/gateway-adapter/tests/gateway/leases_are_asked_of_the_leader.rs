@@ -86,7 +86,7 @@ async fn names_are_resolved_and_answers_have_their_shape() {
     let (response, request) =
         tokio::join!(ask(&gateway, "/hint", &body), answer(&played, &mut asked, LeaseReply::Noted));
     let lead = Duration::from_millis(2500);
-    assert_eq!(request, LeaseRequest::Hint { session: "s".into(), model: MODEL.into(), lead });
+    assert_eq!(request, LeaseRequest::Hint { session: "s".into(), model: MODEL.into(), lead, key: None });
     assert_eq!(response.status(), 202);
 }
 

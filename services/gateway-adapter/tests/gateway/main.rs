@@ -27,6 +27,8 @@ mod support;
 #[cfg(test)]
 mod the_endpoint_is_described;
 #[cfg(test)]
+mod the_fleet_is_shown_and_operated;
+#[cfg(test)]
 mod the_gateway_starts_stops_and_loses_nats;
 #[cfg(test)]
 mod upstream_reaches_what_else_an_engine_has;

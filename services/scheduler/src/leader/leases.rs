@@ -121,9 +121,9 @@ impl Leader {
                 leases.truncate(LISTED);
                 Ok(Answered::at_once(LeaseReply::Leases { leases, total }))
             }
-            LeaseRequest::Hint { session, model, lead } => {
+            LeaseRequest::Hint { session, model, lead, key } => {
                 check(&session)?;
-                self.feed(Event::Hint { session, model, due: now.plus(lead) }, ctx);
+                self.feed(Event::Hint { session, model, due: now.plus(lead), key }, ctx);
                 match self.leases.refused.take() {
                     Some(error) => Err(error),
                     None => Ok(Answered::at_once(LeaseReply::Noted)),

@@ -5,6 +5,7 @@ mod found;
 mod heard;
 mod lane;
 mod leases;
+mod operate;
 mod sleep;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,6 +22,7 @@ use berth_wire::{
 };
 pub(crate) use heard::{Arrived, Beats, Cancelled, Catalog, Reported, RollAsked, StatusAsked, StreamTaken};
 pub(crate) use leases::{LeaseAsked, Restored};
+pub(crate) use operate::{Operated, PolicyChanged};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -203,10 +205,10 @@ impl Leader {
                     }
                 }));
             }
-            Effect::Stop { engine, host, reason } => {
+            Effect::Stop { engine, host, reason, force } => {
                 metrics::counter!(metric::ENGINE_STOPS).increment(1);
                 self.orders.supersede(engine);
-                self.stop(host, engine, reason, ctx);
+                self.stop(host, engine, reason, force, ctx);
             }
             Effect::Sleep { engine, host, reason } => self.order(engine, host, Order::Sleep { reason }, ctx),
             Effect::Wake { engine, host, reservations, .. } => {
@@ -219,6 +221,7 @@ impl Leader {
                 self.leases.ended.push((session, model));
             }
             Effect::LeaseRefused { error, .. } => self.leases.refused = Some(error),
+            Effect::AskRefused(error) => self.leases.refused = Some(error),
             Effect::Learned(profile) => carrier.keeper.keep_profile(&profile),
             Effect::CancelAttempt { job, attempt, host } => {
                 ctx.spawn(async move { carrier.cancel(&host, job, attempt).await }.into_actor(self));
@@ -239,10 +242,10 @@ impl Leader {
 
     /// Has an engine stopped. A host that does not do it is asked what is true there, and then once more: until
     /// it is gone, its memory counts as taken.
-    fn stop(&mut self, host: HostId, engine: EngineId, reason: String, ctx: &mut Context<Self>) {
+    fn stop(&mut self, host: HostId, engine: EngineId, reason: String, force: bool, ctx: &mut Context<Self>) {
         let carrier = self.carrier.clone();
         let (to, why) = (host.clone(), reason.clone());
-        let sent = async move { carrier.stop(&to, engine, why).await };
+        let sent = async move { carrier.stop(&to, engine, why, force).await };
         ctx.spawn(sent.into_actor(self).map(move |answer, leader, ctx| match answer {
             Answer::Taken => {}
             Answer::Stale => leader.over.cancel(),
@@ -252,7 +255,7 @@ impl Leader {
                 ctx.run_later(STOP_AGAIN, move |leader, ctx| {
                     // A job of the express lane that crossed the stop has the core think again.
                     if leader.state.is_stopping(engine) {
-                        leader.stop(host, engine, reason, ctx);
+                        leader.stop(host, engine, reason, force, ctx);
                     }
                 });
             }

@@ -275,7 +275,7 @@ impl Fleet {
                 let session = format!("s{}", self.below(20_000)).into();
                 let (model, in_ms) = (self.any_model(), self.below(60_000));
                 let due = Timestamp(self.now.0 + in_ms);
-                self.at_once.push_back((Kind::Hint, Event::Hint { session, model, due }));
+                self.at_once.push_back((Kind::Hint, Event::Hint { session, model, due, key: None }));
             }
             _ => {}
         }

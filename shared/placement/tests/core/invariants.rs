@@ -34,6 +34,10 @@ pub enum Action {
     Drain(u8),
     Express(u8),
     Snapshot(u8),
+    Load(u8, Option<u8>),
+    Unload(u8, bool),
+    Withdraw(u8),
+    Policy(u16),
 }
 
 pub fn action() -> impl Strategy<Value = Action> {
@@ -60,6 +64,10 @@ pub fn action() -> impl Strategy<Value = Action> {
         1 => any::<u8>().prop_map(Action::Drain),
         1 => any::<u8>().prop_map(Action::Express),
         1 => any::<u8>().prop_map(Action::Snapshot),
+        1 => any::<(u8, Option<u8>)>().prop_map(|(m, h)| Action::Load(m, h)),
+        1 => any::<(u8, bool)>().prop_map(|(m, force)| Action::Unload(m, force)),
+        1 => any::<u8>().prop_map(Action::Withdraw),
+        1 => any::<u16>().prop_map(Action::Policy),
     ]
 }
 
@@ -180,7 +188,30 @@ pub fn apply(world: &mut World, action: &Action, next: &mut u128) {
         Action::Hint(session, model, ms) => {
             let due = world.now.plus(Duration::from_millis(u64::from(*ms) * 3));
             let model = pick(&models, *model).unwrap().as_str().into();
-            world.tell(Event::Hint { session: format!("s{}", session % 5).as_str().into(), model, due });
+            world.tell(Event::Hint {
+                session: format!("s{}", session % 5).as_str().into(),
+                model,
+                due,
+                key: None,
+            });
+        }
+        Action::Load(model, host) => {
+            let hosts: Vec<HostId> = world.hosts.keys().cloned().collect();
+            let host = host.and_then(|n| pick(&hosts, n));
+            world.tell(Event::LoadAsked { model: pick(&models, *model).unwrap().as_str().into(), host });
+        }
+        Action::Unload(model, force) => {
+            let model = pick(&models, *model).unwrap().as_str().into();
+            world.tell(Event::UnloadAsked { model, host: None, force: *force });
+        }
+        Action::Withdraw(session) => {
+            let session = format!("s{}", session % 5).as_str().into();
+            world.tell(Event::HintWithdrawn { session, model: None });
+        }
+        Action::Policy(ms) => {
+            let idle_ttl = Some(Duration::from_millis(u64::from(*ms) + 100));
+            let policy = berth_placement::Policy { idle_ttl, ..berth_placement::Policy::default() };
+            world.tell(Event::Policy(Box::new(policy)));
         }
         Action::Drain(n) => {
             let hosts: Vec<HostId> = world.hosts.keys().cloned().collect();

@@ -52,7 +52,7 @@ fn a_hint_of_what_can_never_run_is_refused_as_a_lease_on_it_is() {
     for id in ["huge", "nonesuch"] {
         world.ask_lease("s", id, 120);
         let due = world.now.plus(Duration::from_secs(100));
-        world.tell(Event::Hint { session: "s".into(), model: id.into(), due });
+        world.tell(Event::Hint { session: "s".into(), model: id.into(), due, key: None });
     }
     let [lease, hint, unknown, hint_of_unknown] = &world.refused[..] else { panic!("{:?}", world.refused) };
     assert_eq!((lease.code.as_str(), lease), ("model_cannot_fit", hint));
@@ -210,10 +210,11 @@ fn callers_without_a_key_are_capped_together_as_one_key_is() {
 #[test]
 fn a_hint_too_many_is_refused_with_the_number() {
     let policy = Policy { hints_per_session: 2, ..Policy::default() };
-    let mut world = two_that_do_not_fit_together(policy);
+    let models = ["a", "b", "c"].map(|id| model(id, GIB, 1)).to_vec();
+    let mut world = World::with(policy, &[(1, 8 * GIB)], models);
     let due = world.now.plus(Duration::from_secs(100));
-    for _ in 0..3 {
-        world.tell(Event::Hint { session: "s".into(), model: "a".into(), due });
+    for id in ["a", "a", "b", "c"] {
+        world.tell(Event::Hint { session: "s".into(), model: id.into(), due, key: None });
     }
     let [error] = &world.refused[..] else { panic!("{:?}", world.refused) };
     assert_eq!(error.code, "too_many_hints");
@@ -276,7 +277,7 @@ fn leases_outlive_a_change_of_leaders() {
 fn a_hint_has_the_model_ready_when_it_is_needed_and_no_earlier_than_that() {
     let mut world = two_that_do_not_fit_together(Policy::default());
     let due = world.now.plus(Duration::from_secs(100));
-    world.tell(Event::Hint { session: "s".into(), model: "a".into(), due });
+    world.tell(Event::Hint { session: "s".into(), model: "a".into(), due, key: None });
     world.wait(Duration::from_secs(60));
     assert!(world.started.is_empty(), "a start is taken to need 30 s");
     world.wait(Duration::from_secs(11));

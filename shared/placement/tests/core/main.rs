@@ -15,6 +15,7 @@ mod footprints;
 mod invariants;
 mod kit;
 mod leases;
+mod operating;
 mod promises;
 mod replay;
 mod sleeping;

@@ -426,8 +426,11 @@ impl World {
                     },
                 );
             }
-            Effect::Stop { engine, .. } => {
+            Effect::Stop { engine, force, .. } => {
                 let there = self.engines.get_mut(&engine).expect("stopped an engine that is gone");
+                if force {
+                    there.running.clear();
+                }
                 assert!(there.running.is_empty(), "stopped an engine that serves");
                 assert!(there.state != EngineState::Stopping, "stopped an engine twice");
                 there.state = EngineState::Stopping;
@@ -463,7 +466,7 @@ impl World {
             Effect::LeaseEnded { session, model } => {
                 assert!(self.kept.remove(&(session, model)).is_some(), "a lease ended that was not kept");
             }
-            Effect::LeaseRefused { error, .. } => self.refused.push(error),
+            Effect::LeaseRefused { error, .. } | Effect::AskRefused(error) => self.refused.push(error),
             Effect::Learned(profile) => self.learned.push(profile),
             Effect::Lane { engine, open, .. } => {
                 let there = self.engines.get(&engine).expect("a lane of an engine that is gone");

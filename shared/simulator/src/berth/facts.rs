@@ -109,7 +109,7 @@ impl Facts<'_> {
     }
 
     pub(super) fn hint(&self, job: &Job) -> Event {
-        Event::Hint { session: self.session(job), model: self.model(job), due: arrival(job) }
+        Event::Hint { session: self.session(job), model: self.model(job), due: arrival(job), key: None }
     }
 
     /// The jobs that are announced, in the order in which they are.
