@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 use crate::add::{self, AddArgs};
+use crate::drain::{self, DrainArgs, UndrainArgs};
 use crate::key::{self, KeyArgs};
 use crate::lease::{self, LeaseArgs, LeasesArgs, ReleaseArgs};
 use crate::logs::{self, LogsArgs};
@@ -73,6 +74,11 @@ pub(crate) enum Command {
     /// Show the leases that sessions hold.
     #[command(after_help = lease::LEASES_EXAMPLES)]
     Leases(LeasesArgs),
+    /// Have a host finish what it runs and take nothing new.
+    #[command(after_help = drain::DRAIN_EXAMPLES)]
+    Drain(DrainArgs),
+    /// Have a drained host take work again.
+    Undrain(UndrainArgs),
     /// Make, list and revoke API keys.
     #[command(after_help = key::EXAMPLES)]
     Key(KeyArgs),

@@ -9,6 +9,7 @@ mod out;
 mod add;
 mod check;
 mod cli;
+mod drain;
 mod exit;
 mod files;
 mod identify;
@@ -63,6 +64,8 @@ fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Lease(args) => setup::logs(logs, "error").and_then(|()| lease::grant(&args)),
         Command::Release(args) => setup::logs(logs, "error").and_then(|()| lease::release(&args)),
         Command::Leases(args) => setup::logs(logs, "error").and_then(|()| lease::list(&args)),
+        Command::Drain(args) => setup::logs(logs, "error").and_then(|()| drain::drain(&args)),
+        Command::Undrain(args) => setup::logs(logs, "error").and_then(|()| drain::undrain(&args)),
         Command::Key(args) => setup::logs(logs, "error").and_then(|()| key::run(args)),
         Command::Logs(args) => setup::logs(logs, "error").and_then(|()| crate::logs::run(&args)),
         Command::Check(args) => check::run(&args),

@@ -7,7 +7,8 @@ use std::time::{Duration, SystemTime};
 use berth_bus::{Bus, BusOptions, Entries, View};
 use berth_config::{env, show_bytes};
 use berth_wire::{
-    Accelerator, EngineRecord, HostBeat, LeaderRecord, LeaseShown, LeaseStatus, Message, ModelSpec, Timestamp,
+    Accelerator, DrainStatus, EngineRecord, HostBeat, LeaderRecord, LeaseShown, LeaseStatus, Message,
+    ModelSpec, Timestamp,
 };
 use serde_json::{Value, json};
 use tokio::time::timeout;
@@ -15,7 +16,7 @@ use tokio::time::timeout;
 use crate::cli::{FleetArgs, StatusArgs};
 use crate::exit::{Exit, Failure};
 use crate::up::BusFile;
-use crate::{lease, setup, table};
+use crate::{drain, lease, setup, table};
 
 const PATIENCE: Duration = Duration::from_secs(3);
 
@@ -174,7 +175,7 @@ impl Picture {
                 let once = |text: String| if n == 0 { text } else { String::new() };
                 let drivers: Vec<&str> = beat.drivers.iter().map(|driver| driver.as_str()).collect();
                 rows.push(vec![
-                    once(format!("{}{}", beat.host, if beat.draining { " (draining)" } else { "" })),
+                    once(format!("{}{}", beat.host, self.drained(beat))),
                     accelerator.name.clone(),
                     show_bytes(self.set_aside(beat, accelerator)),
                     show_bytes(accelerator.memory),
@@ -188,6 +189,17 @@ impl Picture {
             }
         }
         rows
+    }
+
+    /// That a host takes nothing new: its agent ends, or a person has it drained.
+    fn drained(&self, beat: &HostBeat) -> String {
+        let known = self.scheduler.get("drains").cloned().unwrap_or_default();
+        let known: Vec<DrainStatus> = serde_json::from_value(known).unwrap_or_default();
+        match known.iter().find(|drain| drain.host == beat.host) {
+            Some(drain) => format!(" (drained: {})", drain::left(drain)),
+            None if beat.draining => " (draining)".into(),
+            None => String::new(),
+        }
     }
 
     fn set_aside(&self, beat: &HostBeat, accelerator: &Accelerator) -> u64 {

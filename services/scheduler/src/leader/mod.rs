@@ -1,6 +1,7 @@
 //! The leading actor: owns the core's state for one term.
 
 mod clock;
+mod drains;
 mod found;
 mod heard;
 mod lane;
@@ -19,6 +20,7 @@ use berth_wire::{
     ApiError, Ended, EngineId, ErrorKind, EventBody, GatewayId, HostId, JobId, LEASE_TTL, ModelId, ModelSpec,
     Notice, Outcome as AttemptOutcome, ReportEntry, Snapshot, Timestamp,
 };
+pub(crate) use drains::DrainAsked;
 pub(crate) use heard::{Arrived, Beats, Cancelled, Catalog, Reported, StatusAsked, StreamTaken};
 pub(crate) use leases::{LeaseAsked, Restored};
 use tokio_util::sync::CancellationToken;
@@ -29,6 +31,7 @@ use crate::entry::Entries;
 use crate::found::Found;
 use crate::hosts::Hosts;
 use crate::leader::clock::Clock;
+use crate::leader::drains::Drains;
 use crate::leader::lane::Lanes;
 use crate::leader::leases::Outcome;
 use crate::leader::sleep::{Order, Orders};
@@ -85,6 +88,8 @@ pub(crate) struct Leader {
     lanes: Lanes,
     /// What the event that is being taken in did to leases.
     leases: Outcome,
+    /// Hosts that people have drained.
+    drains: Drains,
     /// How long a lease lasts where nothing is said.
     lease_ttl: Duration,
     recorder: Option<Recorder>,
@@ -124,6 +129,7 @@ impl Leader {
             orders: Orders::default(),
             lanes: Lanes::default(),
             leases: Outcome::default(),
+            drains: Drains::default(),
             lease_ttl,
             recorder,
             found: Found::default(),
