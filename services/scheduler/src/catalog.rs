@@ -7,6 +7,17 @@ use tracing::info;
 
 use crate::effects::record;
 
+/// Publishes the models again where none is left: the bucket was lost with what was in it.
+pub(crate) async fn restore(bus: &Bus, models: &[ModelSpec]) -> Result<(), BusError> {
+    let failed = |source: async_nats::Error| BusError::Nats { what: "list the catalog".into(), source };
+    let store = bus.bucket("catalog").await?;
+    let mut keys = store.keys().await.map_err(|e| failed(Box::new(e)))?;
+    match keys.try_next().await.map_err(|e| failed(Box::new(e)))? {
+        Some(_) => Ok(()),
+        None => apply(bus, models).await,
+    }
+}
+
 /// Makes the bucket agree with `models`: what differs is written, what was configured and is not any more is removed.
 pub(crate) async fn apply(bus: &Bus, models: &[ModelSpec]) -> Result<(), BusError> {
     let store = bus.bucket("catalog").await?;

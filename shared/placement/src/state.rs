@@ -195,6 +195,16 @@ impl State {
         self.engines.contains_key(&engine)
     }
 
+    /// Whether a host's engine has an id that no leader of this store can have given it: the store was lost and
+    /// epochs began anew.
+    #[must_use]
+    pub fn is_not_of_this_store(&self, engine: EngineId, host: &HostId) -> bool {
+        match self.engines.get(&engine) {
+            Some(known) => known.host != *host,
+            None => engine > EngineId::new(self.epoch, self.engines_made),
+        }
+    }
+
     /// Whether the engine is to be stopped, as far as the core knows.
     #[must_use]
     pub fn is_stopping(&self, engine: EngineId) -> bool {

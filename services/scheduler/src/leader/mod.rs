@@ -26,7 +26,7 @@ pub(crate) use leases::{LeaseAsked, Restored};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::effects::{Answer, Carrier, record};
+use crate::effects::{Answer, Carrier, Outrun, record};
 use crate::entry::Entries;
 use crate::found::Found;
 use crate::hosts::Hosts;
@@ -43,11 +43,12 @@ use crate::translate;
 pub(crate) struct Shared {
     leads: Arc<Mutex<bool>>,
     recorder: Option<Recorder>,
+    pub(crate) outrun: Outrun,
 }
 
 impl Shared {
     pub(crate) fn new(recorder: Option<Recorder>) -> Self {
-        Self { leads: Arc::default(), recorder }
+        Self { recorder, ..Self::default() }
     }
 
     pub(crate) fn leads(&self) -> bool {
@@ -200,8 +201,10 @@ impl Leader {
                 let spec = ModelSpec::clone(spec);
                 let boot = self.state.boot_of(&host).map(str::to_owned);
                 let sent = async move { carrier.start(&host, engine, boot, spec, reservations).await };
-                ctx.spawn(sent.into_actor(self).map(move |result, leader, ctx| {
-                    if let Err((failure, silent)) = result {
+                ctx.spawn(sent.into_actor(self).map(move |result, leader, ctx| match result {
+                    Ok(true) => {}
+                    Ok(false) => leader.over.cancel(),
+                    Err((failure, silent)) => {
                         leader.feed(Event::StartRefused { engine, failure, silent }, ctx);
                     }
                 }));
@@ -348,6 +351,16 @@ impl Leader {
     }
 
     fn take_snapshot(&mut self, snapshot: Snapshot, ctx: &mut Context<Self>) {
+        let host = &snapshot.beat.host;
+        let engines = || snapshot.engines.iter().map(|report| report.engine);
+        if let Some(stray) = engines().find(|engine| self.state.is_not_of_this_store(*engine, host)) {
+            // Its id would be given to another engine.
+            warn!(%host, engine = %stray, epoch = %self.carrier.epoch, "engines of leaders to come: NATS has lost its store; \
+                campaigning for a later epoch");
+            engines().for_each(|engine| self.carrier.outrun.by(engine.epoch()));
+            self.over.cancel();
+            return;
+        }
         self.found_at(&snapshot.beat.host, &snapshot.found, ctx);
         for event in translate::snapshot(snapshot) {
             self.feed(event, ctx);
