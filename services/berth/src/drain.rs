@@ -162,8 +162,8 @@ pub(crate) fn left(status: &DrainStatus) -> String {
         count(status.running, "job runs", "jobs run"),
         count(status.engines, "engine is left", "engines are left")
     );
-    if status.succeeded > 0 {
-        text.push_str(&format!(", {} until another is ready elsewhere", status.succeeded));
+    if status.staying > 0 {
+        text.push_str(&format!(", {} until another is ready elsewhere", status.staying));
     }
     text
 }
@@ -181,7 +181,7 @@ mod tests {
             present: true,
             running: 1,
             engines: 2,
-            succeeded: 1,
+            staying: 1,
             empty: false,
         };
         assert_eq!(left(&status), "1 job runs, 2 engines are left, 1 until another is ready elsewhere");

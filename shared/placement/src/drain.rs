@@ -26,7 +26,7 @@ pub struct DrainView {
     /// Engines there that are not gone.
     pub engines: usize,
     /// Of these, how many stay until another engine of their model is ready elsewhere.
-    pub succeeded: usize,
+    pub staying: usize,
 }
 
 impl State {
@@ -50,7 +50,7 @@ impl State {
             present: true,
             running: engines().map(Engine::taken).sum(),
             engines: entry.engines.len(),
-            succeeded: engines().filter(|engine| engine.is_idle() && self.has_successor(engine)).count(),
+            staying: engines().filter(|engine| engine.is_idle() && self.has_successor(engine)).count(),
         }
     }
 

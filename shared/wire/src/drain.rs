@@ -47,7 +47,7 @@ pub struct DrainStatus {
     pub engines: u64,
     /// Engines that stay until another one of their model is ready elsewhere.
     #[serde(default)]
-    pub succeeded: u64,
+    pub staying: u64,
     /// Nothing is left there.
     pub empty: bool,
 }

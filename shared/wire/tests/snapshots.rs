@@ -393,7 +393,7 @@ fn what_is_asked_of_drained_hosts_keeps_its_bytes() {
         present: true,
         running: 2,
         engines: 1,
-        succeeded: 0,
+        staying: 0,
         empty: false,
     };
     pin("drain_host", &DrainReply::Host(status));

@@ -84,7 +84,7 @@ impl Leader {
             present: left.present,
             running: left.running as u64,
             engines: left.engines as u64,
-            succeeded: left.succeeded as u64,
+            staying: left.staying as u64,
             empty: left.running == 0 && left.engines == 0,
         }
     }

@@ -27,7 +27,7 @@ fn what_runs_on_a_drained_host_ends_and_what_waits_goes_elsewhere() {
     let old = host_of(&world, "a");
     world.drain(old.as_str(), true);
     assert_eq!(world.engines[&first].state, EngineState::Ready, "it serves");
-    assert_eq!(world.state.left_on(&old), DrainView { present: true, running: 1, engines: 1, succeeded: 0 });
+    assert_eq!(world.state.left_on(&old), DrainView { present: true, running: 1, engines: 1, staying: 0 });
     world.submit(2, "a");
     let (_, new) = world.started.last().unwrap();
     assert_ne!(*new, old, "another engine is started for it, elsewhere");
@@ -49,7 +49,7 @@ fn a_leased_model_is_loaded_elsewhere_before_its_engine_on_a_drained_host_stops(
     world.drain(host.as_str(), true);
     assert_eq!(world.started.len(), 2, "it is loaded elsewhere");
     assert_eq!(world.engines[&old].state, EngineState::Ready, "and stays meanwhile");
-    assert_eq!(world.state.left_on(&host).succeeded, 1);
+    assert_eq!(world.state.left_on(&host).staying, 1);
     let new = *world.engines.keys().find(|id| **id != old).unwrap();
     world.ready(new);
     assert_eq!(world.engines[&old].state, EngineState::Stopping);
