@@ -39,6 +39,10 @@ impl Outrun {
         self.0.fetch_max(epoch.0, Ordering::AcqRel);
     }
 
+    pub(crate) fn is_known(&self) -> bool {
+        self.0.load(Ordering::Acquire) > 0
+    }
+
     pub(crate) fn take(&self) -> Option<Epoch> {
         let epoch = self.0.swap(0, Ordering::AcqRel);
         (epoch > 0).then_some(Epoch(epoch))
@@ -161,10 +165,17 @@ impl Carrier {
 
     pub(crate) async fn ask_snapshot(&self, host: &HostId) -> Option<Snapshot> {
         let subject = self.bus.subjects.ctl(host, Verb::Status);
-        match self.bus.request(subject, &StatusRequest { epoch: self.epoch }, COMMAND_LIMIT).await {
+        match self.bus.request(subject.clone(), &StatusRequest { epoch: self.epoch }, COMMAND_LIMIT).await {
             Ok(snapshot) => Some(snapshot),
-            Err(error) => {
+            Err(error @ (BusError::NoResponders { .. } | BusError::TimedOut { .. })) => {
                 debug!(%host, %error, "no snapshot yet");
+                None
+            }
+            // No snapshot, but perhaps why.
+            Err(_) => {
+                let status = StatusRequest { epoch: self.epoch };
+                let answer = self.answer(self.bus.request(subject, &status, COMMAND_LIMIT).await, host);
+                debug!(%host, ?answer, "no snapshot yet");
                 None
             }
         }

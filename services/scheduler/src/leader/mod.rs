@@ -287,10 +287,10 @@ impl Leader {
     fn ask(&mut self, host: HostId, ctx: &mut Context<Self>) {
         let carrier = self.carrier.clone();
         let asked = async move { carrier.ask_snapshot(&host).await };
-        ctx.spawn(asked.into_actor(self).map(|snapshot, leader, ctx| {
-            if let Some(snapshot) = snapshot {
-                leader.met(snapshot, ctx);
-            }
+        ctx.spawn(asked.into_actor(self).map(|snapshot, leader, ctx| match snapshot {
+            Some(snapshot) => leader.met(snapshot, ctx),
+            None if leader.carrier.outrun.is_known() => leader.over.cancel(),
+            None => {}
         }));
     }
 
