@@ -16,7 +16,7 @@ use crate::role::Role;
 use crate::run::unique;
 
 /// A start includes finding parts, nats-server and the first election.
-const START: Duration = Duration::from_secs(45);
+pub(crate) const START: Duration = Duration::from_secs(45);
 
 /// The roles of a fleet of separate processes, in the order of their start.
 const ROLES: [&str; 4] = ["scheduler", "health", "agent", "gateway"];
@@ -207,7 +207,7 @@ fn start_role(name: &str, config: &Path, folder: &Path) -> Role {
 }
 
 /// Loopback addresses with a port in a line of output.
-fn addresses(line: &str, scheme: &str) -> Vec<String> {
+pub(crate) fn addresses(line: &str, scheme: &str) -> Vec<String> {
     line.match_indices(scheme)
         .filter_map(|(at, _)| {
             let rest = line[at..].strip_prefix(scheme)?.strip_prefix("127.0.0.1:")?;
@@ -218,7 +218,7 @@ fn addresses(line: &str, scheme: &str) -> Vec<String> {
 }
 
 /// Only a gateway lists models; `/readyz` alone would also be answered by health.
-async fn is_ready(url: &str) -> bool {
+pub(crate) async fn is_ready(url: &str) -> bool {
     let ok = async |path: &str| {
         let answer =
             reqwest::Client::new().get(format!("{url}{path}")).timeout(Duration::from_secs(5)).send().await;

@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::add::{self, AddArgs};
 use crate::apply::{self, ApplyArgs};
 use crate::chat::{self, ChatArgs};
+use crate::drain::{self, DrainArgs, UndrainArgs};
 use crate::events::{self, EventsArgs};
 use crate::explain::{self, ExplainArgs};
 use crate::healthcheck::{self, HealthcheckArgs};
@@ -132,6 +133,11 @@ pub(crate) enum Command {
     /// Tell what happened on the fleet, and why.
     #[command(after_help = events::EXAMPLES)]
     Events(EventsArgs),
+    /// Have a host finish what it runs and take nothing new.
+    #[command(after_help = drain::DRAIN_EXAMPLES)]
+    Drain(DrainArgs),
+    /// Have a drained host take work again.
+    Undrain(UndrainArgs),
     /// Make, list and revoke API keys.
     #[command(after_help = key::EXAMPLES)]
     Key(KeyArgs),

@@ -92,6 +92,8 @@ fn sentence(body: &EventBody) -> String {
         }
         E::HostLost { host, reason } => format!("host {host} is lost: {reason}"),
         E::HostLeft { host } => format!("host {host} left"),
+        E::HostDraining { host } => format!("host {host} is drained: it takes nothing new"),
+        E::HostUndrained { host } => format!("host {host} takes work again"),
         E::EngineStarting { engine, host, model, why } => {
             format!("engine {engine} of {model} starts on {host}: {why}")
         }

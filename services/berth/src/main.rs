@@ -13,6 +13,7 @@ mod bar;
 mod chat;
 mod check;
 mod cli;
+mod drain;
 mod events;
 mod exit;
 mod explain;
@@ -91,6 +92,8 @@ fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Hint(args) => setup::logs(logs, "error").and_then(|()| hint::run(&args)),
         Command::Hints(args) => setup::logs(logs, "error").and_then(|()| hint::list(&args)),
         Command::Events(args) => setup::logs(logs, "error").and_then(|()| events::run(&args)),
+        Command::Drain(args) => setup::logs(logs, "error").and_then(|()| drain::drain(&args)),
+        Command::Undrain(args) => setup::logs(logs, "error").and_then(|()| drain::undrain(&args)),
         Command::Key(args) => setup::logs(logs, "error").and_then(|()| key::run(args)),
         Command::Logs(args) => setup::logs(logs, "error").and_then(|()| crate::logs::run(&args)),
         Command::Healthcheck(args) => setup::logs(logs, "off").and_then(|()| healthcheck::run(&args)),

@@ -224,6 +224,8 @@ fn told(body: &EventBody) -> (String, Option<&ModelId>, Option<JobId>) {
         }
         EventBody::HostLost { host, reason } => (format!("host {host} lost: {reason}"), None, None),
         EventBody::HostLeft { host } => (format!("host {host} left"), None, None),
+        EventBody::HostDraining { host } => (format!("host {host} is drained"), None, None),
+        EventBody::HostUndrained { host } => (format!("host {host} takes work again"), None, None),
         EventBody::EngineStarting { engine, host, model, why } => {
             (format!("start {engine} of {model} on {host}: {why}"), Some(model), None)
         }

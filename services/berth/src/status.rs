@@ -7,8 +7,8 @@ use std::time::{Duration, SystemTime};
 use berth_bus::{Bus, BusOptions, Entries, View};
 use berth_config::{env, show_bytes};
 use berth_wire::{
-    Accelerator, EngineRecord, HostBeat, LeaderRecord, LeaseShown, LeaseStatus, Message, ModelSpec,
-    OperateReply, OperateRequest, Timestamp,
+    Accelerator, DrainStatus, EngineRecord, HostBeat, LeaderRecord, LeaseShown, LeaseStatus, Message,
+    ModelSpec, OperateReply, OperateRequest, Timestamp,
 };
 use serde_json::{Value, json};
 use tokio::time::timeout;
@@ -17,7 +17,7 @@ use crate::bar::bar;
 use crate::cli::{FleetArgs, StatusArgs};
 use crate::exit::{Exit, Failure};
 use crate::up::BusFile;
-use crate::{ask, lease, queue, setup, table};
+use crate::{ask, drain, lease, queue, setup, table};
 
 const PATIENCE: Duration = Duration::from_secs(3);
 
@@ -234,7 +234,7 @@ impl Picture {
                 let set_aside = self.set_aside(beat, accelerator);
                 let drivers: Vec<&str> = beat.drivers.iter().map(|driver| driver.as_str()).collect();
                 rows.push(vec![
-                    once(format!("{}{}", beat.host, if beat.draining { " (draining)" } else { "" })),
+                    once(format!("{}{}", beat.host, self.drained(beat))),
                     accelerator.name.clone(),
                     show_bytes(set_aside),
                     bar(set_aside, accelerator.memory),
@@ -249,6 +249,17 @@ impl Picture {
             }
         }
         rows
+    }
+
+    /// That a host takes nothing new: its agent ends, or a person has it drained.
+    fn drained(&self, beat: &HostBeat) -> String {
+        let known = self.scheduler.get("drains").cloned().unwrap_or_default();
+        let known: Vec<DrainStatus> = serde_json::from_value(known).unwrap_or_default();
+        match known.iter().find(|drain| drain.host == beat.host) {
+            Some(drain) => format!(" (drained: {})", drain::left(drain)),
+            None if beat.draining => " (draining)".into(),
+            None => String::new(),
+        }
     }
 
     fn set_aside(&self, beat: &HostBeat, accelerator: &Accelerator) -> u64 {

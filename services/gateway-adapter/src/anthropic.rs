@@ -52,7 +52,7 @@ fn kind(error: &ApiError) -> (&'static str, Option<u16>) {
         ErrorKind::InvalidRequest | ErrorKind::NotServed => ("invalid_request_error", None),
         ErrorKind::Unauthorized => ("authentication_error", None),
         ErrorKind::Forbidden => ("permission_error", None),
-        ErrorKind::ModelNotFound => ("not_found_error", None),
+        ErrorKind::ModelNotFound | ErrorKind::HostNotFound => ("not_found_error", None),
         ErrorKind::TooLarge => ("request_too_large", None),
         // A full queue is everybody's, other limits are the key's own.
         ErrorKind::Overloaded if error.code != "queue_full" => ("rate_limit_error", None),

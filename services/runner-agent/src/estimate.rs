@@ -62,7 +62,7 @@ pub(crate) async fn first(shared: &Shared) {
 /// Reads the files anew; whether they say something else than before.
 async fn renew(shared: &Shared, models: Entries<ModelSpec>) -> bool {
     let on_gpu = shared.devices.known().iter().any(|device| device.kind != AcceleratorKind::Ram);
-    let drivers = shared.drivers.clone();
+    let drivers = shared.drivers.borrow().clone();
     let read = tokio::task::spawn_blocking(move || {
         let ours = models.values().filter(|model| drivers.contains(&model.engine.driver));
         let missing: BTreeSet<String> = ours.clone().filter_map(|model| missing(model)).collect();

@@ -25,7 +25,12 @@ pub(crate) async fn clear(shared: &Rc<Shared>, killed: usize) {
         Ok(removed) => info!(removed, "removed the records of engines of an earlier run"),
         Err(error) => warn!(error, "cannot remove the records of engines of an earlier run"),
     }
-    let Some(docker) = &shared.docker else { return };
+    adopt(shared).await;
+}
+
+/// The same of Docker's containers alone; nothing where Docker is not there yet.
+pub(crate) async fn adopt(shared: &Rc<Shared>) {
+    let Some(docker) = shared.docker.get() else { return };
     let found = docker.leftovers().await;
     // Side by side: a container that is slow to answer or to go holds up no other.
     let mut judged = futures::stream::iter(found)

@@ -28,6 +28,7 @@ mod gate;
 mod gauge;
 mod heard;
 mod host;
+mod late;
 mod layers;
 mod ledger;
 mod leftovers;

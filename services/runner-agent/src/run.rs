@@ -1,6 +1,6 @@
 //! The agent's own life: connect, clear up, serve, and leave in order.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -138,7 +138,7 @@ impl Agent {
         let devices = Arc::new(Devices::find(&config));
         let (found, docker) = try_drivers(&config, &devices).await;
         for (driver, why) in &found.missing {
-            info!(driver = driver.as_str(), why, "this driver does not work here");
+            info!(driver = driver.as_str(), why, "this driver does not work here yet; it is tried again");
         }
         let owner = Owner { root: bus.subjects.root().into(), host: config.host.name.clone() };
         let docker = match docker {
@@ -167,8 +167,8 @@ impl Agent {
             bodies: stores.bodies,
             http,
             devices,
-            drivers: found.drivers,
-            docker,
+            drivers: RefCell::new(found.drivers),
+            docker: docker.map_or_else(OnceCell::new, OnceCell::from),
             process: ProcessDriver::new(notes, hidden),
             external,
             vitals: Vitals::default(),
@@ -272,7 +272,7 @@ impl Agent {
             self.stop(external).await;
         }
         if kept.is_empty() {
-            if let Some(docker) = &shared.docker {
+            if let Some(docker) = shared.docker.get() {
                 docker.leave().await;
             }
             shared.tell_goodbye();

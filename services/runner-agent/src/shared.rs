@@ -1,6 +1,6 @@
 //! What all actors of an agent share; one thread, so no locks.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -35,8 +35,9 @@ pub(crate) struct Shared {
     pub(crate) devices: Arc<Devices>,
     /// RAM for engines that sleep.
     pub(crate) sleep_memory: u64,
-    pub(crate) drivers: Vec<DriverKind>,
-    pub(crate) docker: Option<DockerDriver>,
+    /// Drivers that work; Docker's comes late if its engine does.
+    pub(crate) drivers: RefCell<Vec<DriverKind>>,
+    pub(crate) docker: OnceCell<DockerDriver>,
     pub(crate) process: ProcessDriver,
     pub(crate) external: Externals,
     pub(crate) vitals: Vitals,
@@ -62,9 +63,11 @@ impl Shared {
     /// What runs engines of this kind, if it works here.
     pub(crate) fn driver(&self, kind: DriverKind) -> Option<&dyn Driver> {
         match kind {
-            DriverKind::Docker => self.docker.as_ref().map(|docker| docker as &dyn Driver),
+            DriverKind::Docker => self.docker.get().map(|docker| docker as &dyn Driver),
             DriverKind::External => (!self.external.is_empty()).then_some(&self.external as &dyn Driver),
-            DriverKind::Process => self.drivers.contains(&kind).then_some(&self.process as &dyn Driver),
+            DriverKind::Process => {
+                self.drivers.borrow().contains(&kind).then_some(&self.process as &dyn Driver)
+            }
         }
     }
 
@@ -152,7 +155,7 @@ impl Shared {
             version: env!("CARGO_PKG_VERSION").into(),
             at: now(),
             accelerators: self.measured.borrow().clone(),
-            drivers: self.drivers.clone(),
+            drivers: self.drivers.borrow().clone(),
             labels: self.config.host.labels.clone(),
             running: u32::try_from(self.books.borrow().count_running()).unwrap_or(u32::MAX),
             draining: self.draining.get(),

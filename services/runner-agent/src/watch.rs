@@ -16,6 +16,7 @@ use tracing::{info, warn};
 use crate::actor::Worker;
 use crate::container::remove;
 use crate::docker::DockerDriver;
+use crate::late;
 use crate::shared::Shared;
 
 /// What is to be removed is tried so often.
@@ -104,7 +105,7 @@ pub(crate) fn supervise(vitals: &Vitals, shared: &Rc<Shared>) -> Supervised<Work
         "agent.docker",
         Rc::new(move || listen(Rc::clone(&work)).boxed_local()),
         Rc::new(move || {
-            let driver = observe.docker.as_ref();
+            let driver = observe.docker.get();
             let condemned = driver.map_or(0, |driver| driver.watch().condemned.borrow().len());
             serde_json::json!({ "docker": driver.is_some(), "to_remove": condemned })
         }),
@@ -112,7 +113,10 @@ pub(crate) fn supervise(vitals: &Vitals, shared: &Rc<Shared>) -> Supervised<Work
 }
 
 async fn listen(shared: Rc<Shared>) {
-    let Some(driver) = shared.docker.clone() else { return std::future::pending().await };
+    let driver = match shared.docker.get() {
+        Some(driver) => driver.clone(),
+        None => late::driver(&shared).await,
+    };
     let watch = Rc::clone(driver.watch());
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
     let mut told = false;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use berth_bus::{Bus, BusError, Jobs, NatsOutput, OutputSink, dispatch_headers};
@@ -29,6 +30,25 @@ pub(crate) async fn record(bus: &Bus, body: EventBody) {
     }
 }
 
+/// The latest epoch that a host was heard of that this leader is behind. Clones share it, also across terms.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Outrun(Arc<AtomicU64>);
+
+impl Outrun {
+    pub(crate) fn by(&self, epoch: Epoch) {
+        self.0.fetch_max(epoch.0, Ordering::AcqRel);
+    }
+
+    pub(crate) fn is_known(&self) -> bool {
+        self.0.load(Ordering::Acquire) > 0
+    }
+
+    pub(crate) fn take(&self) -> Option<Epoch> {
+        let epoch = self.0.swap(0, Ordering::AcqRel);
+        (epoch > 0).then_some(Epoch(epoch))
+    }
+}
+
 /// Speaks for the leader of one epoch.
 #[derive(Clone)]
 pub(crate) struct Carrier {
@@ -39,6 +59,8 @@ pub(crate) struct Carrier {
     pub(crate) jobs: Arc<OnceCell<Jobs>>,
     /// Writes leases and profiles down.
     pub(crate) keeper: Keeper,
+    /// Later epochs that hosts have seen.
+    pub(crate) outrun: Outrun,
 }
 
 /// What came of a command.
@@ -53,9 +75,9 @@ pub(crate) enum Answer {
 }
 
 impl Carrier {
-    pub(crate) fn new(bus: Bus, epoch: Epoch) -> Self {
+    pub(crate) fn new(bus: Bus, epoch: Epoch, outrun: Outrun) -> Self {
         let output = NatsOutput::new(bus.clone());
-        Self { output, bus, epoch, jobs: Arc::new(OnceCell::new()), keeper: Keeper::default() }
+        Self { output, bus, epoch, jobs: Arc::new(OnceCell::new()), keeper: Keeper::default(), outrun }
     }
 
     /// Sends a dispatch with the payload as it came.
@@ -79,9 +101,10 @@ impl Carrier {
         };
         let headers = dispatch_headers(&DispatchHeaders { epoch: self.epoch, engine, attempt });
         let subject = self.bus.subjects.ctl(host, Verb::Dispatch);
-        answer(self.bus.request_raw(subject, headers, payload, COMMAND_LIMIT).await, host)
+        self.answer(self.bus.request_raw(subject, headers, payload, COMMAND_LIMIT).await, host)
     }
 
+    /// Has an engine started; false: the host obeys a later leader.
     pub(crate) async fn start(
         &self,
         host: &HostId,
@@ -89,11 +112,12 @@ impl Carrier {
         boot: Option<String>,
         model: ModelSpec,
         reservations: Vec<Reservation>,
-    ) -> Result<(), (EngineFailure, bool)> {
+    ) -> Result<bool, (EngineFailure, bool)> {
         let command = StartEngine { epoch: self.epoch, engine, model, reservations, boot };
         let subject = self.bus.subjects.ctl(host, Verb::Start);
-        match answer(self.bus.request(subject, &command, COMMAND_LIMIT).await, host) {
-            Answer::Taken | Answer::Stale => Ok(()),
+        match self.answer(self.bus.request(subject, &command, COMMAND_LIMIT).await, host) {
+            Answer::Taken => Ok(true),
+            Answer::Stale => Ok(false),
             Answer::Refused(why) => {
                 Err((EngineFailure { message: told(why, host), permanent: false, was_ready: false }, false))
             }
@@ -106,19 +130,19 @@ impl Carrier {
     pub(crate) async fn stop(&self, host: &HostId, engine: EngineId, reason: String, force: bool) -> Answer {
         let command = StopEngine { epoch: self.epoch, engine, reason, force };
         let subject = self.bus.subjects.ctl(host, Verb::Stop);
-        answer(self.bus.request(subject, &command, COMMAND_LIMIT).await, host)
+        self.answer(self.bus.request(subject, &command, COMMAND_LIMIT).await, host)
     }
 
     pub(crate) async fn lane(&self, host: &HostId, engine: EngineId, number: u64, open: bool) -> Answer {
         let command = SetLane { epoch: self.epoch, engine, number, open };
         let subject = self.bus.subjects.ctl(host, Verb::Lane);
-        answer(self.bus.request(subject, &command, COMMAND_LIMIT).await, host)
+        self.answer(self.bus.request(subject, &command, COMMAND_LIMIT).await, host)
     }
 
     pub(crate) async fn sleep(&self, host: &HostId, engine: EngineId, reason: String) -> Answer {
         let command = SleepEngine { epoch: self.epoch, engine, reason };
         let subject = self.bus.subjects.ctl(host, Verb::Sleep);
-        answer(self.bus.request(subject, &command, COMMAND_LIMIT).await, host)
+        self.answer(self.bus.request(subject, &command, COMMAND_LIMIT).await, host)
     }
 
     pub(crate) async fn wake(
@@ -129,7 +153,7 @@ impl Carrier {
     ) -> Answer {
         let command = WakeEngine { epoch: self.epoch, engine, reservations };
         let subject = self.bus.subjects.ctl(host, Verb::Wake);
-        answer(self.bus.request(subject, &command, COMMAND_LIMIT).await, host)
+        self.answer(self.bus.request(subject, &command, COMMAND_LIMIT).await, host)
     }
 
     pub(crate) async fn cancel(&self, host: &HostId, job: JobId, attempt: Attempt) {
@@ -141,10 +165,17 @@ impl Carrier {
 
     pub(crate) async fn ask_snapshot(&self, host: &HostId) -> Option<Snapshot> {
         let subject = self.bus.subjects.ctl(host, Verb::Status);
-        match self.bus.request(subject, &StatusRequest { epoch: self.epoch }, COMMAND_LIMIT).await {
+        match self.bus.request(subject.clone(), &StatusRequest { epoch: self.epoch }, COMMAND_LIMIT).await {
             Ok(snapshot) => Some(snapshot),
-            Err(error) => {
+            Err(error @ (BusError::NoResponders { .. } | BusError::TimedOut { .. })) => {
                 debug!(%host, %error, "no snapshot yet");
+                None
+            }
+            // No snapshot, but perhaps why.
+            Err(_) => {
+                let status = StatusRequest { epoch: self.epoch };
+                let answer = self.answer(self.bus.request(subject, &status, COMMAND_LIMIT).await, host);
+                debug!(%host, ?answer, "no snapshot yet");
                 None
             }
         }
@@ -161,26 +192,27 @@ impl Carrier {
         unheard
     }
 
+    fn answer(&self, reply: Result<Reply, BusError>, host: &HostId) -> Answer {
+        match reply {
+            Ok(Reply::Ok) => Answer::Taken,
+            Ok(Reply::Busy { .. }) => Answer::Refused(Refusal::Busy),
+            Ok(Reply::Refused { message }) => Answer::Refused(Refusal::Failed(message)),
+            Ok(Reply::Stale { epoch }) => {
+                warn!(%host, %epoch, "the host obeys a later leader");
+                self.outrun.by(epoch);
+                Answer::Stale
+            }
+            Err(BusError::NoResponders { .. } | BusError::TimedOut { .. }) => {
+                Answer::Unanswered(format!("the host {host} does not answer"))
+            }
+            Err(error) => Answer::Unanswered(error.to_string()),
+        }
+    }
+
     pub(crate) async fn notify(&self, gateway: &GatewayId, job: JobId, notice: Notice) {
         if let Err(error) = self.output.notify(gateway, job, self.epoch, notice).await {
             debug!(%error, "could not send a notice");
         }
-    }
-}
-
-fn answer(reply: Result<Reply, BusError>, host: &HostId) -> Answer {
-    match reply {
-        Ok(Reply::Ok) => Answer::Taken,
-        Ok(Reply::Busy { .. }) => Answer::Refused(Refusal::Busy),
-        Ok(Reply::Refused { message }) => Answer::Refused(Refusal::Failed(message)),
-        Ok(Reply::Stale { epoch }) => {
-            warn!(%host, %epoch, "the host obeys a later leader");
-            Answer::Stale
-        }
-        Err(BusError::NoResponders { .. } | BusError::TimedOut { .. }) => {
-            Answer::Unanswered(format!("the host {host} does not answer"))
-        }
-        Err(error) => Answer::Unanswered(error.to_string()),
     }
 }
 

@@ -6,8 +6,8 @@ use actix::Addr;
 use berth_actors::Supervised;
 use berth_bus::{Bus, BusError, Jobs, Subscriber, View, read};
 use berth_wire::{
-    ApiError, CancelJob, Epoch, ErrorKind, HostBeat, LeaseReply, LeaseRequest, ModelSpec, OperateRequest,
-    PolicyRecord, Report, RollCall,
+    ApiError, CancelJob, DrainReply, DrainRequest, Epoch, ErrorKind, HostBeat, LeaseReply, LeaseRequest,
+    ModelSpec, OperateRequest, PolicyRecord, Report, RollCall,
 };
 use futures::{FutureExt, StreamExt};
 use tokio_util::sync::CancellationToken;
@@ -15,8 +15,8 @@ use tracing::warn;
 
 use crate::keeper::Keeper;
 use crate::leader::{
-    Arrived, Beats, Cancelled, Catalog, Leader, LeaseAsked, Operated, PolicyChanged, Reported, Restored,
-    RollAsked, StatusAsked, StreamTaken,
+    Arrived, Beats, Cancelled, Catalog, DrainAsked, Leader, LeaseAsked, Operated, PolicyChanged, Reported,
+    Restored, RollAsked, StatusAsked, StreamTaken,
 };
 use crate::restore;
 
@@ -44,6 +44,7 @@ pub(crate) async fn start(
         let leases = bus.subscribe(bus.subjects.lease()).await?;
         let rolls = bus.subscribe(bus.subjects.scheduler_roll()).await?;
         let orders = bus.subscribe(bus.subjects.operate()).await?;
+        let drains = bus.subscribe(bus.subjects.drain()).await?;
         let hosts = View::<HostBeat>::follow(bus, "hosts");
         let mut catalog = View::<ModelSpec>::follow(bus, "catalog");
         let policy = View::<PolicyRecord>::follow(bus, "policy");
@@ -62,6 +63,7 @@ pub(crate) async fn start(
             () = feed_leases(bus, leases, &addr, keeper).fuse() => Ok(()),
             () = feed_rolls(bus, rolls, &addr).fuse() => Ok(()),
             () = feed_orders(bus, orders, &addr).fuse() => Ok(()),
+            () = feed_drains(bus, drains, &addr, keeper).fuse() => Ok(()),
             () = feed_hosts(hosts.clone(), &addr).fuse() => Ok(()),
             () = feed_policy(policy, &addr).fuse() => Ok(()),
             () = feed_catalog(catalog, &addr).fuse() => Ok::<(), BusError>(()),
@@ -181,7 +183,7 @@ async fn feed_leases(bus: &Bus, mut asks: Subscriber, addr: &Addr<Leader>, keepe
             };
             let reply = match tokio::time::timeout(WRITTEN, written).await {
                 Ok(()) => answered.reply,
-                Err(_) => LeaseReply::Refused(not_written()),
+                Err(_) => LeaseReply::Refused(not_written("lease", "leases")),
             };
             if let Err(error) = bus.reply(message.reply, &reply).await {
                 warn!(%error, "could not answer what was asked of leases");
@@ -204,11 +206,33 @@ async fn feed_orders(bus: &Bus, mut asks: Subscriber, addr: &Addr<Leader>) {
     }
 }
 
+async fn feed_drains(bus: &Bus, mut asks: Subscriber, addr: &Addr<Leader>, keeper: &Keeper) {
+    while let Some(message) = asks.next().await {
+        let Some(request) = read::<DrainRequest>(&message) else { continue };
+        let Ok(answered) = addr.send(DrainAsked(request)).await else { return };
+        let (bus, keeper) = (bus.clone(), keeper.clone());
+        actix_rt::spawn(async move {
+            let written = async {
+                if let Some(place) = &answered.after {
+                    keeper.written(place).await;
+                }
+            };
+            let reply = match tokio::time::timeout(WRITTEN, written).await {
+                Ok(()) => answered.reply,
+                Err(_) => DrainReply::Refused(not_written("drain", "drained hosts")),
+            };
+            if let Err(error) = bus.reply(message.reply, &reply).await {
+                warn!(%error, "could not answer what was asked of drained hosts");
+            }
+        });
+    }
+}
+
 /// What was asked is done, and asking again does no harm.
-fn not_written() -> ApiError {
-    warn!("a change of leases is not written down yet; it would be lost with this scheduler");
-    let message = "NATS does not take what is to be kept of leases right now; ask again in a moment";
-    ApiError::new(ErrorKind::Unavailable, "lease_not_kept", message).retry_after(WRITTEN)
+fn not_written(what: &str, of: &str) -> ApiError {
+    warn!("a change of {of} is not written down yet; it would be lost with this scheduler");
+    let message = format!("NATS does not take what is to be kept of {of} right now; ask again in a moment");
+    ApiError::new(ErrorKind::Unavailable, &format!("{what}_not_kept"), message).retry_after(WRITTEN)
 }
 
 async fn feed_hosts(mut hosts: View<HostBeat>, addr: &Addr<Leader>) {

@@ -1,4 +1,4 @@
-//! Writes leases, profiles and found models down, in order for each key: what is newer replaces what waits to be written, and
+//! Writes leases, profiles, found models and drained hosts down, in order for each key: what is newer replaces what waits to be written, and
 //! one task writes, so that a later write never loses to an earlier one.
 
 use std::collections::BTreeMap;
@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_nats::jetstream::kv::Store;
 use berth_bus::{Bus, BusError};
 use berth_telemetry::Chain;
-use berth_wire::{Lease, Message, ModelId, ModelSpec, Profile, SessionId, encode_json, slug};
+use berth_wire::{Drain, HostId, Lease, Message, ModelId, ModelSpec, Profile, SessionId, encode_json, slug};
 use bytes::Bytes;
 use tokio::sync::watch;
 use tracing::{debug, warn};
@@ -27,6 +27,11 @@ pub(crate) struct Place {
 impl Place {
     fn of_model(model: &ModelId) -> Self {
         Self { bucket: "catalog", key: slug::encode(model.as_str()) }
+    }
+
+    /// A drained host's.
+    pub(crate) fn of_drain(host: &HostId) -> Self {
+        Self { bucket: "drains", key: Drain::key_of(host) }
     }
 
     /// A lease's.
@@ -63,6 +68,14 @@ impl Keeper {
 
     pub(crate) fn forget_lease(&self, session: &SessionId, model: &ModelId) {
         self.put(Place::of_lease(session, model), None);
+    }
+
+    pub(crate) fn keep_drain(&self, drain: &Drain) {
+        self.keep(Place::of_drain(&drain.host), drain);
+    }
+
+    pub(crate) fn forget_drain(&self, host: &HostId) {
+        self.put(Place::of_drain(host), None);
     }
 
     pub(crate) fn keep_profile(&self, profile: &Profile) {

@@ -1,25 +1,29 @@
 //! What earlier leaders have written down, for a leader that begins.
 
 use berth_bus::{Bus, View};
-use berth_wire::{Lease, ModelId, Profile, Timestamp};
+use berth_wire::{Drain, Lease, ModelId, Profile, Timestamp};
 use tracing::info;
 
-/// Leases and profiles as they are kept.
+/// Leases, profiles and drained hosts as they are kept.
 #[derive(Debug, Default)]
 pub(crate) struct Kept {
     pub(crate) leases: Vec<Lease>,
     pub(crate) profiles: Vec<Profile>,
+    pub(crate) drains: Vec<Drain>,
 }
 
-/// Reads both buckets whole; waits for them where they are not there yet.
+/// Reads the buckets whole; waits for them where they are not there yet.
 pub(crate) async fn read(bus: &Bus) -> Kept {
     let mut leases = View::<Lease>::follow(bus, "leases");
     let mut profiles = View::<Profile>::follow(bus, "profiles");
     leases.synced().await;
     profiles.synced().await;
+    let mut drains = View::<Drain>::follow(bus, "drains");
+    drains.synced().await;
     let kept = Kept {
         leases: leases.entries().values().map(|lease| Lease::clone(lease)).collect(),
         profiles: profiles.entries().values().map(|profile| Profile::clone(profile)).collect(),
+        drains: drains.entries().values().map(|drain| Drain::clone(drain)).collect(),
     };
     info!(leases = kept.leases.len(), profiles = kept.profiles.len(), "read what earlier leaders wrote down");
     kept
@@ -57,6 +61,7 @@ mod tests {
         let mut kept = Kept {
             leases: vec![lease("a", 10), lease("b", 11)],
             profiles: vec![profile("m", "old"), profile("m", "new"), profile("gone", "new")],
+            drains: Vec::new(),
         };
         assert_eq!(kept.take_expired(Timestamp(10)), [lease("a", 10)]);
         assert_eq!(kept.leases, [lease("b", 11)]);

@@ -63,8 +63,16 @@ pub async fn run(
         )
         .await?
     };
-    let repairs = actix_rt::spawn(keep_repaired(bus.clone()));
+    let repairs = actix_rt::spawn(keep_repaired(bus.clone(), Arc::clone(&config)));
     while !shutdown.is_cancelled() {
+        if let Some(epoch) = shared.outrun.take()
+            && let Err(error) = berth_bus::outrun(&bus, epoch).await
+        {
+            warn!(error = %Chain(&error), "cannot campaign for a later epoch yet");
+            shared.outrun.by(epoch);
+            tokio::time::sleep(REJOIN).await;
+            continue;
+        }
         let candidacy = shutdown.child_token();
         let (election, campaign) = match Election::join(&bus, instance.clone(), candidacy.clone()).await {
             Ok(joined) => joined,
@@ -90,12 +98,18 @@ pub async fn run(
 }
 
 /// Streams and buckets may go away with a server; whoever needs them waits until they are there again.
-async fn keep_repaired(bus: Bus) {
+async fn keep_repaired(bus: Bus, config: Arc<Config>) {
     let mut ticks = tokio::time::interval(REPAIR);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        if let Err(error) = berth_bus::repair(&bus).await {
+        let repaired = async {
+            if berth_bus::repair(&bus).await? {
+                catalog::publish(&bus, &config).await?;
+            }
+            Ok::<(), berth_bus::BusError>(())
+        };
+        if let Err(error) = repaired.await {
             warn!(error = %Chain(&error), "cannot see to the streams and buckets");
         }
     }
@@ -140,7 +154,7 @@ async fn term(
 ) {
     let over = CancellationToken::new();
     let policy = crate::translate::policy(&catalog::followed(bus, &config.scheduler).await);
-    let carrier = Carrier::new(bus.clone(), epoch);
+    let carrier = Carrier::new(bus.clone(), epoch, shared.outrun.clone());
     let keeper = carrier.keeper.clone();
     let host_timeout = config.scheduler.host_timeout;
     let mut first = true;

@@ -231,11 +231,12 @@ fn is_out_of_room(error: &dyn std::error::Error) -> bool {
     false
 }
 
-/// Creates what is missing, without touching the rest: buckets in memory do not survive their server.
+/// Creates what is missing, without touching the rest: buckets in memory do not survive their server. Whether
+/// something was.
 ///
 /// # Errors
 /// As [`provision`].
-pub async fn repair(bus: &Bus) -> Result<(), BusError> {
+pub async fn repair(bus: &Bus) -> Result<bool, BusError> {
     let assets = declared().map_err(|e| BusError::nats("read nats/assets.toml", e))?;
     let streams = assets.stream.iter().map(|asset| stream_name(bus, asset));
     let buckets = assets.bucket.iter().map(|asset| format!("KV_{}", bus.subjects.bucket(&asset.name)));
@@ -245,12 +246,12 @@ pub async fn repair(bus: &Bus) -> Result<(), BusError> {
             Ok(_) => {}
             Err(error) if is_missing(&error) => {
                 info!(name, "a stream or bucket is missing; creating it anew");
-                return provision(bus).await;
+                return provision(bus).await.map(|()| true);
             }
             Err(error) => return Err(BusError::nats(format!("look for {name}"), error)),
         }
     }
-    Ok(())
+    Ok(false)
 }
 
 fn is_missing(error: &GetStreamError) -> bool {

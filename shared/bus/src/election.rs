@@ -65,6 +65,23 @@ pub async fn forget_leader(bus: &Bus) -> Result<(), BusError> {
     }
 }
 
+/// Has the next leader be of a later epoch than this one, which a host has seen. Where the server has lost its store,
+/// the revisions of which epochs are made have begun anew, and hosts that ran on obey none of them.
+///
+/// # Errors
+/// When the server does not answer or the bucket does not exist.
+pub async fn outrun(bus: &Bus, epoch: Epoch) -> Result<(), BusError> {
+    let mut store = bus.bucket("leader").await?;
+    let info = store.stream.info().await.map_err(|e| BusError::nats("look at the leader key", e))?;
+    if info.state.last_sequence >= epoch.0 {
+        return Ok(());
+    }
+    warn!(%epoch, "hosts have seen a later epoch than NATS: it has lost its store; going on behind that epoch");
+    let next = epoch.0.saturating_add(1);
+    let raised = store.stream.purge().sequence(next).await;
+    raised.map(drop).map_err(|e| BusError::nats("raise the epoch", e))
+}
+
 fn record(instance: &str, since: Timestamp, epoch: Epoch) -> Result<bytes::Bytes, BusError> {
     Ok(encode_json(&LeaderRecord { instance: instance.into(), since, epoch })?.into())
 }

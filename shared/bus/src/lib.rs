@@ -20,7 +20,7 @@ pub use assets::{AssetError, provision, repair};
 pub use bodies::Bodies;
 pub use connect::{Bus, BusOptions};
 pub use consume::{Jobs, QueuedJob, Ticket};
-pub use election::{Election, Leadership, forget_leader};
+pub use election::{Election, Leadership, forget_leader, outrun};
 pub use error::BusError;
 pub use message::{Inbound, dispatch_headers, read, read_as, read_dispatch_headers, read_offer_headers};
 pub use output::{Delivery, NatsOutput, NatsOutputSource, OutputSink, OutputSource};

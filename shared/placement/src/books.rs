@@ -90,6 +90,8 @@ pub(crate) struct Engine {
     pub(crate) last_used: Timestamp,
     /// It takes nothing new, so that this model can have its room.
     pub(crate) draining_for: Option<ModelId>,
+    /// Its host is drained: it takes nothing new and goes when it is idle.
+    pub(crate) leaving: bool,
     /// Jobs that it must have started before it may be drained.
     pub(crate) quota: u32,
     /// Its idle timer runs; there is one at most, however often it falls idle.
@@ -123,6 +125,7 @@ impl Engine {
     pub(crate) fn admits(&self) -> bool {
         self.phase == EnginePhase::Ready
             && self.draining_for.is_none()
+            && !self.leaving
             && self.held_until.is_none()
             && self.free_slots() > 0
     }
@@ -130,6 +133,7 @@ impl Engine {
     /// It will serve its model, now or soon.
     pub(crate) fn serves(&self) -> bool {
         match self.phase {
+            _ if self.leaving => false,
             _ if self.phase.is_loading() => true,
             EnginePhase::Ready => self.draining_for.is_none(),
             _ => false,
@@ -314,7 +318,10 @@ pub(crate) struct Host {
     pub(crate) devices: Vec<Device>,
     pub(crate) drivers: Vec<Driver>,
     pub(crate) labels: Vec<String>,
+    /// It takes nothing new, for either reason that there is.
     pub(crate) draining: bool,
+    /// Its agent says so: it is about to end.
+    pub(crate) leaving: bool,
     /// Host RAM for engines that sleep.
     pub(crate) sleep_memory: u64,
     /// More of it, while one engine is exchanged for another.

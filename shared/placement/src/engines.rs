@@ -55,6 +55,7 @@ impl Step<'_> {
                 since: self.now,
                 last_used: self.now,
                 draining_for: None,
+                leaving: false,
                 quota: 0,
                 idle_timer: false,
                 used: false,
@@ -122,6 +123,7 @@ impl Step<'_> {
             }
         }
         let now = self.now;
+        let leaving = self.state.drained.contains(host);
         let engine = self.state.engines.get_or_insert_with(id, || Engine {
             model: facts.model.clone(),
             host: host.clone(),
@@ -139,6 +141,7 @@ impl Step<'_> {
             since: now,
             last_used: now,
             draining_for: None,
+            leaving,
             quota: 0,
             idle_timer: false,
             used: false,

@@ -177,6 +177,13 @@ pub enum Event {
         /// Why we think so.
         reason: String,
     },
+    /// A person has a host drained, or takes that back; it may be away.
+    Drain {
+        /// Which.
+        host: HostId,
+        /// Whether it takes nothing new from now on.
+        on: bool,
+    },
     /// An engine changed.
     EngineChanged {
         /// Where.

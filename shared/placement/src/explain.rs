@@ -302,6 +302,9 @@ impl Step<'_> {
 
     /// Says what a model needs and what there is.
     pub(crate) fn cannot_fit(&self, id: &ModelId) -> ApiError {
+        if let Some(error) = self.all_drained(id) {
+            return error;
+        }
         let mut offers: Vec<String> = Vec::new();
         let mut needs = "more than there is".to_owned();
         if let Some(model) = self.state.models.get(id) {

@@ -136,7 +136,7 @@ impl Step<'_> {
         if engine.phase.is_loading() {
             return None;
         }
-        let serves = engine.phase == EnginePhase::Ready && engine.draining_for.is_none();
+        let serves = engine.phase == EnginePhase::Ready && engine.draining_for.is_none() && !engine.leaving;
         Some(serves && !waited_for && self.host_takes(engine))
     }
 }

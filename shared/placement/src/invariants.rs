@@ -126,6 +126,21 @@ impl State {
             if !serves && !engine.is_idle() {
                 return Err(Violation(format!("engine {id} is {:?} while it serves", engine.phase)));
             }
+            if engine.leaving != self.drained.contains(&engine.host) {
+                return Err(Violation(format!(
+                    "engine {id} does not know whether {} is drained",
+                    engine.host
+                )));
+            }
+            if engine.leaving && engine.is_idle() && engine.phase.is_loading() {
+                return Err(Violation(format!("engine {id} loads on {}, which is drained", engine.host)));
+            }
+            if engine.leaving && engine.lane == Some(true) {
+                return Err(Violation(format!(
+                    "the lane of {id} is open on {}, which is drained",
+                    engine.host
+                )));
+            }
             if engine.draining_for.is_some() && engine.quota > 0 {
                 return Err(Violation(format!(
                     "engine {id} is drained before it served the {} jobs that waited for it",

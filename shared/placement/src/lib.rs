@@ -13,6 +13,7 @@ mod asleep;
 mod books;
 mod catalog;
 mod demand;
+mod drain;
 mod effect;
 mod engines;
 mod event;
@@ -45,6 +46,7 @@ mod watch;
 mod yard;
 
 pub use books::{EnginePhase, JobPhase, JobView, ModelView};
+pub use drain::DrainView;
 pub use effect::{Effect, Verdict};
 pub use event::{AttemptEnd, EngineFacts, Event, HostFacts, JobFacts, ModelNeeds, Refusal};
 pub use explain::{Explanation, Place};

@@ -394,8 +394,12 @@ fn greedy(mut candidates: Vec<Candidate>, need: u64) -> Vec<Candidate> {
 
 /// Whether the host may run the model at all.
 pub(crate) fn eligible(host: &Host, model: &Model) -> bool {
-    !host.draining
-        && host.drivers.contains(&model.needs.driver)
+    !host.draining && suits(host, model)
+}
+
+/// Whether it has what the model needs, draining or not.
+pub(crate) fn suits(host: &Host, model: &Model) -> bool {
+    host.drivers.contains(&model.needs.driver)
         && model.needs.labels.iter().all(|label| host.labels.contains(label))
 }
 

@@ -37,6 +37,8 @@ pub struct State {
     pub(crate) models: Watched<ModelId, Model>,
     pub(crate) hosts: Watched<HostId, Host>,
     pub(crate) engines: Watched<EngineId, Engine>,
+    /// Hosts that a person drains, there or not.
+    pub(crate) drained: BTreeSet<HostId>,
     pub(crate) jobs: HashMap<JobId, Job>,
     pub(crate) leases: BTreeMap<(SessionId, ModelId), Held>,
     pub(crate) lease_order: Order,
@@ -123,6 +125,7 @@ impl State {
             models: Watched::default(),
             hosts: Watched::default(),
             engines: Watched::default(),
+            drained: BTreeSet::new(),
             jobs: HashMap::new(),
             leases: BTreeMap::new(),
             lease_order: Order::default(),
@@ -196,6 +199,16 @@ impl State {
     #[must_use]
     pub fn has_engine(&self, engine: EngineId) -> bool {
         self.engines.contains_key(&engine)
+    }
+
+    /// Whether a host's engine has an id that no leader of this store can have given it: the store was lost and
+    /// epochs began anew.
+    #[must_use]
+    pub fn is_not_of_this_store(&self, engine: EngineId, host: &HostId) -> bool {
+        match self.engines.get(&engine) {
+            Some(known) => known.host != *host,
+            None => engine > EngineId::new(self.epoch, self.engines_made),
+        }
     }
 
     /// Whether the engine is to be stopped, as far as the core knows.
@@ -300,6 +313,7 @@ impl Step<'_> {
             Event::Catalog(models) => self.catalog(models),
             Event::HostSnapshot { host, engines, running } => self.host_snapshot(host, engines, running),
             Event::HostLost { host, reason } => self.host_lost(&host, &reason),
+            Event::Drain { host, on } => self.drain(&host, on),
             Event::EngineChanged { host, engine } => self.engine_changed(&host, engine),
             Event::StartRefused { engine, failure, silent } => self.start_refused(engine, &failure, silent),
             Event::JobSubmitted(job) => self.job_submitted(&job),
@@ -394,6 +408,7 @@ impl Step<'_> {
             for model in &touched {
                 self.settle_lanes(model);
             }
+            self.see_off();
             if self.touched.is_empty() && !self.room_changed {
                 break;
             }

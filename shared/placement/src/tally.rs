@@ -47,6 +47,7 @@ struct Part {
     phase: EnginePhase,
     since: Timestamp,
     drained: bool,
+    leaving: bool,
     free: u32,
     open: bool,
 }
@@ -101,7 +102,8 @@ impl Tallies {
             part: Part {
                 phase: engine.phase,
                 since: engine.since,
-                drained: engine.draining_for.is_some(),
+                drained: engine.draining_for.is_some() || engine.leaving,
+                leaving: engine.leaving,
                 free: engine.free_slots(),
                 open: engine.admits() && host.is_some_and(|host| !host.draining),
             },
@@ -173,6 +175,6 @@ impl Tally {
 
 impl Part {
     fn serves(self) -> bool {
-        self.phase.is_loading() || (self.phase == EnginePhase::Ready && !self.drained)
+        !self.leaving && (self.phase.is_loading() || (self.phase == EnginePhase::Ready && !self.drained))
     }
 }

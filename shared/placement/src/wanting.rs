@@ -82,6 +82,11 @@ impl Wanting {
         self.models.contains_key(id)
     }
 
+    /// Whether the model is still to be looked at.
+    pub(crate) fn is_left(&self, id: &ModelId) -> bool {
+        self.left.contains(id)
+    }
+
     pub(crate) fn insert(&mut self, id: &ModelId) {
         if self.models.contains_key(id) {
             return;

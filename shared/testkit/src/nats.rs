@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -93,10 +93,22 @@ impl TestNats {
         Self::start_as("", Some(format!("max_file_store: {room}")))
     }
 
+    /// Starts one that listens on an address other than loopback's.
+    ///
+    /// # Errors
+    /// When there is no nats-server, or it does not get ready.
+    pub fn start_at(ip: IpAddr) -> Result<Self, NatsError> {
+        Self::start_on(ip, "", Some(String::new()))
+    }
+
     fn start_as(extra: &str, jetstream: Option<String>) -> Result<Self, NatsError> {
+        Self::start_on(IpAddr::from([127, 0, 0, 1]), extra, jetstream)
+    }
+
+    fn start_on(ip: IpAddr, extra: &str, jetstream: Option<String>) -> Result<Self, NatsError> {
         let binary = find_binary().ok_or(NatsError::Missing)?;
         let folder = tempfile::Builder::new().prefix("berth-nats-").tempdir().map_err(NatsError::Folder)?;
-        let address = SocketAddr::from(([127, 0, 0, 1], 0));
+        let address = SocketAddr::from((ip, 0));
         let mut nats = Self { binary, extra: extra.into(), jetstream, folder, address, child: None };
         nats.launch()?;
         Ok(nats)
@@ -167,8 +179,11 @@ impl TestNats {
             Some(settings) => format!("jetstream {{ store_dir: {:?}\n{settings} }}", folder.join("store")),
             None => String::new(),
         };
-        let config =
-            format!("listen: \"127.0.0.1:{port}\"\nports_file_dir: {ports:?}\n{store}\n{}\n", self.extra);
+        let config = format!(
+            "listen: \"{}:{port}\"\nports_file_dir: {ports:?}\n{store}\n{}\n",
+            self.address.ip(),
+            self.extra
+        );
         let path = folder.join("nats.conf");
         std::fs::write(&path, config).map_err(NatsError::Folder)?;
         let log =

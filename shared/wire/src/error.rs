@@ -32,6 +32,8 @@ pub enum ErrorKind {
     Internal,
     /// The engine that serves the model does not serve this route. 501.
     NotServed,
+    /// No host is called so. 404.
+    HostNotFound,
 }
 
 impl ErrorKind {
@@ -42,7 +44,7 @@ impl ErrorKind {
             Self::InvalidRequest => 400,
             Self::Unauthorized => 401,
             Self::Forbidden => 403,
-            Self::ModelNotFound => 404,
+            Self::ModelNotFound | Self::HostNotFound => 404,
             Self::TooLarge => 413,
             Self::Overloaded => 429,
             Self::EngineFailed => 502,
@@ -57,9 +59,11 @@ impl ErrorKind {
     #[must_use]
     pub fn openai_type(self) -> &'static str {
         match self {
-            Self::InvalidRequest | Self::ModelNotFound | Self::TooLarge | Self::NotServed => {
-                "invalid_request_error"
-            }
+            Self::InvalidRequest
+            | Self::ModelNotFound
+            | Self::HostNotFound
+            | Self::TooLarge
+            | Self::NotServed => "invalid_request_error",
             Self::Unauthorized => "authentication_error",
             Self::Forbidden => "permission_error",
             Self::Overloaded => "rate_limit_error",

@@ -15,6 +15,8 @@ pub enum EventBody {
     HostJoined { host: HostId, accelerators: u32, memory: u64 },
     HostLost { host: HostId, reason: String },
     HostLeft { host: HostId },
+    HostDraining { host: HostId },
+    HostUndrained { host: HostId },
     EngineStarting { engine: EngineId, host: HostId, model: ModelId, why: String },
     EngineReady { engine: EngineId, host: HostId, model: ModelId, took_ms: Option<u64> },
     EngineSleeping { engine: EngineId, host: HostId, model: ModelId, why: String },
@@ -39,7 +41,11 @@ impl EventBody {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::LeaderElected { .. } => "leader",
-            Self::HostJoined { .. } | Self::HostLost { .. } | Self::HostLeft { .. } => "host",
+            Self::HostJoined { .. }
+            | Self::HostLost { .. }
+            | Self::HostLeft { .. }
+            | Self::HostDraining { .. }
+            | Self::HostUndrained { .. } => "host",
             Self::EngineStarting { .. }
             | Self::EngineReady { .. }
             | Self::EngineSleeping { .. }
@@ -64,9 +70,11 @@ impl EventBody {
     pub fn id(&self) -> String {
         match self {
             Self::LeaderElected { epoch, .. } => epoch.to_string(),
-            Self::HostJoined { host, .. } | Self::HostLost { host, .. } | Self::HostLeft { host } => {
-                host.to_string()
-            }
+            Self::HostJoined { host, .. }
+            | Self::HostLost { host, .. }
+            | Self::HostLeft { host }
+            | Self::HostDraining { host }
+            | Self::HostUndrained { host } => host.to_string(),
             Self::EngineStarting { engine, .. }
             | Self::EngineReady { engine, .. }
             | Self::EngineSleeping { engine, .. }

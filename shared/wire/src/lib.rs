@@ -10,6 +10,7 @@ mod codec;
 mod container;
 mod control;
 mod controls;
+mod drain;
 mod error;
 mod event;
 mod frame;
@@ -41,6 +42,7 @@ pub use control::{
     StatusRequest, StopEngine, WakeEngine,
 };
 pub use controls::Control;
+pub use drain::{Drain, DrainReply, DrainRequest, DrainStatus};
 pub use error::{ApiError, ErrorKind};
 pub use event::{Event, EventBody};
 pub use frame::{Begin, BeginReply, End, Finish, Frame, Head, Notice, Output, Stage};

@@ -191,6 +191,12 @@ impl Subjects {
         format!("{}.sched.operate", self.root)
     }
 
+    /// Where the leader is asked to drain hosts.
+    #[must_use]
+    pub fn drain(&self) -> String {
+        format!("{}.sched.drain", self.root)
+    }
+
     /// Where one instance of a service answers how it is.
     #[must_use]
     pub fn status(&self, role: &str, instance: &str) -> String {

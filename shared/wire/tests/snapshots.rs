@@ -459,6 +459,26 @@ fn output_keeps_its_bytes_and_its_data_stays_a_slice() {
 }
 
 #[test]
+fn what_is_asked_of_drained_hosts_keeps_its_bytes() {
+    pin("drain_ask", &DrainRequest::Drain { host: "h1".into() });
+    pin("drain_end", &DrainRequest::Undrain { host: "h1".into() });
+    pin("drain_look", &DrainRequest::Look { host: "h1".into() });
+    let status = DrainStatus {
+        host: "h1".into(),
+        draining: true,
+        since: Some(Timestamp(1_000)),
+        present: true,
+        running: 2,
+        engines: 1,
+        staying: 0,
+        empty: false,
+    };
+    pin("drain_host", &DrainReply::Host(status));
+    pin("drain_refused", &DrainReply::Refused(error()));
+    pin("drain", &Drain { host: "h1".into(), since: Timestamp(1_000) });
+}
+
+#[test]
 fn unknown_fields_are_accepted_and_missing_ones_are_named() {
     let newer = serde_json::json!({ "job": JobId(1), "attempt": attempt(), "granted": 5, "later": true });
     let bytes = rmp_serde::to_vec_named(&newer).unwrap();

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use berth_config::RegistryConfig;
 use berth_testkit::wait::until;
-use berth_wire::{Driver, EngineState, ReportEntry};
+use berth_wire::{Driver, EngineState, Reply, ReportEntry, Verb};
 
 use crate::containers::{CHAT, llama, parts};
 use crate::dockerd::Dockerd;
-use crate::fixture::{Fleet, WAIT};
+use crate::fixture::{Fleet, GIB, WAIT};
 use crate::gateway::text;
 use crate::registry::{PASSWORD, Registry};
 
@@ -82,6 +82,46 @@ async fn an_engine_stopped_while_docker_is_away_counts_as_there_until_it_is_gone
     dockerd.resume().await;
     fleet.engine_in(engine, EngineState::Stopped).await;
     assert_eq!(dockerd.docker(&["ps", "-aq"]), "");
+    fleet.leave().await;
+}
+
+#[actix::test]
+async fn an_agent_that_starts_before_its_docker_takes_it_and_what_runs_there_as_soon_as_it_answers() {
+    let parts = parts();
+    let mut dockerd = Dockerd::start(true, None).await;
+    let docker_host = dockerd.host();
+    let mut fleet = Fleet::start_with("docker-late", |config| {
+        config.host.drivers = vec![Driver::Docker, Driver::Process];
+        config.host.docker_host = Some(docker_host);
+        config.host.keep_engines = true;
+    })
+    .await;
+    let kept = fleet.ready_engine(llama(&parts)).await;
+    fleet.leave().await;
+    dockerd.pause().await;
+    fleet.told.entries.borrow_mut().clear();
+    fleet.run_agent();
+    fleet.until("it is there without Docker", |entries| !entries.is_empty()).await;
+    let first = fleet.snapshots().remove(0);
+    assert_eq!((first.beat.drivers, first.engines.len()), (vec![Driver::Process], 0));
+    let refused = fleet.command(Verb::Start, &fleet.start_command(llama(&parts), GIB / 4)).await;
+    assert!(matches!(&refused, Reply::Refused { .. }), "{refused:?}");
+    dockerd.resume().await;
+    fleet
+        .until("it has Docker, without having been started anew", |entries| {
+            entries.iter().any(
+                |entry| matches!(entry, ReportEntry::Snapshot(s) if s.beat.drivers.contains(&Driver::Docker)),
+            )
+        })
+        .await;
+    let snapshot = fleet.snapshots().pop().unwrap();
+    assert_eq!(snapshot.beat.boot, first.beat.boot);
+    let adopted: Vec<_> = snapshot.engines.iter().map(|engine| engine.engine).collect();
+    assert_eq!(adopted, [kept], "what runs there is on its books before anything else");
+    fleet.engine_in(kept, EngineState::Ready).await;
+    fleet.run(kept, CHAT).await;
+    assert!(text(&fleet.gateway.take_all(1 << 20).await).ends_with("data: [DONE]\n\n"));
+    fleet.ready_engine(llama(&parts)).await;
     fleet.leave().await;
 }
 

@@ -162,6 +162,7 @@ impl Handler<StatusAsked> for Leader {
             "models": self.state.models(self.clock.now()),
             "jobs": self.state.jobs(100, self.clock.now()),
             "leases": self.shown_leases(100),
+            "drains": self.shown_drains(),
         }))
     }
 }

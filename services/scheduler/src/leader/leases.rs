@@ -40,6 +40,7 @@ impl Handler<Restored> for Leader {
         kept.keep_fitting(|model| Some(translate::config(self.catalog.get(model)?)));
         self.feed(Event::Profiles(kept.profiles), ctx);
         self.feed(Event::LeasesRestored(kept.leases), ctx);
+        self.restore_drains(kept.drains, ctx);
     }
 }
 

@@ -1,6 +1,7 @@
 //! The leading actor: owns the core's state for one term.
 
 mod clock;
+mod drains;
 mod found;
 mod heard;
 mod lane;
@@ -20,17 +21,19 @@ use berth_wire::{
     ApiError, Ended, EngineId, EventBody, GatewayId, HostId, JobId, LEASE_TTL, ModelId, ModelSpec, Notice,
     Outcome as AttemptOutcome, ReportEntry, Snapshot, Timestamp,
 };
+pub(crate) use drains::DrainAsked;
 pub(crate) use heard::{Arrived, Beats, Cancelled, Catalog, Reported, RollAsked, StatusAsked, StreamTaken};
 pub(crate) use leases::{LeaseAsked, Restored};
 pub(crate) use operate::{Operated, PolicyChanged};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::effects::{Answer, Carrier, record};
+use crate::effects::{Answer, Carrier, Outrun, record};
 use crate::entry::Entries;
 use crate::found::Found;
 use crate::hosts::Hosts;
 use crate::leader::clock::Clock;
+use crate::leader::drains::Drains;
 use crate::leader::lane::Lanes;
 use crate::leader::leases::Outcome;
 use crate::leader::sleep::{Order, Orders};
@@ -42,11 +45,12 @@ use crate::translate;
 pub(crate) struct Shared {
     leads: Arc<Mutex<bool>>,
     recorder: Option<Recorder>,
+    pub(crate) outrun: Outrun,
 }
 
 impl Shared {
     pub(crate) fn new(recorder: Option<Recorder>) -> Self {
-        Self { leads: Arc::default(), recorder }
+        Self { recorder, ..Self::default() }
     }
 
     pub(crate) fn leads(&self) -> bool {
@@ -89,6 +93,8 @@ pub(crate) struct Leader {
     lanes: Lanes,
     /// What the event that is being taken in did to leases.
     leases: Outcome,
+    /// Hosts that people have drained.
+    drains: Drains,
     /// How long a lease lasts where nothing is said.
     lease_ttl: Duration,
     recorder: Option<Recorder>,
@@ -129,6 +135,7 @@ impl Leader {
             orders: Orders::default(),
             lanes: Lanes::default(),
             leases: Outcome::default(),
+            drains: Drains::default(),
             lease_ttl,
             recorder,
             found: Found::default(),
@@ -199,8 +206,10 @@ impl Leader {
                 let spec = ModelSpec::clone(spec);
                 let boot = self.state.boot_of(&host).map(str::to_owned);
                 let sent = async move { carrier.start(&host, engine, boot, spec, reservations).await };
-                ctx.spawn(sent.into_actor(self).map(move |result, leader, ctx| {
-                    if let Err((failure, silent)) = result {
+                ctx.spawn(sent.into_actor(self).map(move |result, leader, ctx| match result {
+                    Ok(true) => {}
+                    Ok(false) => leader.over.cancel(),
+                    Err((failure, silent)) => {
                         leader.feed(Event::StartRefused { engine, failure, silent }, ctx);
                     }
                 }));
@@ -284,10 +293,10 @@ impl Leader {
     fn ask(&mut self, host: HostId, ctx: &mut Context<Self>) {
         let carrier = self.carrier.clone();
         let asked = async move { carrier.ask_snapshot(&host).await };
-        ctx.spawn(asked.into_actor(self).map(|snapshot, leader, ctx| {
-            if let Some(snapshot) = snapshot {
-                leader.met(snapshot, ctx);
-            }
+        ctx.spawn(asked.into_actor(self).map(|snapshot, leader, ctx| match snapshot {
+            Some(snapshot) => leader.met(snapshot, ctx),
+            None if leader.carrier.outrun.is_known() => leader.over.cancel(),
+            None => {}
         }));
     }
 
@@ -348,6 +357,16 @@ impl Leader {
     }
 
     fn take_snapshot(&mut self, snapshot: Snapshot, ctx: &mut Context<Self>) {
+        let host = &snapshot.beat.host;
+        let engines = || snapshot.engines.iter().map(|report| report.engine);
+        if let Some(stray) = engines().find(|engine| self.state.is_not_of_this_store(*engine, host)) {
+            // Its id would be given to another engine.
+            warn!(%host, engine = %stray, epoch = %self.carrier.epoch, "engines of leaders to come: NATS has lost its store; \
+                campaigning for a later epoch");
+            engines().for_each(|engine| self.carrier.outrun.by(engine.epoch()));
+            self.over.cancel();
+            return;
+        }
         self.found_at(&snapshot.beat.host, &snapshot.found, ctx);
         for event in translate::snapshot(snapshot) {
             self.feed(event, ctx);

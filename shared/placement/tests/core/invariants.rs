@@ -31,7 +31,8 @@ pub enum Action {
     Lease(u8, u8, u8),
     Release(u8, Option<u8>),
     Hint(u8, u8, u16),
-    Drain(u8),
+    Leave(u8),
+    Drain(u8, bool),
     Express(u8),
     Snapshot(u8),
     Load(u8, Option<u8>),
@@ -61,7 +62,8 @@ pub fn action() -> impl Strategy<Value = Action> {
         1 => any::<(u8, u8, u8)>().prop_map(|(s, m, t)| Action::Lease(s, m, t)),
         1 => any::<(u8, Option<u8>)>().prop_map(|(s, m)| Action::Release(s, m)),
         1 => any::<(u8, u8, u16)>().prop_map(|(s, m, t)| Action::Hint(s, m, t)),
-        1 => any::<u8>().prop_map(Action::Drain),
+        1 => any::<u8>().prop_map(Action::Leave),
+        1 => any::<(u8, bool)>().prop_map(|(n, on)| Action::Drain(n, on)),
         1 => any::<u8>().prop_map(Action::Express),
         1 => any::<u8>().prop_map(Action::Snapshot),
         1 => any::<(u8, Option<u8>)>().prop_map(|(m, h)| Action::Load(m, h)),
@@ -213,7 +215,11 @@ pub fn apply(world: &mut World, action: &Action, next: &mut u128) {
             let policy = berth_placement::Policy { idle_ttl, ..berth_placement::Policy::default() };
             world.tell(Event::Policy(Box::new(policy)));
         }
-        Action::Drain(n) => {
+        Action::Drain(n, on) => {
+            let hosts: Vec<HostId> = world.hosts.keys().cloned().collect();
+            world.drain(pick(&hosts, *n).unwrap().as_str(), *on);
+        }
+        Action::Leave(n) => {
             let hosts: Vec<HostId> = world.hosts.keys().cloned().collect();
             let host = pick(&hosts, *n).unwrap();
             if !world.draining.remove(&host) {
@@ -276,6 +282,9 @@ fn fleet_under(policy: Policy, ram: (u64, u64)) -> World {
 /// Everything that is down comes back, and every job is let run to its end.
 fn come_to_rest(world: &mut World) {
     world.draining.clear();
+    for host in world.hosts.keys().cloned().collect::<Vec<_>>() {
+        world.drain(host.as_str(), false);
+    }
     for host in world.hosts.keys().cloned().collect::<Vec<_>>() {
         if world.down.contains(&host) {
             world.join(&host);

@@ -8,6 +8,7 @@
     reason = "test code"
 )]
 
+mod draining;
 mod estimates;
 mod external;
 mod fairness;

@@ -175,6 +175,11 @@ impl World {
         id
     }
 
+    /// A person has the host drained, or takes that back.
+    pub fn drain(&mut self, host: &str, on: bool) {
+        self.tell(Event::Drain { host: host.into(), on });
+    }
+
     pub fn ask_lease(&mut self, session: &str, model: &str, ttl: u64) {
         let ttl = Duration::from_secs(ttl);
         self.tell(Event::LeaseAsked { session: session.into(), model: model.into(), key: None, ttl });
@@ -397,6 +402,7 @@ impl World {
     fn carry_out(&mut self, effect: Effect, cancels: &mut Vec<(JobId, Attempt, EngineId)>) {
         match effect {
             Effect::Dispatch { job, attempt, engine, host } => {
+                assert!(!self.state.drains(&host), "dispatched to a host that is drained");
                 let there = self.engines.get_mut(&engine).expect("dispatched to an engine that is gone");
                 assert_eq!(there.host, host);
                 assert_eq!(there.state, EngineState::Ready, "dispatched to an engine that is not ready");
@@ -406,6 +412,7 @@ impl World {
             }
             Effect::Start { engine, model, host, reservations } => {
                 assert!(!self.down.contains(&host), "started on a host that is lost");
+                assert!(!self.state.drains(&host), "started on a host that is drained");
                 let spans: BTreeSet<_> = reservations.iter().map(|r| &r.accelerator).collect();
                 assert_eq!(spans.len() as u32, self.models[&model].accelerators);
                 let concurrency = self.models[&model].concurrency;
@@ -456,6 +463,7 @@ impl World {
             Effect::Wake { engine, .. } => {
                 let there = self.engines.get_mut(&engine).expect("woke an engine that is gone");
                 assert_eq!(there.state, EngineState::Sleeping);
+                assert!(!self.state.drains(&there.host), "woken on a host that is drained");
                 there.state = EngineState::Waking;
                 there.asleep = false;
                 self.woken += 1;
