@@ -11,6 +11,7 @@ mod external;
 mod fleet;
 mod gateway;
 mod parts;
+mod permits;
 mod role;
 mod run;
 pub mod scenario;

@@ -10,6 +10,7 @@ use crate::add::{self, AddArgs};
 use crate::key::{self, KeyArgs};
 use crate::lease::{self, LeaseArgs, LeasesArgs, ReleaseArgs};
 use crate::logs::{self, LogsArgs};
+use crate::nats::{self, NatsArgs};
 use crate::replay::ReplayArgs;
 use crate::simulate::{self, SimulateArgs};
 
@@ -33,7 +34,7 @@ A fleet of several machines shares one nats-server (with JetStream). Each role r
   berth health    --nats-url nats://nats.example:4222
 
 Environment: BERTH_CONFIG, BERTH_NATS_URL, BERTH_NATS_TOKEN, BERTH_NATS_NKEY, BERTH_NATS_CREDENTIALS,
-BERTH_LISTEN, BERTH_HOST, BERTH_DATA_DIR, BERTH_LOG_FORMAT=json, RUST_LOG. Options go before them.
+BERTH_NATS_CA, BERTH_LISTEN, BERTH_HOST, BERTH_DATA_DIR, BERTH_LOG_FORMAT=json, RUST_LOG. Options go before them.
 Exit status: 0 done, 1 failed, 2 wrong command line or configuration, 130 stopped at once.";
 
 /// LLM requests queue for GPU slots across a fleet; one OpenAI-compatible endpoint.
@@ -79,6 +80,9 @@ pub(crate) enum Command {
     /// Show what an engine logs.
     #[command(after_help = logs::EXAMPLES)]
     Logs(LogsArgs),
+    /// Keys, permissions and certificates of a fleet's nats-server.
+    #[command(after_help = nats::EXAMPLES)]
+    Nats(NatsArgs),
     /// Check a configuration: says what it amounts to, or points at what is wrong.
     Check(CheckArgs),
     /// Add a server that runs already (Ollama, LM Studio, vLLM, ...) to the configuration: its models are served too.

@@ -16,6 +16,7 @@ mod input;
 mod key;
 mod lease;
 mod logs;
+mod nats;
 mod replay;
 mod role;
 mod setup;
@@ -65,6 +66,7 @@ fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Leases(args) => setup::logs(logs, "error").and_then(|()| lease::list(&args)),
         Command::Key(args) => setup::logs(logs, "error").and_then(|()| key::run(args)),
         Command::Logs(args) => setup::logs(logs, "error").and_then(|()| crate::logs::run(&args)),
+        Command::Nats(args) => nats::run(args),
         Command::Check(args) => check::run(&args),
         Command::Add(args) => add::run(&args),
         Command::Translate { .. } => translate::run(),

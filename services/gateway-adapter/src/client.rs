@@ -280,10 +280,8 @@ impl Drop for Client {
         if !ended {
             self.leave();
         }
-        // An agent that ran the job deletes its body; a job that never ran has nobody else.
-        if let Some((bodies, object)) = self.claim.take()
-            && (!self.submitted || !ended)
-        {
+        // Agents read bodies and may not touch them. Of a gateway that was killed they expire.
+        if let Some((bodies, object)) = self.claim.take() {
             actix_rt::spawn(async move { bodies.delete(&object).await });
         }
         let status = if self.status == 0 { "gone".to_owned() } else { self.status.to_string() };

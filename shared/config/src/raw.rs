@@ -35,6 +35,7 @@ pub(crate) struct RawBus {
     pub(crate) credentials: Option<PathBuf>,
     pub(crate) nkey: Option<Secret>,
     pub(crate) nkey_file: Option<Spanned<PathBuf>>,
+    pub(crate) ca: Option<Spanned<PathBuf>>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -49,6 +49,8 @@ pub struct BusConfig {
     pub credentials: Option<PathBuf>,
     /// An nkey seed (`SU...`).
     pub nkey: Option<Secret>,
+    /// Certificate of the authority that the server is checked against; with it a connection without TLS is refused.
+    pub ca: Option<PathBuf>,
 }
 
 impl Default for BusConfig {
@@ -59,6 +61,7 @@ impl Default for BusConfig {
             token: None,
             credentials: None,
             nkey: None,
+            ca: None,
         }
     }
 }
