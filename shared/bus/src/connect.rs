@@ -132,7 +132,7 @@ impl Bus {
                     ) {
                         return Err(BusError::Denied { urls, source: error });
                     }
-                    if error.kind() == ConnectErrorKind::Tls {
+                    if is_of_tls(&error) {
                         return Err(BusError::Tls { urls, source: error });
                     }
                     if began.elapsed() >= options.patience {
@@ -188,6 +188,18 @@ impl Bus {
             debug!("NATS did not take what was buffered; leaving without");
         }
     }
+}
+
+/// A certificate that is not trusted comes as an error of input and output.
+fn is_of_tls(error: &async_nats::ConnectError) -> bool {
+    let mut cause = std::error::Error::source(error);
+    while let Some(inner) = cause {
+        if inner.to_string().contains("certificate") {
+            return true;
+        }
+        cause = inner.source();
+    }
+    error.kind() == ConnectErrorKind::Tls
 }
 
 /// Addresses without what may stand before the `@` in them.

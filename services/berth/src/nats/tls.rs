@@ -10,8 +10,10 @@ use rcgen::{
 
 use crate::exit::Failure;
 
-fn failed(error: rcgen::Error) -> Failure {
-    Failure::Input(format!("cannot make a certificate: {error}; --tls takes a DNS name or an IP address"))
+fn made<T>(result: Result<T, rcgen::Error>) -> Result<T, Failure> {
+    result.map_err(|error| {
+        Failure::Input(format!("cannot make a certificate: {error}; --tls takes a DNS name or an IP address"))
+    })
 }
 
 /// The same for the certificate and for what it signs.
@@ -32,8 +34,8 @@ fn named(name: &str) -> DistinguishedName {
 /// Makes both.
 pub(super) fn make(folder: &Path, names: &[String]) -> Result<(), Failure> {
     std::fs::create_dir_all(folder).map_err(|source| Failure::File { path: folder.to_owned(), source })?;
-    let key = KeyPair::generate().map_err(failed)?;
-    let certificate = authority().self_signed(&key).map_err(failed)?;
+    let key = made(KeyPair::generate())?;
+    let certificate = made(authority().self_signed(&key))?;
     write_private(&folder.join("ca.key"), &key.serialize_pem())?;
     write(&folder.join("ca.pem"), &certificate.pem())?;
     sign(folder, names, key)
@@ -43,15 +45,15 @@ pub(super) fn make(folder: &Path, names: &[String]) -> Result<(), Failure> {
 pub(super) fn renew(folder: &Path, names: &[String]) -> Result<(), Failure> {
     let path = folder.join("ca.key");
     let text = std::fs::read_to_string(&path).map_err(|source| Failure::File { path, source })?;
-    sign(folder, names, KeyPair::from_pem(&text).map_err(failed)?)
+    sign(folder, names, made(KeyPair::from_pem(&text))?)
 }
 
 fn sign(folder: &Path, names: &[String], authority_key: KeyPair) -> Result<(), Failure> {
-    let key = KeyPair::generate().map_err(failed)?;
-    let mut params = CertificateParams::new(names.to_vec()).map_err(failed)?;
+    let key = made(KeyPair::generate())?;
+    let mut params = made(CertificateParams::new(names.to_vec()))?;
     params.distinguished_name = named("Berth nats-server");
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-    let certificate = params.signed_by(&key, &Issuer::new(authority(), authority_key)).map_err(failed)?;
+    let certificate = made(params.signed_by(&key, &Issuer::new(authority(), authority_key)))?;
     write_private(&folder.join("server.key"), &key.serialize_pem())?;
     write(&folder.join("server.pem"), &certificate.pem())
 }

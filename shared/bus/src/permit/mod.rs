@@ -15,4 +15,4 @@ pub use denied::Denial;
 pub(crate) use denied::Denials;
 pub use identity::Identity;
 pub use rights::{Permissions, Right};
-pub use table::{TABLE_OF, permissions, rights, table};
+pub use table::{permissions, rights, table};

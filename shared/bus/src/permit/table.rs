@@ -10,8 +10,8 @@ use Right::{
     Fetch, Follow, Hear, Lead, LookAround, Provision, ReadFacts, Say, Serve, Store, ViewJobs, Write as Put,
 };
 
-/// The roles as the table names them; `<host>` stands for the agent's own.
-pub const TABLE_OF: &str = "<host>";
+/// Stands for an agent's own host in the table.
+const OWN: &str = "<host>";
 
 /// Who may send a host this.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -154,7 +154,7 @@ pub fn table() -> String {
     for identity in [
         Identity::Scheduler,
         Identity::Gateway,
-        Identity::Agent(TABLE_OF.into()),
+        Identity::Agent(OWN.into()),
         Identity::Health,
         Identity::Operator,
     ] {
