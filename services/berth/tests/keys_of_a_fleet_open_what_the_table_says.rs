@@ -96,7 +96,7 @@ fn everybody() -> Vec<Identity> {
 
 /// A subject that a pattern has.
 fn example(pattern: &str) -> String {
-    pattern.replace('*', "x").replace('>', "x")
+    pattern.replace(['*', '>'], "x")
 }
 
 /// What the server denies of `subjects` to who has this key.
