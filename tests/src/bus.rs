@@ -16,16 +16,21 @@ pub struct Bus {
 }
 
 impl Bus {
-    /// Connects to a nats-server; a token may stand before the `@` of its URL, as for the NATS CLI.
+    /// Connects to a nats-server; a token may stand before the `@` of its URL, as for the NATS CLI, or there is the
+    /// operator's key.
     ///
     /// # Panics
     /// When it does not answer.
-    pub async fn connect(url: &str) -> Self {
+    pub async fn connect(url: &str, nkey: Option<&str>) -> Self {
         let (options, url) = match url.strip_prefix("nats://").and_then(|rest| rest.split_once('@')) {
             Some((token, address)) => {
                 (async_nats::ConnectOptions::with_token(token.into()), format!("nats://{address}"))
             }
             None => (async_nats::ConnectOptions::new(), url.to_owned()),
+        };
+        let options = match nkey {
+            Some(key) => options.nkey(key.into()).custom_inbox_prefix("_INBOX.berth.v1.operator"),
+            None => options,
         };
         let client = options.connect(&url).await.unwrap_or_else(|e| panic!("no connection to {url}: {e}"));
         Self { context: jetstream::new(client) }

@@ -221,6 +221,8 @@ pub struct Config {
     lines: Vec<(String, String)>,
     models: Vec<Model>,
     more: String,
+    /// Each role of a fleet has a key of its own, which opens what it needs.
+    pub(crate) permissions: bool,
 }
 
 impl Config {
@@ -234,6 +236,14 @@ impl Config {
     #[must_use]
     pub fn memory(mut self, size: &str) -> Self {
         self.memory = Some(size.into());
+        self
+    }
+
+    /// A fleet of it runs on a nats-server with permissions, as `berth nats init` makes them. `BERTH_TEST_PERMISSIONS`
+    /// does so for every fleet.
+    #[must_use]
+    pub fn permissions(mut self) -> Self {
+        self.permissions = true;
         self
     }
 

@@ -12,6 +12,7 @@ use crate::config::Config;
 use crate::engines::Engines;
 use crate::gateway::Gateway;
 use crate::parts::berth;
+use crate::permits::Permits;
 use crate::role::Role;
 use crate::run::unique;
 
@@ -43,7 +44,8 @@ impl Berth {
     /// # Panics
     /// When it does not get ready.
     pub async fn up(config: &Config) -> Self {
-        Self::start(config, None, &["up"]).await
+        let folder = tempfile::Builder::new().prefix("berth-test-").tempdir().expect("a folder can be made");
+        Self::start(config, None, &["up"], unique(), folder).await
     }
 
     /// Four processes on one nats-server.
@@ -51,13 +53,21 @@ impl Berth {
     /// # Panics
     /// When they do not get ready.
     pub async fn fleet(config: &Config) -> Self {
-        let nats = TestNats::start().unwrap_or_else(|e| panic!("{e}"));
-        Self::start(config, Some(nats), &ROLES).await
-    }
-
-    async fn start(config: &Config, nats: Option<TestNats>, roles: &[&str]) -> Self {
         let run = unique();
         let folder = tempfile::Builder::new().prefix("berth-test-").tempdir().expect("a folder can be made");
+        let permissions = config.permissions || std::env::var_os("BERTH_TEST_PERMISSIONS").is_some();
+        let authorization = if permissions { Permits::make(folder.path(), &run) } else { String::new() };
+        let nats = TestNats::start_with(&authorization).unwrap_or_else(|e| panic!("{e}"));
+        Self::start(config, Some(nats), &ROLES, run, folder).await
+    }
+
+    async fn start(
+        config: &Config,
+        nats: Option<TestNats>,
+        roles: &[&str],
+        run: String,
+        folder: TempDir,
+    ) -> Self {
         let text = config.text(&run, folder.path(), nats.as_ref().map(TestNats::url).as_deref());
         let file = folder.path().join("berth.toml");
         std::fs::write(&file, &text).expect("the configuration can be written");
@@ -172,7 +182,29 @@ impl Berth {
     /// When its nats-server does not answer.
     pub async fn bus(&self) -> Bus {
         assert!(!self.nats_url.is_empty(), "`berth up` has said where its NATS is");
-        Bus::connect(&self.nats_url).await
+        Bus::connect(&self.nats_url, Permits::of(self.folder.path(), "operator").as_deref()).await
+    }
+
+    /// All that its roles have said of permissions that they lack.
+    #[must_use]
+    pub fn denials(&self) -> Vec<String> {
+        let said = self.roles.iter().flat_map(|role| {
+            let name = role.name().to_owned();
+            role.lines().into_iter().map(move |line| format!("{name}: {line}"))
+        });
+        said.filter(|line| line.contains("does not let us") || line.contains("does not take an answer"))
+            .collect()
+    }
+
+    /// A command of the program as a person would give it, who has the operator's key where keys are wanted.
+    #[must_use]
+    pub fn command(&self, args: &[&str]) -> std::process::Command {
+        let mut command = berth();
+        command.args(args).arg("--config").arg(&self.config).current_dir(self.folder.path());
+        if let Some(key) = Permits::of(self.folder.path(), "operator") {
+            command.env("BERTH_NATS_NKEY", key);
+        }
+        command
     }
 
     /// The folder of this run.
@@ -201,6 +233,9 @@ fn start_role(name: &str, config: &Path, folder: &Path) -> Role {
     command.env("RUST_LOG", "info");
     if name == "up" {
         command.arg("--listen").arg("127.0.0.1:0").arg("--data-dir").arg(folder.join("data"));
+    }
+    if let Some(key) = Permits::of(folder, name) {
+        command.env("BERTH_NATS_NKEY", key);
     }
     command.current_dir(folder);
     Role::start(name, command)

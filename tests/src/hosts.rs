@@ -217,7 +217,7 @@ impl Hosts {
 
     /// A look at its bus.
     pub async fn bus(&self) -> Bus {
-        Bus::connect(&self.nats.url()).await
+        Bus::connect(&self.nats.url(), None).await
     }
 
     /// Waits until some scheduler's log has such a line.

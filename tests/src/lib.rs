@@ -14,6 +14,7 @@ mod gateway;
 mod hosts;
 mod netns;
 mod parts;
+mod permits;
 mod role;
 mod run;
 pub mod scenario;

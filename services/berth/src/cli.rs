@@ -19,6 +19,7 @@ use crate::lease::{self, LeaseArgs, LeasesArgs, ReleaseArgs};
 use crate::load::{self, LoadArgs, PinArgs, UnloadArgs};
 use crate::logs::{self, LogsArgs};
 use crate::models::{self, ModelsArgs};
+use crate::nats::{self, NatsArgs};
 use crate::pages::{self, CompletionsArgs, ManArgs};
 use crate::queue::{self, JobsArgs};
 use crate::replay::ReplayArgs;
@@ -49,8 +50,8 @@ A fleet of several machines shares one nats-server (with JetStream). Each role r
   berth health    --nats-url nats://nats.example:4222
 
 Environment: BERTH_CONFIG, BERTH_NATS_URL, BERTH_NATS_TOKEN, BERTH_NATS_NKEY, BERTH_NATS_CREDENTIALS,
-BERTH_NATS_REPLICAS, BERTH_LISTEN, BERTH_PUBLISHED, BERTH_HOST, BERTH_DOCKER_NETWORK, BERTH_KEEP_ENGINES,
-BERTH_DATA_DIR, BERTH_LOG_FORMAT=json, RUST_LOG. Options go before them.
+BERTH_NATS_REPLICAS, BERTH_NATS_CA, BERTH_LISTEN, BERTH_PUBLISHED, BERTH_HOST, BERTH_DOCKER_NETWORK,
+BERTH_KEEP_ENGINES, BERTH_DATA_DIR, BERTH_LOG_FORMAT=json, RUST_LOG. Options go before them.
 Exit status: 0 done, 1 failed, 2 wrong command line or configuration, 130 stopped at once.";
 
 /// LLM requests queue for GPU slots across a fleet; one OpenAI-compatible endpoint.
@@ -147,6 +148,9 @@ pub(crate) enum Command {
     /// Whether a gateway, scheduler, agent or health of this machine works: for containers and their likes.
     #[command(after_help = healthcheck::EXAMPLES)]
     Healthcheck(HealthcheckArgs),
+    /// Keys, permissions and certificates of a fleet's nats-server.
+    #[command(after_help = nats::EXAMPLES)]
+    Nats(NatsArgs),
     /// Check a configuration: says what it amounts to, or points at what is wrong.
     Check(CheckArgs),
     /// Add a server that runs already (Ollama, LM Studio, vLLM, ...) to the configuration: its models are served too.

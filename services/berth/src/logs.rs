@@ -80,7 +80,9 @@ async fn find(bus: &Bus, name: &str) -> Result<(HostId, EngineId), Failure> {
 }
 
 async fn print(bus: &Bus, host: &HostId, engine: EngineId, args: &LogsArgs) -> Result<Exit, Failure> {
-    let to = bus.client.new_inbox();
+    // Not an inbox: agents may speak at those of nobody.
+    let inbox = bus.client.new_inbox();
+    let to = bus.subjects.tail(host, inbox.rsplit('.').next().unwrap_or_default());
     let mut pieces = bus.subscribe(to.clone()).await?;
     let ask = ReadLog { engine, tail: args.tail, follow: args.follow, to };
     match bus.request(bus.subjects.ctl(host, Verb::Logs), &ask, PATIENCE).await {

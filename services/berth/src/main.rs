@@ -27,6 +27,7 @@ mod lease;
 mod load;
 mod logs;
 mod models;
+mod nats;
 mod pages;
 mod queue;
 mod replay;
@@ -97,6 +98,7 @@ fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Key(args) => setup::logs(logs, "error").and_then(|()| key::run(args)),
         Command::Logs(args) => setup::logs(logs, "error").and_then(|()| crate::logs::run(&args)),
         Command::Healthcheck(args) => setup::logs(logs, "off").and_then(|()| healthcheck::run(&args)),
+        Command::Nats(args) => nats::run(args),
         Command::Check(args) => check::run(&args),
         Command::Add(args) => add::run(&args),
         Command::Translate { .. } => translate::run(),

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use berth_bus::BusOptions;
+use berth_bus::permit::Identity;
 use berth_config::{Config, env};
 use berth_telemetry::Chain;
 use tokio_util::sync::CancellationToken;
@@ -50,6 +51,12 @@ impl Role {
             move |error| Failure::Role { role: role.as_str(), why: Chain(error).to_string() }
         }
         let failed = failed(self);
+        let bus = bus.with_identity(match self {
+            Self::Gateway => Identity::Gateway,
+            Self::Scheduler => Identity::Scheduler,
+            Self::Agent => Identity::Agent(config.host.name.clone()),
+            Self::Health => Identity::Health,
+        });
         // Boxed: each future holds a whole service.
         match self {
             Self::Gateway => Box::pin(berth_gateway_adapter::run(config, bus, shutdown, started, metrics))

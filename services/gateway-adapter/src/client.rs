@@ -298,10 +298,8 @@ impl Drop for Client {
         if !ended {
             self.leave();
         }
-        // An agent that ran the job deletes its body; a job that never ran has nobody else.
-        if let Some(claim) = self.claim.take()
-            && (!self.submitted || !ended)
-        {
+        // Agents read bodies and may not touch them. Of a gateway that was killed they expire.
+        if let Some(claim) = self.claim.take() {
             actix_rt::spawn(async move {
                 let (bodies, object) = *claim;
                 bodies.delete(&object).await;

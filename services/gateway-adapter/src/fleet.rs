@@ -7,6 +7,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use async_nats::connection::State;
 use berth_actors::{Supervised, Vitals};
+use berth_bus::permit::Denial;
 use berth_bus::{Bus, View};
 use berth_config::{Config, GatewayConfig};
 use berth_wire::{EngineRecord, EngineState, HostBeat, LeaderRecord, ModelSpec};
@@ -191,6 +192,7 @@ impl Fleet {
         let connected = self.bus.client.connection_state() == State::Connected;
         let staff = self.staff.lock().unwrap_or_else(PoisonError::into_inner);
         let cut = staff.iter().filter(|(_, bus)| bus.client.connection_state() != State::Connected).count();
+        let denied = staff.iter().flat_map(|(_, bus)| bus.denied()).chain(self.bus.denied()).next();
         drop(staff);
         let models = self.catalog.load().models().len();
         let leader = self.leader.entries().values().next().map(|record| record.instance.clone());
@@ -201,7 +203,13 @@ impl Fleet {
             detail: if ready { yes } else { no.to_owned() },
         };
         vec![
-            part("bus", connected && cut == 0, "connected".into(), "not connected to NATS"),
+            match denied {
+                None => part("bus", connected && cut == 0, "connected".into(), "not connected to NATS"),
+                Some(Denial { action, subject }) => {
+                    let detail = format!("the NATS server does not let us {action} `{subject}`");
+                    Component { name: "bus", ready: false, detail }
+                }
+            },
             part("catalog", self.catalog_known(), format!("{models} models"), "not read yet"),
             part("keys", self.keys.known(), "known".into(), "not read yet"),
             part("scheduler", leader.is_some(), leader.unwrap_or_default(), "no scheduler leads"),

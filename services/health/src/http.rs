@@ -6,6 +6,7 @@ use actix_web::http::header::CONTENT_TYPE;
 use actix_web::web::{self, Data};
 use actix_web::{App, HttpResponse, HttpServer};
 use berth_actors::Vitals;
+use berth_bus::Bus;
 use serde_json::json;
 
 use crate::run::{HealthError, RenderMetrics};
@@ -14,6 +15,7 @@ use crate::watcher::{Report, Views};
 /// What the routes answer from.
 #[derive(Clone)]
 pub(crate) struct Desk {
+    pub(crate) bus: Bus,
     pub(crate) vitals: Vitals,
     pub(crate) views: Views,
     pub(crate) report: Report,
@@ -60,8 +62,14 @@ pub(crate) fn serve(
 
 async fn healthz(desk: Data<Desk>) -> HttpResponse {
     let actors = desk.vitals.signs();
-    let healthy = actors.iter().all(|actor| actor.healthy);
-    let body = json!({ "status": if healthy { "ok" } else { "stuck" }, "actors": actors });
+    let denied = desk.bus.denied();
+    let healthy = denied.is_empty() && actors.iter().all(|actor| actor.healthy);
+    let status = match (healthy, denied.is_empty()) {
+        (true, _) => "ok",
+        (false, true) => "stuck",
+        (false, false) => "denied",
+    };
+    let body = json!({ "status": status, "denied": denied, "actors": actors });
     if healthy { HttpResponse::Ok().json(body) } else { HttpResponse::ServiceUnavailable().json(body) }
 }
 

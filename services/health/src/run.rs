@@ -50,7 +50,13 @@ pub async fn run(
     let vitals = Vitals::default();
     let views = Views::follow(&bus);
     let report = Report::default();
-    let desk = Desk { vitals: vitals.clone(), views: views.clone(), report: Arc::clone(&report), metrics };
+    let desk = Desk {
+        bus: bus.clone(),
+        vitals: vitals.clone(),
+        views: views.clone(),
+        report: Arc::clone(&report),
+        metrics,
+    };
     let server = match config.health.listen {
         Some(address) => {
             let (address, server) = serve(address, desk.clone())?;

@@ -98,13 +98,6 @@ impl Task {
         debug!(job = %job.id, %attempt, outcome = outcome_name(&verdict.outcome), "attempt ended");
         shared.books.borrow_mut().end(job.id, attempt);
         drop(slot);
-        // Of an express job only its gateway knows whether it will be submitted after all.
-        let another_may_follow =
-            attempt.is_express() || matches!(verdict.outcome, Outcome::Failed { output_sent: false, .. });
-        if let (Body::Claim { object, .. }, false) = (&job.body, another_may_follow) {
-            let (bodies, object) = (shared.bodies.clone(), object.clone());
-            actix_rt::spawn(async move { bodies.delete(&object).await });
-        }
         let soon = !cell.slots.gate(|gate| gate.takes_offers());
         let Verdict { outcome, usage } = verdict;
         let ended = Ended { job: job.id, attempt, engine: cell.id(), outcome, usage, started: None };

@@ -51,8 +51,9 @@ struct Batch {
 pub(crate) fn read(shared: &Rc<Shared>, ask: ReadLog) -> Result<(), String> {
     let engine = ask.engine;
     // Else it would be a way to have lines sent to any subject of the fleet.
-    if !ask.to.starts_with("_INBOX.") {
-        return Err("field `to`: lines go to an inbox (`_INBOX.`) only".into());
+    let own = shared.bus.subjects.tail(&shared.host, "");
+    if !ask.to.starts_with(&own) && !ask.to.starts_with("_INBOX.") {
+        return Err(format!("field `to`: lines go to `{own}...` or an inbox (`_INBOX.`) only"));
     }
     let cell = shared.books.borrow().engines.get(&engine).map(|engine| Rc::clone(&engine.cell));
     let Some(cell) = cell else { return Err(format!("engine {engine} is not on this host")) };

@@ -47,7 +47,7 @@ async fn report(shared: Rc<Shared>) {
             entries: batch.entries,
         };
         let answer: Result<ReportAck, BusError> =
-            shared.bus.request(shared.bus.subjects.report(), &report, ANSWER).await;
+            shared.bus.request(shared.bus.subjects.report(&shared.host), &report, ANSWER).await;
         match answer {
             Ok(ack) => {
                 backoff.reset();

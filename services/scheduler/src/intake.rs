@@ -38,7 +38,7 @@ pub(crate) async fn start(
 ) {
     let Ok(addr) = leader.addr() else { return };
     let feeds = async {
-        let reports = bus.subscribe(bus.subjects.report()).await?;
+        let reports = bus.subscribe(bus.subjects.report_all()).await?;
         let cancels = bus.subscribe(bus.subjects.cancel_all()).await?;
         let asks = bus.subscribe(bus.subjects.scheduler_status()).await?;
         let leases = bus.subscribe(bus.subjects.lease()).await?;
@@ -143,6 +143,11 @@ async fn feed_rolls(bus: &Bus, mut rolls: Subscriber, addr: &Addr<Leader>) {
 async fn feed_reports(bus: &Bus, mut reports: Subscriber, addr: &Addr<Leader>) {
     while let Some(message) = reports.next().await {
         let Some(report) = read::<Report>(&message) else { continue };
+        // Each host may say things on its own subject alone.
+        if *message.subject != bus.subjects.report(&report.host) {
+            warn!(subject = %message.subject, host = %report.host, "dropped a report in the name of another host");
+            continue;
+        }
         let Ok(ack) = addr.send(Reported(report)).await else { return };
         if let Err(error) = bus.reply(message.reply, &ack).await {
             warn!(%error, "could not acknowledge a report; it will come again");

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use async_nats::jetstream::context::{GetStreamError, GetStreamErrorKind};
 use async_nats::jetstream::{ErrorCode, kv, object_store, stream};
+use berth_wire::Subjects;
 use bytesize::ByteSize;
 use serde::Deserialize;
 use thiserror::Error;
@@ -237,11 +238,7 @@ fn is_out_of_room(error: &dyn std::error::Error) -> bool {
 /// # Errors
 /// As [`provision`].
 pub async fn repair(bus: &Bus) -> Result<bool, BusError> {
-    let assets = declared().map_err(|e| BusError::nats("read nats/assets.toml", e))?;
-    let streams = assets.stream.iter().map(|asset| stream_name(bus, asset));
-    let buckets = assets.bucket.iter().map(|asset| format!("KV_{}", bus.subjects.bucket(&asset.name)));
-    let objects = assets.objects.iter().map(|asset| format!("OBJ_{}", bus.subjects.bucket(&asset.name)));
-    for name in streams.chain(buckets).chain(objects) {
+    for name in names(&bus.subjects) {
         match bus.jetstream.get_stream(&name).await {
             Ok(_) => {}
             Err(error) if is_missing(&error) => {
@@ -254,20 +251,30 @@ pub async fn repair(bus: &Bus) -> Result<bool, BusError> {
     Ok(false)
 }
 
+/// Every stream that Berth has, those under buckets and object stores included.
+pub(crate) fn names(subjects: &Subjects) -> Vec<String> {
+    // A test reads the declaration.
+    let Ok(assets) = declared() else { return Vec::new() };
+    let streams = assets.stream.iter().map(|asset| stream_name(subjects, asset));
+    let buckets = assets.bucket.iter().map(|asset| format!("KV_{}", subjects.bucket(&asset.name)));
+    let objects = assets.objects.iter().map(|asset| format!("OBJ_{}", subjects.bucket(&asset.name)));
+    streams.chain(buckets).chain(objects).collect()
+}
+
 fn is_missing(error: &GetStreamError) -> bool {
     matches!(error.kind(), GetStreamErrorKind::JetStream(told) if told.error_code() == ErrorCode::STREAM_NOT_FOUND)
 }
 
-fn stream_name(bus: &Bus, asset: &StreamAsset) -> String {
+fn stream_name(subjects: &Subjects, asset: &StreamAsset) -> String {
     match asset.name.as_str() {
-        "jobs" => bus.subjects.jobs_stream(),
-        _ => bus.subjects.events_stream(),
+        "jobs" => subjects.jobs_stream(),
+        _ => subjects.events_stream(),
     }
 }
 
 fn stream_config(bus: &Bus, asset: &StreamAsset) -> Result<stream::Config, BusError> {
     Ok(stream::Config {
-        name: stream_name(bus, asset),
+        name: stream_name(&bus.subjects, asset),
         description: Some(asset.description.clone()),
         subjects: asset.subjects.iter().map(|s| s.replace("{root}", bus.subjects.root())).collect(),
         retention: match asset.retention {

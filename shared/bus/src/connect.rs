@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
 use crate::error::BusError;
+use crate::permit::{Denial, Denials, Identity};
 
 /// How long a connection may take to close.
 const CLOSE: Duration = Duration::from_secs(2);
@@ -29,6 +30,10 @@ pub struct BusOptions {
     pub nkey: Option<String>,
     /// A credentials file, if the server wants one.
     pub credentials: Option<PathBuf>,
+    /// Certificate of the authority that the server is checked against.
+    pub ca: Option<PathBuf>,
+    /// As whom we connect: replies come under a name of the role's own.
+    pub identity: Option<Identity>,
     /// How long to keep trying before the first connection is given up.
     pub patience: Duration,
     /// On how many servers streams and buckets are kept.
@@ -52,6 +57,8 @@ impl Default for BusOptions {
             token: None,
             nkey: None,
             credentials: None,
+            ca: None,
+            identity: None,
             patience: Duration::from_secs(10),
             replicas: 1,
         }
@@ -69,8 +76,17 @@ impl BusOptions {
             nkey: config.nkey.as_ref().map(|secret| secret.expose().to_owned()),
             credentials: config.credentials.clone(),
             replicas: config.replicas,
+            ca: config.ca.clone(),
+            // Services say which they are; who does not is a person.
+            identity: Some(Identity::Operator),
             ..Self::default()
         }
+    }
+
+    /// The same as `identity`.
+    #[must_use]
+    pub fn with_identity(self, identity: Identity) -> Self {
+        Self { identity: Some(identity), ..self }
     }
 }
 
@@ -87,6 +103,7 @@ pub struct Bus {
     pub(crate) replicas: usize,
     /// How often the connection was made, the first time included.
     pub(crate) connects: watch::Receiver<u64>,
+    pub(crate) denials: Denials,
 }
 
 impl Bus {
@@ -100,8 +117,15 @@ impl Bus {
         let mut told = false;
         let (count, connects) = watch::channel(0);
         let count = Arc::new(count);
+        let denials = Denials::default();
+        let inbox = options.identity.as_ref().map(|identity| identity.inbox(&subjects));
         let client = loop {
-            match connect_options(options, name, Arc::clone(&count)).await?.connect(&options.urls[..]).await {
+            let watched = connect_options(options, name, Arc::clone(&count), denials.clone()).await?;
+            let watched = match &inbox {
+                Some(inbox) => watched.custom_inbox_prefix(inbox),
+                None => watched,
+            };
+            match watched.connect(&options.urls[..]).await {
                 Ok(client) if client.server_info().jetstream => break client,
                 // A server that has just been started may come to it yet.
                 Ok(_) if began.elapsed() < options.patience => {}
@@ -113,6 +137,9 @@ impl Bus {
                         ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation
                     ) {
                         return Err(BusError::Denied { urls, source: error });
+                    }
+                    if is_of_tls(&error) {
+                        return Err(BusError::Tls { urls, source: error });
                     }
                     if began.elapsed() >= options.patience {
                         return Err(BusError::Unreachable { urls, source: error });
@@ -130,7 +157,7 @@ impl Bus {
         }
         let jetstream = jetstream::new(client.clone());
         let replicas = usize::try_from(options.replicas).unwrap_or(1);
-        Ok(Self { client, jetstream, subjects: Arc::new(subjects), replicas, connects })
+        Ok(Self { client, jetstream, subjects: Arc::new(subjects), replicas, connects, denials })
     }
 
     /// Fails unless `size` bytes fit into one message; an oversized publish would look like a time-out.
@@ -140,6 +167,12 @@ impl Bus {
             return Err(BusError::TooLarge { subject: subject.into(), size, limit });
         }
         Ok(())
+    }
+
+    /// What the server has not let this connection do since it was last made; a healthy service has none.
+    #[must_use]
+    pub fn denied(&self) -> Vec<Denial> {
+        self.denials.all()
     }
 
     /// Ends when the connection has been made anew since this was called.
@@ -166,6 +199,18 @@ impl Bus {
     }
 }
 
+/// A certificate that is not trusted comes as an error of input and output.
+fn is_of_tls(error: &async_nats::ConnectError) -> bool {
+    let mut cause = std::error::Error::source(error);
+    while let Some(inner) = cause {
+        if inner.to_string().contains("certificate") {
+            return true;
+        }
+        cause = inner.source();
+    }
+    error.kind() == ConnectErrorKind::Tls
+}
+
 /// Addresses without what may stand before the `@` in them.
 fn shown(urls: &[String]) -> String {
     let shown = urls.iter().map(|url| match (url.split_once("://"), url.rsplit_once('@')) {
@@ -180,6 +225,7 @@ async fn connect_options(
     options: &BusOptions,
     name: &str,
     connects: Arc<watch::Sender<u64>>,
+    denials: Denials,
 ) -> Result<ConnectOptions, BusError> {
     let label = name.to_owned();
     let mut connect = ConnectOptions::new()
@@ -188,8 +234,10 @@ async fn connect_options(
         .ping_interval(Duration::from_secs(10))
         .connection_timeout(Duration::from_secs(5))
         .event_callback(move |event| {
-            note(&label, &event);
+            note(&label, &event, &denials);
             if matches!(event, Event::Connected) {
+                // The permissions may be others now, and what is subscribed is subscribed anew.
+                denials.forget();
                 connects.send_modify(|count| *count += 1);
             }
             std::future::ready(())
@@ -206,10 +254,13 @@ async fn connect_options(
             .await
             .map_err(|source| BusError::Credentials { path: path.display().to_string(), source })?;
     }
+    if let Some(path) = &options.ca {
+        connect = connect.add_root_certificates(path.clone()).require_tls(true);
+    }
     Ok(connect)
 }
 
-fn note(name: &str, event: &Event) {
+fn note(name: &str, event: &Event, denials: &Denials) {
     match event {
         Event::SlowConsumer(id) => {
             metrics::counter!(metric::BUS_SLOW_CONSUMER).increment(1);
@@ -225,7 +276,9 @@ fn note(name: &str, event: &Event) {
         }
         Event::ServerError(error) => {
             metrics::counter!(metric::BUS_SERVER_ERRORS).increment(1);
-            warn!(connection = name, %error, "the NATS server reports an error");
+            if !denials.note(name, &error.to_string()) {
+                warn!(connection = name, %error, "the NATS server reports an error");
+            }
         }
         Event::ClientError(error) => warn!(connection = name, %error, "NATS client error"),
         Event::Connected => info!(connection = name, "connected to NATS"),

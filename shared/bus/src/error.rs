@@ -20,13 +20,40 @@ pub enum BusError {
         source: async_nats::ConnectError,
     },
     /// The server refused our credentials.
-    #[error("the NATS server at {urls} refused our credentials: correct [bus] token, nkey or credentials")]
+    #[error(
+        "the NATS server at {urls} refused our credentials: name the key of this role or host by nkey_file under [bus] or \
+         BERTH_NATS_NKEY (`berth nats init` and `berth nats add-host` make them), or correct token or credentials there"
+    )]
     Denied {
         /// Which server.
         urls: String,
         /// What it said.
         #[source]
         source: async_nats::ConnectError,
+    },
+    /// TLS could not be agreed on.
+    #[error(
+        "no TLS with the NATS server at {urls}: name the certificate of its authority by ca under [bus] or BERTH_NATS_CA, and \
+         the server as its certificate does"
+    )]
+    Tls {
+        /// Which server.
+        urls: String,
+        /// What was wrong.
+        #[source]
+        source: async_nats::ConnectError,
+    },
+    /// The server's permissions do not have it.
+    #[error(
+        "the NATS server does not let us {action} `{subject}`: this process has the key of another role or host, or the \
+         server's configuration is older than this berth; correct nkey_file under [bus], or run `berth nats update` and \
+         reload the server (`nats-server --signal reload`)"
+    )]
+    Forbidden {
+        /// `publish` or `subscribe`.
+        action: &'static str,
+        /// What.
+        subject: String,
     },
     /// Credentials could not be read.
     #[error("cannot read the NATS credentials file {path}")]

@@ -11,6 +11,7 @@ mod election;
 mod error;
 mod message;
 mod output;
+pub mod permit;
 pub mod server;
 mod service;
 mod story;

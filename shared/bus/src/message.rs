@@ -83,6 +83,10 @@ impl Bus {
         let answer =
             self.client.send_request(subject.clone(), request).await.map_err(|e| match e.kind() {
                 RequestErrorKind::NoResponders => BusError::NoResponders { subject: subject.clone() },
+                // The server says so by an event alone, and the request is waited for in vain.
+                RequestErrorKind::TimedOut if self.denials.has("publish", &subject) => {
+                    BusError::Forbidden { action: "publish", subject: subject.clone() }
+                }
                 RequestErrorKind::TimedOut => BusError::TimedOut { subject: subject.clone() },
                 _ => BusError::nats(format!("ask on {subject}"), e),
             })?;
@@ -147,7 +151,15 @@ impl Bus {
             .await
             .map_err(|e| BusError::nats("publish to an inbox", e))?;
         let heard = futures::StreamExt::next(&mut sentinel);
-        match tokio::time::timeout(Duration::from_secs(10), heard).await {
+        let heard = tokio::time::timeout(Duration::from_secs(10), heard).await;
+        // What the server said of it came before the sentinel, by a task of its own.
+        for _ in 0..8 {
+            tokio::task::yield_now().await;
+        }
+        match heard {
+            _ if self.denials.has("subscribe", &subject) => {
+                Err(BusError::Forbidden { action: "subscribe", subject })
+            }
             Ok(Some(_)) => Ok(subscriber),
             _ => Err(BusError::TimedOut { subject }),
         }

@@ -1,6 +1,7 @@
 //! Registration with the NATS service API, so that `nats micro ls`, `info` and `stats` show every service.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use async_nats::service::{Service, ServiceExt};
 use futures::StreamExt;
@@ -24,7 +25,18 @@ impl Drop for Registered {
 /// What a service's metadata calls the machine, or the container, that it runs on.
 pub const MACHINE: &str = "machine";
 
-/// Registers `name` with a `status` endpoint on `subject` that answers what `status` returns, as JSON.
+/// What the server denies belongs to how a service is.
+fn with_denials(mut status: serde_json::Value, bus: &Bus) -> serde_json::Value {
+    let denied = bus.denied();
+    if let (false, Some(fields)) = (denied.is_empty(), status.as_object_mut()) {
+        fields.insert("healthy".into(), false.into());
+        fields.insert("denied".into(), serde_json::json!(denied));
+    }
+    status
+}
+
+/// Registers `name` with a `status` endpoint on `subject` that answers what `status` returns, as JSON, and
+/// so does `nats micro stats`.
 ///
 /// # Errors
 /// When the connection is closed for good.
@@ -39,6 +51,13 @@ pub async fn register<F>(
 where
     F: Fn() -> serde_json::Value + Send + Sync + 'static,
 {
+    metadata.entry("role".into()).or_insert_with(|| name.trim_start_matches("berth-").to_owned());
+    metadata.entry("host".into()).or_insert_with(|| berth_config::env::host_name().to_string());
+    let status = {
+        let bus = bus.clone();
+        Arc::new(move || with_denials(status(), &bus))
+    };
+    let stats = Arc::clone(&status);
     let failed = |e: async_nats::Error| BusError::nats(format!("register the service {name}"), e);
     metadata.insert(MACHINE.to_owned(), berth_config::env::machine());
     let service = bus
@@ -46,6 +65,7 @@ where
         .service_builder()
         .description(description)
         .metadata(metadata)
+        .stats_handler(move |_, _| stats())
         .start(name, env!("CARGO_PKG_VERSION"))
         .await
         .map_err(failed)?;

@@ -60,6 +60,12 @@ pub fn nats_credentials() -> Option<PathBuf> {
     var_os("BERTH_NATS_CREDENTIALS").map(PathBuf::from)
 }
 
+/// `BERTH_NATS_CA`: certificate of the authority that the NATS server is checked against.
+#[must_use]
+pub fn nats_ca() -> Option<PathBuf> {
+    var_os("BERTH_NATS_CA").map(PathBuf::from)
+}
+
 /// `BERTH_LISTEN`: the gateway's address.
 #[must_use]
 pub fn listen() -> Option<String> {

@@ -36,6 +36,7 @@ pub(crate) struct RawBus {
     pub(crate) nkey: Option<Secret>,
     pub(crate) nkey_file: Option<Spanned<PathBuf>>,
     pub(crate) replicas: Option<Spanned<u32>>,
+    pub(crate) ca: Option<Spanned<PathBuf>>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -64,7 +64,7 @@ impl Config {
     }
 
     /// Puts what the environment says (`BERTH_NATS_URL`, `BERTH_NATS_TOKEN`, `BERTH_NATS_NKEY`,
-    /// `BERTH_NATS_CREDENTIALS`, `BERTH_NATS_REPLICAS`, `BERTH_LISTEN`, `BERTH_PUBLISHED`, `BERTH_HOST`,
+    /// `BERTH_NATS_CREDENTIALS`, `BERTH_NATS_REPLICAS`, `BERTH_NATS_CA`, `BERTH_LISTEN`, `BERTH_PUBLISHED`, `BERTH_HOST`,
     /// `BERTH_DOCKER_NETWORK`, `BERTH_KEEP_ENGINES`) over what the file says.
     ///
     /// # Errors
@@ -76,6 +76,7 @@ impl Config {
         self.bus.token = env::nats_token().or(self.bus.token.take());
         self.bus.nkey = env::nats_nkey().or(self.bus.nkey.take());
         self.bus.credentials = env::nats_credentials().or(self.bus.credentials.take());
+        self.bus.ca = env::nats_ca().or(self.bus.ca.take());
         if let Some(listen) = env::listen() {
             self.gateway.listen = vec![parse_listen(&listen).map_err(|why| format!("BERTH_LISTEN: {why}"))?];
         }
@@ -191,6 +192,17 @@ fn bus(raw: &RawBus, base: &Path, findings: &mut Findings<'_>) -> BusConfig {
                 findings.add(replicas.span(), "NATS keeps 1 to 5 copies", help);
             }
             *replicas.get_ref()
+        }),
+        ca: raw.ca.as_ref().map(|path| {
+            let full = below(base, path.get_ref());
+            if let Err(error) = read_text(&full) {
+                findings.add(
+                    path.span(),
+                    format!("cannot read {}: {error}", full.display()),
+                    "name the certificate (PEM) of the authority that signed the NATS server's",
+                );
+            }
+            full
         }),
     }
 }

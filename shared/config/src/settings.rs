@@ -51,6 +51,8 @@ pub struct BusConfig {
     pub nkey: Option<Secret>,
     /// On how many servers of a cluster each stream and bucket is kept.
     pub replicas: u32,
+    /// Certificate of the authority that the server is checked against; with it a connection without TLS is refused.
+    pub ca: Option<PathBuf>,
 }
 
 impl Default for BusConfig {
@@ -62,6 +64,7 @@ impl Default for BusConfig {
             credentials: None,
             nkey: None,
             replicas: 1,
+            ca: None,
         }
     }
 }

@@ -231,7 +231,10 @@ impl TestNats {
             let text = std::fs::read_to_string(file).map_err(|e| e.to_string())?;
             let known: PortsFile = serde_json::from_str(&text).map_err(|e| e.to_string())?;
             let url = known.nats.first().ok_or("its ports file names no client port")?;
-            url.trim_start_matches("nats://").parse().map_err(|e| format!("{url}: {e}"))?
+            url.trim_start_matches("nats://")
+                .trim_start_matches("tls://")
+                .parse()
+                .map_err(|e| format!("{url}: {e}"))?
         } else {
             self.address
         };

@@ -161,10 +161,22 @@ impl Subjects {
         format!("{}.ctl.{host}.*", self.root)
     }
 
-    /// Where agents report to the leader.
+    /// Where the agent of a host reports to the leader.
     #[must_use]
-    pub fn report(&self) -> String {
-        format!("{}.sched.report", self.root)
+    pub fn report(&self, host: &HostId) -> String {
+        format!("{}.sched.report.{host}", self.root)
+    }
+
+    /// Every report.
+    #[must_use]
+    pub fn report_all(&self) -> String {
+        format!("{}.sched.report.*", self.root)
+    }
+
+    /// Where an operator hears a log of a host; `id` is its own.
+    #[must_use]
+    pub fn tail(&self, host: &HostId, id: &str) -> String {
+        format!("{}.tail.{host}.{id}", self.root)
     }
 
     /// Where the leader answers what it knows.

@@ -84,6 +84,7 @@ async fn up(args: &UpArgs, mut config: Config, source: &Source, data_dir: &Path)
         config.bus.token = Some(Secret::new(started.token()));
         config.bus.nkey = None;
         config.bus.credentials = None;
+        config.bus.ca = None;
         let bus = Bus::connect(&BusOptions::from_config(&config.bus), "berth-up").await?;
         berth_bus::forget_leader(&bus).await?;
         bus.close().await;

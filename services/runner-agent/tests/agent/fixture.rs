@@ -318,7 +318,7 @@ impl Fleet {
 async fn lead(bus: &Bus) -> Rc<Told> {
     let told = Rc::new(Told::default());
     told.epoch.set(5);
-    let mut reports = bus.subscribe(bus.subjects.report()).await.unwrap();
+    let mut reports = bus.subscribe(bus.subjects.report_all()).await.unwrap();
     let (bus, taken) = (bus.clone(), Rc::clone(&told));
     let boot = RefCell::new(String::new());
     actix_rt::spawn(async move {
