@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 use crate::add::{self, AddArgs};
+use crate::health::{self, HealthArgs};
 use crate::key::{self, KeyArgs};
 use crate::lease::{self, LeaseArgs, LeasesArgs, ReleaseArgs};
 use crate::logs::{self, LogsArgs};
@@ -60,8 +61,9 @@ pub(crate) enum Command {
     Scheduler(RoleArgs),
     /// Run this machine's agent: it starts engines and streams their answers.
     Agent(RoleArgs),
-    /// Run the watcher of the fleet.
-    Health(RoleArgs),
+    /// Run the watcher of the fleet, or show what it has found.
+    #[command(after_help = health::EXAMPLES)]
+    Health(HealthArgs),
     /// Show hosts, engines and the queue.
     Status(StatusArgs),
     /// Grant a session a lease on a model, or renew it: the model is loaded where there is room, and kept warm.
@@ -145,7 +147,8 @@ pub(crate) struct RoleArgs {
     /// NATS server; may be given several times [default: [bus] urls, nats://127.0.0.1:4222].
     #[arg(long, value_name = "URL")]
     pub(crate) nats_url: Vec<String>,
-    /// Address to serve HTTP on (gateway: 127.0.0.1:8421 by default; health: none by default).
+    /// Address to serve HTTP on: a gateway its endpoint (127.0.0.1:8421 by default); the others /metrics, /livez
+    /// and /readyz (none by default).
     #[arg(long, short, value_name = "ADDRESS", value_parser = berth_config::parse_listen)]
     pub(crate) listen: Option<SocketAddr>,
     /// Where the agent keeps its notes and engine logs [default: ~/.local/share/berth].

@@ -11,6 +11,7 @@ mod check;
 mod cli;
 mod exit;
 mod files;
+mod health;
 mod identify;
 mod input;
 mod key;
@@ -58,7 +59,12 @@ fn run(cli: Cli) -> Result<Exit, Failure> {
             setup::logs(logs, "info").and_then(|()| role::run(Role::Scheduler, &args))
         }
         Command::Agent(args) => setup::logs(logs, "info").and_then(|()| role::run(Role::Agent, &args)),
-        Command::Health(args) => setup::logs(logs, "info").and_then(|()| role::run(Role::Health, &args)),
+        Command::Health(args) => match args.what {
+            None => setup::logs(logs, "info").and_then(|()| role::run(Role::Health, &args.role)),
+            Some(health::What::Report(args)) => {
+                setup::logs(logs, "error").and_then(|()| health::report(&args))
+            }
+        },
         Command::Status(args) => setup::logs(logs, "error").and_then(|()| status::run(&args)),
         Command::Lease(args) => setup::logs(logs, "error").and_then(|()| lease::grant(&args)),
         Command::Release(args) => setup::logs(logs, "error").and_then(|()| lease::release(&args)),

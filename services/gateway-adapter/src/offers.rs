@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use actix::{AsyncContext, Context, Handler, Message};
 use berth_bus::BusError;
-use berth_telemetry::metric;
 use berth_wire::{Attempt, CancelJob, HostId, JobId, ModelId, Reply, RollAnswer, RollCall, Stage, Verb};
 use bytes::Bytes;
 use tracing::{debug, info};
@@ -14,6 +13,7 @@ use tracing::{debug, info};
 use crate::demux::{Demux, Entry, Express, Lane, Serving};
 use crate::error;
 use crate::lanes::Pick;
+use crate::meters;
 
 /// An offer that is not answered by then is given up.
 const ANSWER: Duration = Duration::from_secs(1);
@@ -50,7 +50,7 @@ impl Offer {
 }
 
 fn count(outcome: &'static str) {
-    metrics::counter!(metric::LANE_OFFERS, "outcome" => outcome).increment(1);
+    meters::offer(outcome);
 }
 
 impl Entry {

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream;
@@ -70,6 +71,14 @@ impl BusOptions {
     }
 }
 
+static SLOW_CONSUMERS: AtomicU64 = AtomicU64::new(0);
+
+/// How often NATS has dropped messages of this process's subscriptions because they were not read fast enough.
+#[must_use]
+pub fn slow_consumers() -> u64 {
+    SLOW_CONSUMERS.load(Ordering::Relaxed)
+}
+
 /// A connection. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Bus {
@@ -133,6 +142,12 @@ impl Bus {
             return Err(BusError::TooLarge { subject: subject.into(), size, limit });
         }
         Ok(())
+    }
+
+    /// Whether it is connected just now.
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        self.client.connection_state() == async_nats::connection::State::Connected
     }
 
     /// Waits until the connection has been made anew.
@@ -204,6 +219,7 @@ fn note(name: &str, event: &Event) {
     match event {
         Event::SlowConsumer(id) => {
             metrics::counter!(metric::BUS_SLOW_CONSUMER).increment(1);
+            SLOW_CONSUMERS.fetch_add(1, Ordering::Relaxed);
             warn!(
                 connection = name,
                 subscription = id,
@@ -219,7 +235,10 @@ fn note(name: &str, event: &Event) {
             warn!(connection = name, %error, "the NATS server reports an error");
         }
         Event::ClientError(error) => warn!(connection = name, %error, "NATS client error"),
-        Event::Connected => info!(connection = name, "connected to NATS"),
+        Event::Connected => {
+            metrics::counter!(metric::BUS_CONNECTS).increment(1);
+            info!(connection = name, "connected to NATS");
+        }
         Event::LameDuckMode => warn!(connection = name, "the NATS server is shutting down"),
         Event::Draining | Event::Closed => {}
     }
