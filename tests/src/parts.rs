@@ -17,6 +17,8 @@ pub enum Part {
     Ollama,
     /// llama.cpp's server as a Docker image.
     LlamaImage,
+    /// A folder with Prometheus and promtool.
+    Prometheus,
     /// The tiny model.
     Gguf,
     /// A folder with a vLLM that runs on the CPU (`bin/vllm`), a `model` for it and an `adapter` of that.
@@ -36,6 +38,7 @@ impl Part {
             Self::LlamaServer => "BERTH_TEST_LLAMA_SERVER",
             Self::Ollama => "BERTH_TEST_OLLAMA",
             Self::LlamaImage => "BERTH_TEST_LLAMA_IMAGE",
+            Self::Prometheus => "BERTH_TEST_PROMETHEUS",
             Self::Gguf => "BERTH_TEST_GGUF",
             Self::Vllm => "BERTH_TEST_VLLM",
             Self::Python => "BERTH_TEST_PYTHON",
