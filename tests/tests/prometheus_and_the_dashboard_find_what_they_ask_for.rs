@@ -2,12 +2,12 @@
 //! and every rule finds data, or it is said here why it cannot.
 
 use std::collections::BTreeSet;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use berth_tests::{Berth, Config, Gateway, Model, Part, Role, SOON, finish, path, until_ok};
+use berth_tests::{Berth, Config, Gateway, Model, Part, Role, SOON, finish, path, until, until_ok};
 use serde_json::{Value, json};
 
 /// What a healthy fleet without a GPU and without API keys has none of, by the metric.
@@ -91,6 +91,10 @@ async fn every_query_and_every_rule_finds_its_data() {
     let berth = Berth::fleet(&config).await;
     let targets = services.map(|(target, _, _, address)| (target, address));
     let (mut running, prometheus) = start_prometheus(berth.folder(), targets);
+    let own = prometheus.url().trim_start_matches("http://").parse().expect("an address");
+    for address in targets.iter().map(|(_, address)| *address).chain([own]) {
+        until("it listens", SOON, async || TcpStream::connect(address).is_ok()).await;
+    }
     for (_, address) in targets {
         let service = Gateway::new(&format!("http://{address}"));
         until_ok("each service is alive and ready", SOON, async || {
