@@ -73,7 +73,9 @@ impl Answer {
 }
 
 impl Gateway {
-    pub(crate) fn new(url: &str) -> Self {
+    /// At a base URL without a slash at the end.
+    #[must_use]
+    pub fn new(url: &str) -> Self {
         Self { url: url.into(), client: reqwest::Client::new() }
     }
 

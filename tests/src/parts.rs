@@ -21,6 +21,8 @@ pub enum Part {
     BaseImages,
     /// Docker Compose.
     Compose,
+    /// A folder with Prometheus and promtool.
+    Prometheus,
     /// The tiny model.
     Gguf,
     /// A folder with a vLLM that runs on the CPU (`bin/vllm`), a `model` for it and an `adapter` of that.
@@ -42,6 +44,7 @@ impl Part {
             Self::LlamaImage => "BERTH_TEST_LLAMA_IMAGE",
             Self::BaseImages => "BERTH_TEST_BASE_IMAGES",
             Self::Compose => "BERTH_TEST_COMPOSE",
+            Self::Prometheus => "BERTH_TEST_PROMETHEUS",
             Self::Gguf => "BERTH_TEST_GGUF",
             Self::Vllm => "BERTH_TEST_VLLM",
             Self::Python => "BERTH_TEST_PYTHON",

@@ -85,7 +85,8 @@ async fn until_warm(berth: &Berth) {
 /// Tokens of answers by the gateway's own count.
 async fn counted(berth: &Berth) -> u64 {
     let metrics = berth.gateway.get("/metrics").await.text;
-    let own = |line: &&str| line.starts_with("gen_ai_client_token_usage") && line.contains("type=\"output\"");
+    let own =
+        |line: &&str| line.starts_with("gen_ai_client_token_usage_sum") && line.contains("type=\"output\"");
     let line = metrics.lines().find(own);
     line.and_then(|line| line.split(' ').next_back()?.parse().ok()).unwrap_or(0)
 }

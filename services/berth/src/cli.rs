@@ -12,6 +12,7 @@ use crate::chat::{self, ChatArgs};
 use crate::drain::{self, DrainArgs, UndrainArgs};
 use crate::events::{self, EventsArgs};
 use crate::explain::{self, ExplainArgs};
+use crate::health::{self, HealthArgs};
 use crate::healthcheck::{self, HealthcheckArgs};
 use crate::hint::{self, HintArgs, HintsArgs};
 use crate::key::{self, KeyArgs};
@@ -78,8 +79,9 @@ pub(crate) enum Command {
     Scheduler(RoleArgs),
     /// Run this machine's agent: it starts engines and streams their answers.
     Agent(RoleArgs),
-    /// Run the watcher of the fleet.
-    Health(RoleArgs),
+    /// Run the watcher of the fleet, or show what it has found.
+    #[command(after_help = health::EXAMPLES)]
+    Health(HealthArgs),
     /// Show hosts with their memory, engines, models and leases.
     #[command(after_help = STATUS_EXAMPLES)]
     Status(StatusArgs),
@@ -223,7 +225,8 @@ pub(crate) struct RoleArgs {
     /// NATS server; may be given several times [default: [bus] urls, nats://127.0.0.1:4222].
     #[arg(long, value_name = "URL")]
     pub(crate) nats_url: Vec<String>,
-    /// Address to serve HTTP on (gateway: 127.0.0.1:8421 by default; health: none by default).
+    /// Address to serve HTTP on: a gateway its endpoint (127.0.0.1:8421 by default); the others /metrics, /livez
+    /// and /readyz (none by default).
     #[arg(long, short, value_name = "ADDRESS", value_parser = berth_config::parse_listen)]
     pub(crate) listen: Option<SocketAddr>,
     /// Where the agent keeps its notes and engine logs [default: ~/.local/share/berth].

@@ -125,6 +125,11 @@ fn sentence(body: &EventBody) -> String {
         E::ModelPinned { model, pin: false } => format!("{model} was unpinned"),
         E::ModelsFound { host, models } => format!("host {host} found {}", names(models)),
         E::ModelsGone { host, models } => format!("host {host} has no more {}", names(models)),
+        E::AlertRaised { alert, about, message } => format!("ALERT {alert} of {about}: {message}"),
+        E::AlertResolved { alert, about, message, after_s } => {
+            let after = berth_config::show_duration(std::time::Duration::from_secs(*after_s));
+            format!("resolved {alert} of {about} after {after}: {message}")
+        }
         E::ModelRefused { host, model, why } => format!("{model} of host {host} is left out: {why}"),
     }
 }

@@ -18,6 +18,7 @@ mod events;
 mod exit;
 mod explain;
 mod files;
+mod health;
 mod healthcheck;
 mod hint;
 mod identify;
@@ -72,7 +73,12 @@ fn run(cli: Cli) -> Result<Exit, Failure> {
             setup::logs(logs, "info").and_then(|()| role::run(Role::Scheduler, &args))
         }
         Command::Agent(args) => setup::logs(logs, "info").and_then(|()| role::run(Role::Agent, &args)),
-        Command::Health(args) => setup::logs(logs, "info").and_then(|()| role::run(Role::Health, &args)),
+        Command::Health(args) => match args.what {
+            None => setup::logs(logs, "info").and_then(|()| role::run(Role::Health, &args.role)),
+            Some(health::What::Report(args)) => {
+                setup::logs(logs, "error").and_then(|()| health::report(&args))
+            }
+        },
         Command::Status(args) => setup::logs(logs, "error").and_then(|()| status::run(&args)),
         Command::Top(args) => setup::logs(logs, "error").and_then(|()| status::top(&args.fleet)),
         Command::Chat(args) => setup::logs(logs, "error").and_then(|()| chat::run(&args)),

@@ -264,6 +264,10 @@ fn told(body: &EventBody) -> (String, Option<&ModelId>, Option<JobId>) {
         EventBody::ModelsGone { host, models } => {
             (format!("host {host} has {} models of other servers no more", models.len()), None, None)
         }
+        EventBody::AlertRaised { alert, message, .. } => (format!("alert {alert}: {message}"), None, None),
+        EventBody::AlertResolved { alert, about, .. } => {
+            (format!("alert {alert} of {about} is resolved"), None, None)
+        }
         EventBody::ModelRefused { host, model, why } => {
             (format!("{model} of host {host} is left out: {why}"), Some(model), None)
         }

@@ -68,9 +68,9 @@ impl Role {
             Self::Agent => {
                 Box::pin(berth_runner_agent::run(config, bus, shutdown)).await.map_err(|error| failed(&error))
             }
-            Self::Health => Box::pin(berth_health::run(config, bus, shutdown, metrics))
-                .await
-                .map_err(|error| failed(&error)),
+            Self::Health => {
+                Box::pin(berth_health::run(config, bus, shutdown)).await.map_err(|error| failed(&error))
+            }
         }
     }
 }
@@ -81,12 +81,8 @@ pub(crate) fn run(role: Role, args: &RoleArgs) -> Result<Exit, Failure> {
     match (role, args.listen) {
         (Role::Gateway, Some(address)) => config.gateway.listen = vec![address],
         (Role::Health, Some(address)) => config.health.listen = Some(address),
-        (Role::Scheduler | Role::Agent, Some(_)) => {
-            return Err(Failure::Option(format!(
-                "`berth {}` serves no HTTP; leave --listen out",
-                role.as_str()
-            )));
-        }
+        (Role::Scheduler, Some(address)) => config.scheduler.metrics_listen = Some(address),
+        (Role::Agent, Some(address)) => config.host.metrics_listen = Some(address),
         (_, None) => {}
     }
     if args.open && role != Role::Gateway {
@@ -108,10 +104,7 @@ pub(crate) fn run(role: Role, args: &RoleArgs) -> Result<Exit, Failure> {
     }
     actix_rt::System::new().block_on(async {
         let signals = Signals::watch()?;
-        let metrics = match role {
-            Role::Gateway | Role::Health => Some(setup::metrics()?),
-            Role::Scheduler | Role::Agent => None,
-        };
+        let metrics = Some(setup::metrics()?);
         let bus = BusOptions::from_config(&config.bus);
         let published = config.gateway.published;
         let started = move |addresses: Vec<SocketAddr>| {

@@ -66,8 +66,12 @@ impl Caller {
                 let message = "this API key may not use this model; GET /v1/models lists those it may use";
                 Err(ApiError::new(ErrorKind::Forbidden, "model_not_allowed", message).param("model"))
             }
-            Err(unknown) if self.key.as_ref().is_none_or(|key| key.record.models.is_empty()) => Err(unknown),
+            Err(unknown) if self.key.as_ref().is_none_or(|key| key.record.models.is_empty()) => {
+                metrics::counter!(metric::UNKNOWN_MODELS).increment(1);
+                Err(unknown)
+            }
             Err(unknown) => {
+                metrics::counter!(metric::UNKNOWN_MODELS).increment(1);
                 let message =
                     "this model does not exist; GET /v1/models lists those that this API key may use";
                 Err(ApiError { message: message.into(), ..unknown })
@@ -165,15 +169,15 @@ impl ResponseError for Denied {
 /// How long a client without a key may go on sending a body that is forgotten, so that it reads its answer.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// Looks who asks. Everything but `/`, `/healthz`, `/readyz` and the page at `/dashboard`, which tell nothing of the fleet,
-/// passes here, so that a route that is added is closed.
+/// Looks who asks. Everything but `/`, `/healthz`, `/livez`, `/readyz` and the page at `/dashboard`, which tell nothing of
+/// the fleet, passes here, so that a route that is added is closed.
 pub(crate) async fn authenticate<B: MessageBody>(
     fleet: Arc<Fleet>,
     request: ServiceRequest,
     next: Next<B>,
 ) -> Result<ServiceResponse<EitherBody<B>>, actix_web::Error> {
     // As it was written: another spelling of these is closed.
-    if matches!(request.path(), "/" | "/healthz" | "/readyz" | "/dashboard") {
+    if matches!(request.path(), "/" | "/healthz" | "/livez" | "/readyz" | "/dashboard") {
         return Ok(next.call(request).await?.map_into_left_body());
     }
     match fleet.keys.admit(presented(request.headers())) {

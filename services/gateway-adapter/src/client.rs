@@ -17,10 +17,10 @@ use tracing::debug;
 
 use crate::allowance::Permit;
 use crate::anthropic::{self, RequestId};
-use crate::demux::{Express, Flow, Leave, Outlet, Piece, Progress, Register, Serving, outlet};
+use crate::demux::{Express, Flow, Lane, Leave, Outlet, Piece, Progress, Register, Serving, outlet};
 use crate::relay::Ending;
 use crate::worker::Worker;
-use crate::{error, events};
+use crate::{error, events, meters};
 
 /// An answer that has begun and says nothing for so long is given up: its end was lost.
 pub(crate) const SILENCE: Duration = Duration::from_secs(300);
@@ -53,6 +53,8 @@ pub(crate) struct Client {
     /// Bytes that the running attempt has been granted in all.
     granted: u64,
     consumed: u64,
+    /// Bytes of its answer that have come.
+    received: u64,
     /// The body's object, deleted here if no agent will. Few have one, so it takes no room in the others.
     claim: Option<Box<(Bodies, String)>>,
     submitted: bool,
@@ -93,6 +95,7 @@ impl Client {
             window,
             granted: window,
             consumed: 0,
+            received: 0,
             claim: None,
             submitted: false,
             ending: None,
@@ -206,14 +209,21 @@ impl Client {
         match self.outlet.pieces.poll_next_unpin(cx) {
             Poll::Pending => Poll::Pending,
             Poll::Ready(Some(piece)) => {
+                self.received += piece.data.as_ref().map_or(0, |data| data.len() as u64);
                 if self.first_byte.is_none() {
                     let took = self.start.at.elapsed();
                     self.first_byte = Some(took);
                     if let Some(permit) = &mut self.start.permit {
                         permit.served();
                     }
-                    metrics::histogram!(metric::TIME_TO_FIRST_TOKEN, "model" => Arc::clone(&self.start.model))
-                        .record(took.as_secs_f64());
+                    let progress = self.progress();
+                    // The express lane has no queue: its host's yes comes with the first output.
+                    let queued = match progress.lane {
+                        Lane::Express => Some(Duration::ZERO),
+                        Lane::Queue => self.queued(),
+                    };
+                    let load = progress.serving.map_or(Duration::ZERO, |serving| serving.load);
+                    meters::of(&self.start.model).began(took, queued, load);
                 }
                 Poll::Ready(Next::Piece(piece))
             }
@@ -305,14 +315,8 @@ impl Drop for Client {
                 bodies.delete(&object).await;
             });
         }
-        let status = if self.status == 0 { "gone".to_owned() } else { self.status.to_string() };
-        metrics::histogram!(
-            metric::REQUEST_DURATION,
-            "model" => Arc::clone(&self.start.model),
-            "route" => self.start.route.path(),
-            "status" => status
-        )
-        .record(self.start.at.elapsed().as_secs_f64());
+        let (route, took) = (self.start.route.path(), self.start.at.elapsed());
+        meters::of(&self.start.model).ended(route, self.status, took, self.received);
         self.worker.fleet().running.fetch_sub(1, Ordering::AcqRel);
     }
 }

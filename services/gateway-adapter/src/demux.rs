@@ -14,7 +14,6 @@ use actix::{
 use async_nats::Subject;
 use berth_actors::{Drain, Life, Vital};
 use berth_bus::{Bus, Delivery, NatsOutput};
-use berth_telemetry::metric;
 use berth_wire::{
     ApiError, Attempt, BeginReply, CancelJob, ErrorKind, Frame, GatewayId, Head, HostId, JobId, Notice,
     Output, Stage, Usage, Verb,
@@ -26,6 +25,7 @@ use tracing::{debug, info, warn};
 
 use crate::error;
 use crate::lanes::{Lanes, Pick, Waits};
+use crate::meters;
 use crate::offers::Offer;
 use crate::relay::{Ending, Relay, Step};
 use crate::roll::Quiet;
@@ -305,10 +305,7 @@ impl Demux {
                 None => return,
             },
         };
-        for (kind, tokens) in [("input", usage.prompt_tokens), ("output", usage.completion_tokens)] {
-            metrics::counter!(metric::TOKENS, "model" => Arc::clone(&model), "type" => kind)
-                .increment(tokens.unwrap_or_default());
-        }
+        meters::of(&model).used(usage);
     }
 
     pub(crate) fn carry_out(&mut self, job: JobId, host: Option<HostId>, step: Step, reply: Option<Subject>) {

@@ -30,6 +30,7 @@ mod lanes;
 mod later;
 mod leases;
 mod ledger;
+mod meters;
 mod models;
 mod offers;
 mod openapi;

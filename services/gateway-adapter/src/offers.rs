@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use actix::{AsyncContext, Context, Handler, Message};
 use berth_bus::BusError;
-use berth_telemetry::metric;
 use berth_wire::{Attempt, CancelJob, JobId, ModelId, Reply, Stage, Verb};
 use bytes::Bytes;
 use tracing::{debug, info};
@@ -13,6 +12,7 @@ use tracing::{debug, info};
 use crate::demux::{Demux, Entry, Express, Lane, Serving};
 use crate::error;
 use crate::lanes::Pick;
+use crate::meters;
 use crate::roll::ROLL;
 
 /// An offer that is not answered by then is given up.
@@ -40,7 +40,7 @@ impl Offer {
 }
 
 fn count(outcome: &'static str) {
-    metrics::counter!(metric::LANE_OFFERS, "outcome" => outcome).increment(1);
+    meters::offer(outcome);
 }
 
 impl Entry {

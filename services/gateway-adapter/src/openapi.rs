@@ -122,6 +122,7 @@ fn own() -> Vec<Own> {
         get("/api/v1/fleet", "Hosts, engines and the leader", shapes::FLEET),
         Own { open: true, ..get("/", "What this is and where to go", shapes::ABOUT) },
         Own { open: true, ..get("/healthz", "Whether the process makes progress", shapes::HEALTH) },
+        Own { open: true, ..get("/livez", "The same as /healthz", shapes::HEALTH) },
         Own { open: true, ..get("/readyz", "Whether a request will be taken", shapes::READY) },
         get("/openapi.json", "This document", shapes::ANYTHING),
     ]

@@ -16,6 +16,7 @@ use actix_web::web::{self, ServiceConfig};
 use actix_web::{App, HttpMessage, HttpServer, Route, guard};
 use berth_bus::{Bus, BusError, BusOptions, register};
 use berth_config::Config;
+use berth_probes::{ProbeError, Probes};
 use berth_wire::Route as Engines;
 use thiserror::Error;
 use tokio::net::TcpSocket;
@@ -28,7 +29,7 @@ use crate::fleet::Fleet;
 use crate::intake::Complete;
 use crate::upstream::PREFIX;
 use crate::worker::Worker;
-use crate::{about, error, infer, jobs, leases, models, openapi, operate, status, upstream};
+use crate::{about, error, infer, jobs, leases, meters, models, openapi, operate, status, upstream};
 
 /// Renders this process's metrics as Prometheus text.
 pub type RenderMetrics = Arc<dyn Fn() -> String + Send + Sync>;
@@ -70,6 +71,9 @@ pub enum GatewayError {
         /// Where it was to listen.
         address: SocketAddr,
     },
+    /// The listener for metrics.
+    #[error(transparent)]
+    Probes(#[from] ProbeError),
     /// NATS.
     #[error(transparent)]
     Bus(#[from] BusError),
@@ -110,6 +114,11 @@ pub async fn run(
         .unwrap_or(1)
         .max(1);
 
+    let probes = {
+        let watched = Arc::clone(&fleet);
+        Probes::new("gateway", fleet.vitals.clone(), move || status::parts(&watched))
+            .listen(config.gateway.metrics_listen, "[gateway] metrics_listen")?
+    };
     let mut server = HttpServer::new({
         let fleet = Arc::clone(&fleet);
         move || {
@@ -186,6 +195,9 @@ pub async fn run(
     };
     drop(registered);
     end.cancel();
+    if let Some(probes) = probes {
+        probes.stop().await;
+    }
     bus.close().await;
     info!(%id, "gateway ended");
     match outcome {
@@ -306,6 +318,7 @@ fn routes(app: &mut ServiceConfig) {
         .service(resource("/dashboard").route(read().to(operate::dashboard)))
         .service(resource("/openapi.json").route(read().to(openapi::openapi)))
         .service(resource("/healthz").route(read().to(status::healthz)))
+        .service(resource("/livez").route(read().to(status::healthz)))
         .service(resource("/readyz").route(read().to(status::readyz)))
         .service(resource("/metrics").route(read().to(status::metrics)))
         .service(resource("/api/v1/fleet").route(read().to(status::fleet)));
@@ -339,6 +352,7 @@ async fn stamp(
         request.extensions_mut().insert(id);
     }
     let mut response = anthropic::speak(next.call(request).await?, known.as_ref());
+    meters::answered(response.status().as_u16());
     let headers = response.headers_mut();
     if let Some(id) = id {
         headers.insert(X_REQUEST_ID, id);

@@ -1,11 +1,14 @@
 //! `/healthz`, `/readyz`, `/metrics` and the fleet as JSON. All are passive: none wakes an engine.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use actix_web::HttpResponse;
 use actix_web::http::header::{CONTENT_TYPE, RETRY_AFTER};
 use actix_web::web::Data;
+use berth_probes::Component;
+use berth_telemetry::{metric, samples};
 use serde_json::json;
 
 use crate::caller::Admin;
@@ -59,6 +62,18 @@ pub(crate) async fn fleet(_: Admin, worker: Data<Arc<Worker>>) -> HttpResponse {
     }))
 }
 
+/// Its parts, as the listener for metrics tells of them.
+pub(crate) fn parts(fleet: &Fleet) -> Vec<Component> {
+    let draining = fleet.draining.load(Ordering::Acquire);
+    let mut parts: Vec<Component> = fleet
+        .readiness()
+        .into_iter()
+        .map(|part| Component { name: part.name.to_owned(), ready: part.ready, detail: part.detail })
+        .collect();
+    parts.push(Component::new("gateway", !draining, "takes requests", "is shutting down"));
+    parts
+}
+
 /// What the service answers on its status subject.
 pub(crate) fn report(fleet: &Fleet) -> serde_json::Value {
     let components = fleet.readiness();
@@ -71,5 +86,28 @@ pub(crate) fn report(fleet: &Fleet) -> serde_json::Value {
         "jobs": fleet.running.load(Ordering::Acquire),
         "lanes": fleet.lanes.observe(),
         "actors": fleet.vitals.signs(),
+        "started": fleet.started,
+        "times": times(),
+    })
+}
+
+/// How long requests have taken so far, as cumulative histograms: health makes trends of them.
+fn times() -> serde_json::Value {
+    let Some(text) = metric::render() else { return serde_json::Value::Null };
+    let read = |name, label| {
+        let all = samples::histogram(&text, name, label);
+        // JSON knows no infinity: the last bound is told as null.
+        all.into_iter()
+            .map(|(model, counts)| {
+                let counts: Vec<_> =
+                    counts.into_iter().map(|(le, n)| (le.is_finite().then_some(le), n)).collect();
+                (model, counts)
+            })
+            .collect::<BTreeMap<_, _>>()
+    };
+    json!({
+        "wait": read(metric::QUEUE_SECONDS, "model"),
+        "load": read(metric::LOAD_SECONDS, "model"),
+        "first_token": read(metric::TIME_TO_FIRST_TOKEN, "gen_ai_request_model"),
     })
 }

@@ -38,24 +38,13 @@ pub enum Finding {
     },
 }
 
-/// How bad a finding is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Alert {
-    /// Good to know.
-    Info,
-    /// Somebody should look.
-    Warning,
-}
-
 impl Finding {
-    /// How bad it is.
+    /// Somebody should look.
     #[must_use]
-    pub fn alert(&self) -> Alert {
+    pub fn is_bad(&self) -> bool {
         match self {
-            Self::LeaderBack { .. } | Self::HostJoined { .. } | Self::HostLeft { .. } => Alert::Info,
-            Self::NoLeader | Self::NoHosts | Self::HostLost { .. } | Self::EngineFailed { .. } => {
-                Alert::Warning
-            }
+            Self::LeaderBack { .. } | Self::HostJoined { .. } | Self::HostLeft { .. } => false,
+            Self::NoLeader | Self::NoHosts | Self::HostLost { .. } | Self::EngineFailed { .. } => true,
         }
     }
 }

@@ -1,36 +1,31 @@
 //! The service: connect, watch, answer, end.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use berth_actors::{Vitals, supervise};
 use berth_bus::{Bus, BusError, BusOptions, register};
 use berth_config::Config;
+use berth_probes::{Component, ProbeError, Probes};
+use serde_json::json;
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::info;
 
-use crate::http::{Desk, serve};
 use crate::watcher::{Report, Views, Watcher};
-
-/// Renders this process's metrics as Prometheus text.
-pub type RenderMetrics = Arc<dyn Fn() -> String + Send + Sync>;
+use crate::webhook::Webhooks;
 
 /// Why health does not run.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum HealthError {
     /// The address cannot be listened on.
-    #[error("cannot listen on {address}; choose another with [health] listen")]
-    Listen {
-        /// Where.
-        address: SocketAddr,
-        /// What the system said.
-        #[source]
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    Listen(#[from] ProbeError),
+    /// The client that tells webhooks.
+    #[error("cannot make an HTTP client for webhooks")]
+    Http(#[from] reqwest::Error),
     /// NATS.
     #[error(transparent)]
     Bus(#[from] BusError),
@@ -44,32 +39,30 @@ pub async fn run(
     config: Arc<Config>,
     options: BusOptions,
     shutdown: CancellationToken,
-    metrics: Option<RenderMetrics>,
 ) -> Result<(), HealthError> {
     let bus = Bus::connect(&options, "berth-health").await?;
     let vitals = Vitals::default();
     let views = Views::follow(&bus);
     let report = Report::default();
-    let desk = Desk {
-        bus: bus.clone(),
-        vitals: vitals.clone(),
-        views: views.clone(),
-        report: Arc::clone(&report),
-        metrics,
+    let probes = {
+        let (bus, views, report) = (bus.clone(), views.clone(), Arc::clone(&report));
+        Probes::new("health", vitals.clone(), move || components(&bus, &views, &report))
     };
-    let server = match config.health.listen {
-        Some(address) => {
-            let (address, server) = serve(address, desk.clone())?;
-            info!(%address, "health is served");
-            let handle = server.handle();
-            Some((handle, actix_rt::spawn(server)))
-        }
-        None => None,
-    };
+    let listener = probes.clone().listen(config.health.listen, "[health] listen")?;
+    let webhooks = Webhooks::start(&config.health.webhooks)?;
     let watcher = supervise(&vitals, "watcher", 64, {
-        let (bus, views, report) = (bus.clone(), views, Arc::clone(&report));
-        let host_timeout = config.scheduler.host_timeout;
-        move |life| Watcher::new(life, bus.clone(), views.clone(), host_timeout, Arc::clone(&report))
+        let (bus, report) = (bus.clone(), Arc::clone(&report));
+        move |life| {
+            Watcher::new(
+                life,
+                bus.clone(),
+                views.clone(),
+                config.scheduler.host_timeout,
+                &config.health,
+                webhooks.clone(),
+                Arc::clone(&report),
+            )
+        }
     });
     // The connection's inbox prefix is unique and a subject token at its end.
     let id = bus.client.new_inbox().rsplit('.').next().unwrap_or("health").to_string();
@@ -80,20 +73,51 @@ pub async fn run(
         "watches the fleet",
         subject,
         HashMap::from([("instance".to_owned(), id)]),
-        move || desk.report(),
+        move || {
+            let (ready, parts) = probes.ready();
+            let found = report.read().map(|found| found.report.clone()).unwrap_or_default();
+            json!({
+                "service": "health",
+                "version": env!("CARGO_PKG_VERSION"),
+                "ready": ready,
+                "components": parts.get("components"),
+                "found": found,
+                "actors": vitals.signs(),
+            })
+        },
     )
     .await?;
 
     shutdown.cancelled().await;
     drop(registered);
-    if let Some((handle, running)) = server {
-        handle.stop(true).await;
-        if let Ok(Err(error)) = running.await {
-            warn!(%error, "the health server failed");
-        }
+    if let Some(listener) = listener {
+        listener.stop().await;
     }
     watcher.drain(Duration::from_secs(5)).await;
     bus.close().await;
     info!("health ended");
     Ok(())
+}
+
+/// What the fleet needs to serve, part by part.
+fn components(bus: &Bus, views: &Views, report: &Report) -> Vec<Component> {
+    let leader = views.leader.entries().values().next().map(|record| record.instance.clone());
+    let hosts = views.hosts.entries().values().filter(|beat| !beat.draining).count();
+    let gateways = report
+        .read()
+        .ok()
+        .and_then(|found| found.services.get("berth-gateway").map(Vec::len))
+        .unwrap_or_default();
+    vec![
+        Component::new("bus", bus.is_connected(), "connected", "not connected to NATS"),
+        Component::new(
+            "permissions",
+            bus.denied().is_empty(),
+            "nothing is denied",
+            "NATS denies something that health needs; its log and `nats micro stats berth-health` name it",
+        ),
+        Component::new("scheduler", leader.is_some(), leader.unwrap_or_default(), "no scheduler leads"),
+        Component::new("gateways", gateways > 0, format!("{gateways} gateways"), "no gateway answers"),
+        Component::new("hosts", hosts > 0, format!("{hosts} hosts"), "no host takes jobs"),
+    ]
 }

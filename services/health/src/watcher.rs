@@ -3,20 +3,30 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, RwLock};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, WrapFuture};
 use berth_actors::{Drain, Life, Vital};
-use berth_bus::{Bus, View};
-use berth_telemetry::metric;
-use berth_wire::{EngineRecord, HostBeat, LeaderRecord};
-use tracing::{info, warn};
+use berth_bus::{Bus, View, put_json};
+use berth_config::HealthConfig;
+use berth_wire::{EngineRecord, Event, EventBody, HostBeat, LeaderRecord, Timestamp};
+use serde_json::json;
+use tracing::{debug, info, warn};
 
-use crate::picture::{Alert, Levels, Picture};
-use crate::roll_call;
+use crate::alerts::{Alerts, Change, Raised};
+use crate::gauges::{Gauges, looks};
+use crate::picture::{Levels, Picture};
+use crate::roll_call::Services;
+use crate::rollup::{Rollup, Slot};
+use crate::signals::Signals;
+use crate::webhook::Webhooks;
+use crate::{jetstream, roll_call};
 
 const LOOK: Duration = Duration::from_secs(1);
 const ROLL_CALL: Duration = Duration::from_secs(5);
+const JETSTREAM: Duration = Duration::from_secs(15);
+/// How often the slot that runs is written down.
+const WRITE: Duration = Duration::from_secs(15);
 
 /// What health follows.
 #[derive(Clone)]
@@ -46,7 +56,15 @@ impl Views {
 }
 
 /// What the watcher last found, for those who ask.
-pub(crate) type Report = Arc<RwLock<serde_json::Value>>;
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Found {
+    pub(crate) report: serde_json::Value,
+    /// Names of the services that answer.
+    pub(crate) services: BTreeMap<String, Vec<String>>,
+}
+
+/// Shared with those who answer.
+pub(crate) type Report = Arc<RwLock<Found>>;
 
 pub(crate) struct Watcher {
     life: Life,
@@ -55,14 +73,26 @@ pub(crate) struct Watcher {
     picture: Picture,
     /// How often the bus has been connected.
     connects: u64,
-    services: BTreeMap<String, Vec<String>>,
+    services: Services,
+    jetstream: BTreeMap<String, f64>,
+    signals: Signals,
+    alerts: Alerts,
+    rollup: Rollup,
+    gauges: Gauges,
+    webhooks: Webhooks,
     report: Report,
-    /// Gauges are set back when what they tell of is gone.
-    accelerators: Vec<(String, String)>,
 }
 
 impl Watcher {
-    pub(crate) fn new(life: Life, bus: Bus, views: Views, host_timeout: Duration, report: Report) -> Self {
+    pub(crate) fn new(
+        life: Life,
+        bus: Bus,
+        views: Views,
+        host_timeout: Duration,
+        config: &HealthConfig,
+        webhooks: Webhooks,
+        report: Report,
+    ) -> Self {
         Self {
             life,
             connects: connects(&bus),
@@ -70,8 +100,13 @@ impl Watcher {
             views,
             picture: Picture::new(host_timeout),
             services: BTreeMap::new(),
+            jetstream: BTreeMap::new(),
+            signals: Signals::new(config.alerts.clone()),
+            alerts: Alerts::new(config.alerts.hold),
+            rollup: Rollup::new(now()),
+            gauges: Gauges::default(),
+            webhooks,
             report,
-            accelerators: Vec::new(),
         }
     }
 
@@ -88,37 +123,102 @@ impl Watcher {
             self.picture.bus_is_back(now);
         }
         for finding in self.picture.look(&levels, now) {
-            match finding.alert() {
-                Alert::Info => info!("{finding}"),
-                Alert::Warning => warn!("{finding}"),
+            if finding.is_bad() {
+                warn!("{finding}");
+            } else {
+                info!("{finding}");
             }
+            self.signals.found(&finding, now);
         }
-        self.gauges(&levels);
-        let report = self.observe();
+        let readings = self.signals.readings(&levels, &self.services, &self.jetstream, now);
+        for change in self.alerts.judge(readings, now) {
+            self.tell(&change);
+        }
+        let raised = self.alerts.raised(now);
+        self.rollup.look(looks(&levels), levels.engines.values().map(Arc::as_ref));
+        self.gauges.show(&levels, &self.services, &self.jetstream, &raised);
+        let mut services: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for (id, service) in &self.services {
+            let instance = id.strip_prefix(&format!("{}.", service.name)).unwrap_or(id);
+            services.entry(service.name.clone()).or_default().push(instance.to_owned());
+        }
+        let found = Found { report: self.found(&raised, &services), services };
         if let Ok(mut last) = self.report.write() {
-            *last = report;
+            *last = found;
         }
     }
 
-    fn gauges(&mut self, levels: &Levels) {
-        let mut reserved: BTreeMap<(&str, &str), u64> = BTreeMap::new();
-        for engine in levels.engines.values().filter(|engine| !engine.state.is_gone()) {
-            for part in &engine.reservations {
-                *reserved.entry((engine.host.as_str(), part.accelerator.as_str())).or_default() += part.bytes;
+    fn found(&self, raised: &[Raised], services: &BTreeMap<String, Vec<String>>) -> serde_json::Value {
+        json!({
+            "fleet": self.picture.summary(),
+            "services": services,
+            "alerts": raised,
+            "jetstream": self.jetstream,
+            "now": self.rollup.slot(),
+        })
+    }
+
+    /// Says what is new in the log, as an event, and to the webhooks.
+    fn tell(&self, change: &Change) {
+        let (state, raised) = match change {
+            Change::Raised(raised) => ("raised", raised),
+            Change::Resolved(raised) => ("resolved", raised),
+        };
+        let Raised { alert, about, message, for_s } = raised.clone();
+        let name = alert.as_str();
+        let body = match change {
+            Change::Raised(_) => {
+                warn!(alert = name, about, "{message}");
+                EventBody::AlertRaised { alert: name.into(), about: about.clone(), message: message.clone() }
             }
-        }
-        let mut seen = Vec::new();
-        for beat in levels.hosts.values() {
-            for accelerator in &beat.accelerators {
-                let (host, id) = (beat.host.as_str(), accelerator.id.as_str());
-                set(host, id, accelerator.memory, reserved.get(&(host, id)).copied().unwrap_or(0));
-                seen.push((host.to_owned(), id.to_owned()));
+            Change::Resolved(_) => {
+                info!(alert = name, about, for_s, "resolved");
+                EventBody::AlertResolved {
+                    alert: name.into(),
+                    about: about.clone(),
+                    message: message.clone(),
+                    after_s: for_s,
+                }
             }
-        }
-        for (host, id) in self.accelerators.iter().filter(|known| !seen.contains(known)) {
-            set(host, id, 0, 0);
-        }
-        self.accelerators = seen;
+        };
+        let at = now();
+        self.webhooks.tell(&json!({
+            "state": state, "alert": name, "about": about, "message": message, "for_s": for_s, "at": at,
+            "fleet": self.bus.subjects.root(),
+        }));
+        let (bus, subject) = (self.bus.clone(), self.bus.subjects.event(body.kind(), &body.id()));
+        actix_rt::spawn(async move {
+            if let Err(error) = bus.publish_json(subject, &Event { at, body }).await {
+                debug!(%error, "could not publish an alert");
+            }
+        });
+    }
+
+    fn write_down(&mut self) {
+        let slots: Vec<Slot> = self.rollup.turn(now()).into_iter().chain([self.rollup.slot()]).collect();
+        let bus = self.bus.clone();
+        actix_rt::spawn(async move {
+            // The bucket is there once a scheduler has been.
+            let Ok(bucket) = bus.bucket("trends").await else { return };
+            for slot in slots {
+                if let Err(error) = put_json(&bucket, &Slot::key(slot.at), &slot).await {
+                    debug!(%error, "could not keep a roll-up");
+                }
+            }
+        });
+    }
+
+    fn call(&self, ctx: &mut Context<Self>) {
+        let bus = self.bus.clone();
+        let call = async move { roll_call::call(&bus).await };
+        ctx.spawn(call.into_actor(self).map(|services, actor, _| {
+            let Some(services) = services else { return };
+            actor.signals.heard(&services, Instant::now());
+            let gateways =
+                services.iter().filter_map(|(id, service)| Some((id.clone(), service.counted()?))).collect();
+            actor.rollup.hear(gateways);
+            actor.services = services;
+        }));
     }
 }
 
@@ -126,11 +226,8 @@ fn connects(bus: &Bus) -> u64 {
     bus.client.statistics().connects.load(Ordering::Relaxed)
 }
 
-#[expect(clippy::cast_precision_loss, reason = "bytes of memory are far below the limit of exactness")]
-fn set(host: &str, accelerator: &str, memory: u64, reserved: u64) {
-    let labels = [("host", host.to_owned()), ("accelerator", accelerator.to_owned())];
-    metrics::gauge!(metric::ACCELERATOR_MEMORY, &labels).set(memory as f64);
-    metrics::gauge!(metric::ACCELERATOR_RESERVED, &labels).set(reserved as f64);
+fn now() -> Timestamp {
+    Timestamp::from(SystemTime::now())
 }
 
 impl Actor for Watcher {
@@ -138,15 +235,22 @@ impl Actor for Watcher {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.run_interval(LOOK, |actor, _| actor.look());
-        ctx.run_interval(ROLL_CALL, |actor, ctx| {
+        ctx.run_interval(WRITE, |actor, _| actor.write_down());
+        self.call(ctx);
+        ctx.run_interval(ROLL_CALL, Self::call_again);
+        ctx.run_interval(JETSTREAM, |actor, ctx| {
             let bus = actor.bus.clone();
-            let call = async move { roll_call::call(&bus).await };
-            ctx.spawn(call.into_actor(actor).map(|services, actor, _| {
-                if let Some(services) = services {
-                    actor.services = services;
-                }
+            let used = async move { jetstream::used(&bus).await };
+            ctx.spawn(used.into_actor(actor).map(|used, actor, _| {
+                actor.jetstream = used.unwrap_or_else(|| std::mem::take(&mut actor.jetstream));
             }));
         });
+    }
+}
+
+impl Watcher {
+    fn call_again(&mut self, ctx: &mut Context<Self>) {
+        self.call(ctx);
     }
 }
 
@@ -156,7 +260,7 @@ impl Vital for Watcher {
     }
 
     fn observe(&self) -> serde_json::Value {
-        serde_json::json!({ "fleet": self.picture.summary(), "services": self.services })
+        json!({ "fleet": self.picture.summary() })
     }
 }
 

@@ -2,15 +2,18 @@
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+    use std::io::{Read, Write};
     use std::net::SocketAddr;
-    use std::sync::Arc;
+    use std::sync::{Arc, mpsc};
     use std::time::Duration;
 
-    use berth_bus::{Bus, BusOptions, provision, put_json};
-    use berth_config::Config;
+    use berth_bus::{Bus, BusOptions, provision, put_json, register};
+    use berth_config::{Config, Secret, WebhookConfig};
     use berth_testkit::nats::TestNats;
     use berth_testkit::wait::{until, until_ok};
     use berth_wire::{HostBeat, LeaderRecord, Timestamp};
+    use futures::StreamExt;
     use serde_json::Value;
     use tokio_util::sync::CancellationToken;
 
@@ -18,6 +21,33 @@ mod tests {
 
     fn free_address() -> SocketAddr {
         std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    }
+
+    /// Takes posts, and turns the first one down.
+    fn webhook() -> (String, mpsc::Receiver<String>) {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/alerts", listener.local_addr().unwrap());
+        let (send, receive) = mpsc::channel();
+        std::thread::spawn(move || {
+            for (n, stream) in listener.incoming().enumerate() {
+                let mut stream = stream.unwrap();
+                let (mut buffer, mut text) = ([0; 4096], String::new());
+                while !text.contains("\"state\"") {
+                    let read = stream.read(&mut buffer).unwrap();
+                    if read == 0 {
+                        break;
+                    }
+                    text.push_str(&String::from_utf8_lossy(&buffer[..read]));
+                }
+                let status = if n == 0 { "503 Service Unavailable" } else { "204 No Content" };
+                let answer = format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
+                stream.write_all(answer.as_bytes()).unwrap();
+                if n > 0 && send.send(text).is_err() {
+                    return;
+                }
+            }
+        });
+        (url, receive)
     }
 
     async fn ask(bus: &Bus, subject: String) -> Result<Value, String> {
@@ -32,26 +62,31 @@ mod tests {
         let address = free_address();
         let mut config = Config::empty();
         config.health.listen = Some(address);
+        config.health.alerts.hold = Duration::from_secs(1);
+        let (url, posts) = webhook();
+        config.health.webhooks = vec![WebhookConfig { url, secret: Some(Secret::new("hush")) }];
         let shutdown = CancellationToken::new();
         let thread = std::thread::spawn({
             let (options, shutdown) = (options.clone(), shutdown.clone());
-            move || {
-                actix_rt::System::new().block_on(berth_health::run(
-                    Arc::new(config),
-                    options,
-                    shutdown,
-                    Some(Arc::new(|| "up 1\n".to_owned())),
-                ))
-            }
+            move || actix_rt::System::new().block_on(berth_health::run(Arc::new(config), options, shutdown))
         });
         let bus = Bus::connect(&options, "test").await.unwrap();
         let get = async |path: &str| reqwest::get(format!("http://{address}{path}")).await;
         until("health is served", PATIENCE, async || get("/healthz").await.is_ok_and(|r| r.status() == 200))
             .await;
         assert_eq!(get("/readyz").await.unwrap().status(), 503, "there is no fleet yet");
-        assert_eq!(get("/metrics").await.unwrap().text().await.unwrap(), "up 1\n");
 
         provision(&bus).await.unwrap();
+        let gateway = register(
+            &bus,
+            "berth-gateway",
+            "stands for one",
+            "berth.v1.status.gateway.g1".into(),
+            HashMap::new(),
+            || serde_json::json!({"actors": [{"name": "demux", "healthy": false}]}),
+        );
+        let gateway = gateway.await.unwrap();
+        let mut alerts = bus.client.subscribe("berth.v1.evt.alert.>").await.unwrap();
         let leader = bus.bucket("leader").await.unwrap();
         let record =
             LeaderRecord { instance: "s1".into(), since: Timestamp::default(), epoch: berth_wire::Epoch(1) };
@@ -89,6 +124,12 @@ mod tests {
         })
         .await;
         assert_eq!(report["actors"][0]["healthy"], true);
+        // One of its services has an actor that makes no progress.
+        let raised = tokio::time::timeout(PATIENCE, alerts.next()).await.unwrap().unwrap();
+        let raised: Value = serde_json::from_slice(&raised.payload).unwrap();
+        assert_eq!((&raised["kind"], &raised["alert"]), (&"alert_raised".into(), &"actor_stuck".into()));
+        let posted = posts.recv_timeout(PATIENCE).unwrap();
+        assert!(posted.contains("authorization: Bearer hush") && posted.contains("actor_stuck"), "{posted}");
         assert_eq!(get("/readyz").await.unwrap().status(), 200);
 
         // The hosts' bucket goes with the server. Each leader that is found tells that health has looked again.
@@ -122,6 +163,7 @@ mod tests {
         hosts.delete("h1").await.unwrap();
         until("the lost host is noticed", PATIENCE, async || get("/readyz").await.unwrap().status() == 503)
             .await;
+        drop(gateway);
         shutdown.cancel();
         until("health has ended", PATIENCE, async || thread.is_finished()).await;
         thread.join().unwrap().unwrap();

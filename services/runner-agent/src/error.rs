@@ -12,6 +12,9 @@ pub enum AgentError {
     /// NATS.
     #[error(transparent)]
     Bus(#[from] BusError),
+    /// The listener for metrics.
+    #[error(transparent)]
+    Probes(#[from] berth_probes::ProbeError),
     /// The client that talks to engines.
     #[error("cannot make an HTTP client for engines")]
     Http(#[source] reqwest::Error),

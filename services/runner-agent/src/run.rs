@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +11,7 @@ use async_nats::jetstream::kv::Store;
 use berth_actors::{Backoff, Supervised, Vital, Vitals};
 use berth_bus::{Bodies, Bus, BusError, BusOptions, Registered, register};
 use berth_config::Config;
+use berth_probes::{Component, Listener, Probes};
 use berth_telemetry::Chain;
 use futures::FutureExt;
 use tokio::sync::Notify;
@@ -124,6 +125,7 @@ struct Agent {
     estimates: Supervised<Worker>,
     external: Option<Supervised<Worker>>,
     docker: Supervised<Worker>,
+    probes: Option<Listener>,
     _registered: Option<Registered>,
 }
 
@@ -186,7 +188,14 @@ impl Agent {
         leftovers::clear(&shared, killed).await;
         estimate::first(&shared).await;
         shared.want_snapshot();
-        Ok(Self::supervise(shared, stores.hosts).await)
+        let probes = {
+            let bus = shared.bus.clone();
+            let part =
+                move || vec![Component::new("bus", bus.is_connected(), "connected", "not connected to NATS")];
+            let address = shared.config.host.metrics_listen;
+            Probes::new("agent", shared.vitals.clone(), part).listen(address, "[host] metrics_listen")?
+        };
+        Ok(Self { probes, ..Self::supervise(shared, stores.hosts).await })
     }
 
     async fn supervise(shared: Rc<Shared>, hosts: Store) -> Self {
@@ -233,6 +242,7 @@ impl Agent {
             estimates,
             external,
             docker,
+            probes: None,
             _registered: registered,
         }
     }
@@ -300,6 +310,9 @@ impl Agent {
             self.stop(&self.records),
             self.stop(&self.docker)
         );
+        if let Some(probes) = self.probes {
+            probes.stop().await;
+        }
         let _ = tokio::time::timeout(END, shared.bus.close()).await;
         info!("agent ended");
     }
@@ -307,6 +320,12 @@ impl Agent {
     async fn stop<A: Vital>(&self, actor: &Supervised<A>) {
         actor.drain(END).await;
     }
+}
+
+/// Bytes that are free where the agent keeps its state.
+fn disk_free(folder: &Path) -> Option<u64> {
+    let found = nix::sys::statvfs::statvfs(folder).ok()?;
+    Some(found.blocks_available().saturating_mul(found.fragment_size()))
 }
 
 /// Waits for a state, and says whether it came in time.
@@ -324,7 +343,16 @@ async fn register_service(shared: &Shared) -> Option<Registered> {
     let vitals = shared.vitals.clone();
     let metadata = HashMap::from([("host".to_owned(), host.clone()), ("boot".to_owned(), boot.clone())]);
     let subject = format!("{}.status.agent.{host}", shared.bus.subjects.root());
-    let status = move || serde_json::json!({ "host": host, "boot": boot, "actors": vitals.signs() });
+    let folder = state_folder(&shared.config, "engines");
+    let status = move || {
+        serde_json::json!({
+            "service": "agent",
+            "host": host,
+            "boot": boot,
+            "actors": vitals.signs(),
+            "disk_free": disk_free(&folder),
+        })
+    };
     let registered =
         register(&shared.bus, "berth-agent", "runs this host's engines", subject, metadata, status).await;
     registered.inspect_err(|error| warn!(error = %Chain(error), "not in `nats micro ls`")).ok()

@@ -12,6 +12,9 @@ pub enum SchedulerError {
     /// The bus failed.
     #[error("the scheduler cannot use the bus")]
     Bus(#[from] BusError),
+    /// The listener for metrics.
+    #[error(transparent)]
+    Probes(#[from] berth_probes::ProbeError),
     /// The log of decisions cannot be written.
     #[error("cannot write to {} ([scheduler] record)", path.display())]
     Record {

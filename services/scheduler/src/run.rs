@@ -7,6 +7,7 @@ use std::time::Duration;
 use berth_actors::{Vitals, supervise};
 use berth_bus::{Bus, BusOptions, Election, Leadership, register};
 use berth_config::Config;
+use berth_probes::{Component, Probes};
 use berth_telemetry::Chain;
 use berth_wire::{Epoch, EventBody};
 use tokio::sync::watch;
@@ -51,6 +52,14 @@ pub async fn run(
     catalog::publish(&bus, &config).await?;
     let vitals = Vitals::default();
     let shared = Shared::new(recorder);
+    let probes = {
+        let (bus, shared) = (bus.clone(), shared.clone());
+        Probes::new("scheduler", vitals.clone(), move || {
+            let role = if shared.leads() { "leads" } else { "stands by" };
+            vec![bus_part(&bus), Component::new("scheduler", true, role, "")]
+        })
+        .listen(config.scheduler.metrics_listen, "[scheduler] metrics_listen")?
+    };
     let _registered = {
         let (vitals, shared) = (vitals.clone(), shared.clone());
         register(
@@ -59,7 +68,7 @@ pub async fn run(
             "decides which job runs where",
             bus.subjects.status("scheduler", &instance),
             HashMap::new(),
-            move || serde_json::json!({ "actors": vitals.signs(), "leads": shared.leads() }),
+            move || serde_json::json!({ "service": "scheduler", "actors": vitals.signs(), "leads": shared.leads() }),
         )
         .await?
     };
@@ -93,8 +102,15 @@ pub async fn run(
         let _ = campaign.await;
     }
     repairs.abort();
+    if let Some(probes) = probes {
+        probes.stop().await;
+    }
     bus.close().await;
     Ok(())
+}
+
+fn bus_part(bus: &Bus) -> Component {
+    Component::new("bus", bus.is_connected(), "connected", "not connected to NATS")
 }
 
 /// Streams and buckets may go away with a server; whoever needs them waits until they are there again.

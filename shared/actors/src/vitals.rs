@@ -54,14 +54,27 @@ pub struct VitalSigns {
 }
 
 /// All actors of a service. Clones share.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Vitals {
     actors: Arc<Mutex<BTreeMap<String, Arc<Mutex<Pulse>>>>>,
+    stall: Duration,
+}
+
+impl Default for Vitals {
+    fn default() -> Self {
+        Self::with_stall(Self::STALL)
+    }
 }
 
 impl Vitals {
     /// An actor that has shown no progress for so long is stuck: it should beat every second.
     pub const STALL: Duration = Duration::from_secs(10);
+
+    /// Those whose actors are stuck after another time than usual.
+    #[must_use]
+    pub fn with_stall(stall: Duration) -> Self {
+        Self { actors: Arc::default(), stall }
+    }
 
     /// A new life for the actor `name`, and the signal of its end.
     pub(crate) fn born(&self, name: &str) -> (Life, oneshot::Receiver<()>) {
@@ -104,7 +117,7 @@ impl Vitals {
                 let idle = pulse.last.elapsed();
                 VitalSigns {
                     name: name.clone(),
-                    healthy: pulse.alive && idle < Self::STALL,
+                    healthy: pulse.alive && idle < self.stall,
                     idle_ms: u64::try_from(idle.as_millis()).unwrap_or(u64::MAX),
                     restarts: pulse.restarts,
                     state: pulse.state.clone(),

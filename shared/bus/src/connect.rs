@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream;
@@ -90,6 +91,14 @@ impl BusOptions {
     }
 }
 
+static SLOW_CONSUMERS: AtomicU64 = AtomicU64::new(0);
+
+/// How often NATS has dropped messages of this process's subscriptions because they were not read fast enough.
+#[must_use]
+pub fn slow_consumers() -> u64 {
+    SLOW_CONSUMERS.load(Ordering::Relaxed)
+}
+
 /// A connection. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Bus {
@@ -173,6 +182,12 @@ impl Bus {
     #[must_use]
     pub fn denied(&self) -> Vec<Denial> {
         self.denials.all()
+    }
+
+    /// Whether it is connected just now.
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        self.client.connection_state() == async_nats::connection::State::Connected
     }
 
     /// Ends when the connection has been made anew since this was called.
@@ -264,6 +279,7 @@ fn note(name: &str, event: &Event, denials: &Denials) {
     match event {
         Event::SlowConsumer(id) => {
             metrics::counter!(metric::BUS_SLOW_CONSUMER).increment(1);
+            SLOW_CONSUMERS.fetch_add(1, Ordering::Relaxed);
             warn!(
                 connection = name,
                 subscription = id,
@@ -281,7 +297,10 @@ fn note(name: &str, event: &Event, denials: &Denials) {
             }
         }
         Event::ClientError(error) => warn!(connection = name, %error, "NATS client error"),
-        Event::Connected => info!(connection = name, "connected to NATS"),
+        Event::Connected => {
+            metrics::counter!(metric::BUS_CONNECTS).increment(1);
+            info!(connection = name, "connected to NATS");
+        }
         Event::LameDuckMode => warn!(connection = name, "the NATS server is shutting down"),
         Event::Draining | Event::Closed => {}
     }

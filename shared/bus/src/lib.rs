@@ -19,7 +19,7 @@ mod view;
 
 pub use assets::{AssetError, provision, repair};
 pub use bodies::Bodies;
-pub use connect::{Bus, BusOptions};
+pub use connect::{Bus, BusOptions, slow_consumers};
 pub use consume::{Jobs, QueuedJob, Ticket};
 pub use election::{Election, Leadership, forget_leader, outrun};
 pub use error::BusError;

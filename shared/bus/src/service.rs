@@ -7,7 +7,7 @@ use async_nats::service::{Service, ServiceExt};
 use futures::StreamExt;
 use tracing::debug;
 
-use crate::connect::Bus;
+use crate::connect::{Bus, slow_consumers};
 use crate::error::BusError;
 
 /// Keeps a service registered while it lives.
@@ -79,7 +79,11 @@ where
         .map_err(failed)?;
     let answers = tokio::spawn(async move {
         while let Some(request) = endpoint.next().await {
-            let body = serde_json::to_vec(&status()).unwrap_or_default();
+            let mut report = status();
+            if let Some(report) = report.as_object_mut() {
+                report.insert("slow_consumers".into(), slow_consumers().into());
+            }
+            let body = serde_json::to_vec(&report).unwrap_or_default();
             if let Err(error) = request.respond(Ok(body.into())).await {
                 debug!(%error, "could not answer a status request");
             }

@@ -10,6 +10,7 @@ mod context;
 pub mod env;
 mod external;
 mod gguf;
+mod health;
 mod keys;
 mod model;
 mod placeholder;
@@ -27,15 +28,14 @@ mod value;
 
 pub use external::{ExternalConfig, ExternalKind, KeySource, parse_url as parse_server_url};
 pub use gguf::{LlamaServer, ModelFileError};
+pub use health::{AlertConfig, HealthConfig, WebhookConfig};
 pub use placeholder::PLACEHOLDERS;
 pub use problem::{ConfigError, Problem};
 pub use record::not_a_record;
 pub use registry::RegistryConfig;
 pub use resolve::EXAMPLE;
 pub use secret::Secret;
-pub use settings::{
-    BusConfig, Config, GatewayConfig, HealthConfig, HostConfig, SchedulerConfig, is_loopback,
-};
+pub use settings::{BusConfig, Config, GatewayConfig, HostConfig, SchedulerConfig, is_loopback};
 pub use value::{parse_duration, parse_listen};
 
 /// Bytes as people read them, as in `16.0 GiB`.

@@ -35,6 +35,7 @@ impl SchedulerConfig {
             leases_per_session: policy.leases_per_session,
             leases_per_key: policy.leases_per_key,
             host_timeout: self.host_timeout,
+            metrics_listen: self.metrics_listen,
             record: self.record.clone(),
         }
     }

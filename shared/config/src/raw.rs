@@ -9,6 +9,7 @@ use toml::Spanned;
 use toml::value::Datetime;
 
 use crate::external::ExternalKind;
+use crate::health::RawHealth;
 use crate::secret::Secret;
 use crate::sleep::Depth;
 use crate::value::{OneOrMany, Size, Span, Ttl, Words};
@@ -56,6 +57,7 @@ pub(crate) struct RawGateway {
     pub(crate) retry_grace: Option<Span>,
     pub(crate) open: Option<Spanned<bool>>,
     pub(crate) keys: Vec<RawKey>,
+    pub(crate) metrics_listen: Option<Spanned<String>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -87,6 +89,7 @@ pub(crate) struct RawHost {
     pub(crate) sleep_spare: Option<Spanned<Size>>,
     pub(crate) stop_grace: Option<Span>,
     pub(crate) keep_engines: bool,
+    pub(crate) metrics_listen: Option<Spanned<String>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -112,12 +115,7 @@ pub(crate) struct RawScheduler {
     pub(crate) leases_per_session: Option<Spanned<u64>>,
     pub(crate) leases_per_key: Option<Spanned<u64>>,
     pub(crate) record: Option<Spanned<String>>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub(crate) struct RawHealth {
-    pub(crate) listen: Option<Spanned<String>>,
+    pub(crate) metrics_listen: Option<Spanned<String>>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -9,13 +9,14 @@ use toml::Spanned;
 
 use crate::env;
 use crate::external;
+use crate::health;
 use crate::keys;
 use crate::model::{self, Surroundings};
 use crate::problem::{ConfigError, Findings};
 use crate::raw::{RawBus, RawConfig, RawGateway, RawHost, RawModel, RawScheduler};
 use crate::registry;
 use crate::secret::Secret;
-use crate::settings::{BusConfig, Config, GatewayConfig, HealthConfig, HostConfig, SchedulerConfig};
+use crate::settings::{BusConfig, Config, GatewayConfig, HostConfig, SchedulerConfig};
 use crate::value::{Size, parse_listen};
 
 /// Text of the example at the root of the repository, which `berth up` uses when it is given none.
@@ -137,9 +138,7 @@ fn resolve(raw: &RawConfig, base: &Path, findings: &mut Findings<'_>) -> Config 
             model::resolve(raw, around, findings)
         })
         .collect();
-    let health = HealthConfig {
-        listen: raw.health.listen.as_ref().and_then(|text| address(text.get_ref(), text, findings)),
-    };
+    let health = health::resolve(&raw.health, base, findings);
     Config {
         bus: bus(&raw.bus, base, findings),
         // A key may name models that are yet to be found.
@@ -227,7 +226,11 @@ fn wrong_url(url: &str) -> Option<&'static str> {
         .then_some("the port of this NATS address is no port")
 }
 
-fn secret_file(path: Option<&Spanned<PathBuf>>, base: &Path, findings: &mut Findings<'_>) -> Option<Secret> {
+pub(crate) fn secret_file(
+    path: Option<&Spanned<PathBuf>>,
+    base: &Path,
+    findings: &mut Findings<'_>,
+) -> Option<Secret> {
     let path = path?;
     let full = below(base, path.get_ref());
     match read_text(&full) {
@@ -295,6 +298,7 @@ fn gateway(raw: &RawGateway, models: &[RawModel], findings: &mut Findings<'_>) -
         retry_grace: raw.retry_grace.map_or(default.retry_grace, |span| span.0),
         open: raw.open.as_ref().is_some_and(|open| *open.get_ref()),
         keys: keys::resolve(&raw.keys, models, findings),
+        metrics_listen: listener(raw.metrics_listen.as_ref(), findings),
     };
     check_open(raw, &config, findings);
     config
@@ -319,6 +323,11 @@ fn check_open(raw: &RawGateway, config: &GatewayConfig, findings: &mut Findings<
              `berth key create NAME` gives one to the running fleet; or write open = true to let everybody in",
         );
     }
+}
+
+/// Where a service's own listener is.
+pub(crate) fn listener(text: Option<&Spanned<String>>, findings: &mut Findings<'_>) -> Option<SocketAddr> {
+    text.and_then(|text| address(text.get_ref(), text, findings))
 }
 
 fn address<T>(text: &str, place: &Spanned<T>, findings: &mut Findings<'_>) -> Option<SocketAddr> {
@@ -380,6 +389,7 @@ fn host(raw: &RawHost, base: &Path, findings: &mut Findings<'_>) -> HostConfig {
         stop_grace: raw.stop_grace.map_or(default.stop_grace, |span| span.0),
         keep_engines: raw.keep_engines,
         sleep_memory: raw.sleep_memory.as_ref().map(|memory| memory.get_ref().0),
+        metrics_listen: listener(raw.metrics_listen.as_ref(), findings),
         sleep_spare: raw.sleep_spare.as_ref().map_or(default.sleep_spare, |memory| memory.get_ref().0),
     }
 }
@@ -440,6 +450,7 @@ fn scheduler(raw: &RawScheduler, base: &Path, findings: &mut Findings<'_>) -> Sc
         leases_per_session,
         leases_per_key,
         record: raw.record.as_ref().map(|file| record(file, base, findings)),
+        metrics_listen: listener(raw.metrics_listen.as_ref(), findings),
     }
 }
 

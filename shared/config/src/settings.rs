@@ -8,6 +8,7 @@ use berth_wire::{Driver, HostId, KeyRecord, ModelSpec};
 
 use crate::env;
 use crate::external::ExternalConfig;
+use crate::health::HealthConfig;
 use crate::problem::Problem;
 use crate::registry::RegistryConfig;
 use crate::secret::Secret;
@@ -100,6 +101,8 @@ pub struct GatewayConfig {
     pub open: bool,
     /// API keys, by their hashes; more may be in the bucket `berth_keys`.
     pub keys: Vec<KeyRecord>,
+    /// Address to serve metrics, `/livez` and `/readyz` on, beside the endpoint and without a key; `None`: not served.
+    pub metrics_listen: Option<SocketAddr>,
 }
 
 impl GatewayConfig {
@@ -134,6 +137,7 @@ impl Default for GatewayConfig {
             retry_grace: Duration::from_secs(21),
             open: false,
             keys: Vec::new(),
+            metrics_listen: None,
         }
     }
 }
@@ -165,6 +169,8 @@ pub struct HostConfig {
     pub sleep_memory: Option<u64>,
     /// More of it, for the moments in which one engine falls asleep so that another can wake.
     pub sleep_spare: u64,
+    /// Address to serve metrics, `/livez` and `/readyz` on; `None`: not served.
+    pub metrics_listen: Option<SocketAddr>,
 }
 
 impl Default for HostConfig {
@@ -182,6 +188,7 @@ impl Default for HostConfig {
             keep_engines: false,
             sleep_memory: None,
             sleep_spare: 0,
+            metrics_listen: None,
         }
     }
 }
@@ -213,6 +220,8 @@ pub struct SchedulerConfig {
     pub leases_per_key: u64,
     /// Where every event of the core is written, for `berth replay`; `None`: nowhere.
     pub record: Option<PathBuf>,
+    /// Address to serve metrics, `/livez` and `/readyz` on; `None`: not served.
+    pub metrics_listen: Option<SocketAddr>,
 }
 
 impl Default for SchedulerConfig {
@@ -229,13 +238,7 @@ impl Default for SchedulerConfig {
             leases_per_session: 8,
             leases_per_key: 256,
             record: None,
+            metrics_listen: None,
         }
     }
-}
-
-/// `[health]`
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct HealthConfig {
-    /// Address to serve `/healthz` and `/metrics` on; `None`: not served.
-    pub listen: Option<SocketAddr>,
 }

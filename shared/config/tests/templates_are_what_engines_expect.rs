@@ -33,7 +33,7 @@ fn every_option_in_the_examples_comments_is_an_option() {
         })
         // These name files that are not here, or contradict what is given.
         .filter(|line| {
-            !["token_file", "nkey_file", "password_file", "command", "key_env"]
+            !["token_file", "nkey_file", "password_file", "secret_file", "command", "key_env"]
                 .iter()
                 .any(|name| line.starts_with(name))
         })
@@ -54,7 +54,9 @@ fn every_option_in_the_examples_comments_is_an_option() {
     assert_eq!(config.gateway.window, defaults.gateway.window);
     assert_eq!(config.gateway.stream_wait_limit, defaults.gateway.stream_wait_limit);
     assert!(config.scheduler.record.as_ref().is_some_and(|file| file.ends_with("scheduler.jsonl")));
-    assert_eq!(berth_config::SchedulerConfig { record: None, ..config.scheduler }, defaults.scheduler);
+    let scheduler = berth_config::SchedulerConfig { record: None, metrics_listen: None, ..config.scheduler };
+    assert_eq!(scheduler, defaults.scheduler);
+    assert_eq!(config.health.alerts, defaults.health.alerts);
     assert_eq!(config.bus.urls, defaults.bus.urls);
     assert_eq!(config.bus.root, defaults.bus.root);
 }

@@ -245,6 +245,13 @@ impl State {
             .collect()
     }
 
+    /// Every model with how many of its jobs wait, since when the first of them came, and how many leases it has.
+    pub fn waits(&self) -> impl Iterator<Item = (&ModelId, usize, Option<Timestamp>, usize)> {
+        self.models
+            .iter()
+            .map(|(id, model)| (id, model.queue.len(), model.queue.oldest(), model.leases.len()))
+    }
+
     /// Every model with its queue and engines.
     #[must_use]
     pub fn models(&self, now: Timestamp) -> Vec<ModelView> {

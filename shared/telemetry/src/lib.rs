@@ -6,6 +6,9 @@
 mod chain;
 mod logs;
 pub mod metric;
+pub mod samples;
+mod table;
 
 pub use chain::Chain;
 pub use logs::{LogError, LogFormat, init_logs};
+pub use table::page as metrics_page;

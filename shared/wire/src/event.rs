@@ -33,6 +33,8 @@ pub enum EventBody {
     ModelsFound { host: HostId, models: Vec<ModelId> },
     ModelsGone { host: HostId, models: Vec<ModelId> },
     ModelRefused { host: HostId, model: ModelId, why: String },
+    AlertRaised { alert: String, about: String, message: String },
+    AlertResolved { alert: String, about: String, message: String, after_s: u64 },
 }
 
 impl EventBody {
@@ -62,6 +64,7 @@ impl EventBody {
             | Self::ModelsFound { .. }
             | Self::ModelsGone { .. }
             | Self::ModelRefused { .. } => "catalog",
+            Self::AlertRaised { .. } | Self::AlertResolved { .. } => "alert",
         }
     }
 
@@ -91,6 +94,7 @@ impl EventBody {
             Self::ModelsFound { host, .. }
             | Self::ModelsGone { host, .. }
             | Self::ModelRefused { host, .. } => host.to_string(),
+            Self::AlertRaised { alert, .. } | Self::AlertResolved { alert, .. } => alert.clone(),
         }
     }
 }

@@ -236,6 +236,13 @@ fn records_and_events_keep_their_bytes() {
         why: "idle for 60 s".into(),
     };
     pin("event", &Event { at: Timestamp(5), body });
+    let alert = EventBody::AlertResolved {
+        alert: "host_lost".into(),
+        about: "h1".into(),
+        message: "the host h1 has gone silent".into(),
+        after_s: 60,
+    };
+    pin("alert", &Event { at: Timestamp(5), body: alert });
 }
 
 fn lease() -> Lease {

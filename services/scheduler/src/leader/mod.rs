@@ -6,6 +6,7 @@ mod found;
 mod heard;
 mod lane;
 mod leases;
+mod meters;
 mod operate;
 mod sleep;
 
@@ -18,8 +19,8 @@ use berth_actors::{Drain, Life, Vital};
 use berth_placement::{Effect, Event, Policy, Refusal, State, Verdict, step};
 use berth_telemetry::metric;
 use berth_wire::{
-    ApiError, Ended, EngineId, EventBody, GatewayId, HostId, JobId, LEASE_TTL, ModelId, ModelSpec, Notice,
-    Outcome as AttemptOutcome, ReportEntry, Snapshot, Timestamp,
+    ApiError, EngineId, EventBody, GatewayId, HostId, JobId, LEASE_TTL, ModelId, ModelSpec, Notice,
+    ReportEntry, Snapshot, Timestamp,
 };
 pub(crate) use drains::DrainAsked;
 pub(crate) use heard::{Arrived, Beats, Cancelled, Catalog, Reported, RollAsked, StatusAsked, StreamTaken};
@@ -36,6 +37,7 @@ use crate::leader::clock::Clock;
 use crate::leader::drains::Drains;
 use crate::leader::lane::Lanes;
 use crate::leader::leases::Outcome;
+use crate::leader::meters::Meters;
 use crate::leader::sleep::{Order, Orders};
 use crate::recorder::Recorder;
 use crate::translate;
@@ -98,6 +100,7 @@ pub(crate) struct Leader {
     /// How long a lease lasts where nothing is said.
     lease_ttl: Duration,
     recorder: Option<Recorder>,
+    meters: Meters,
     /// Models that hosts report of servers that others run.
     found: Found,
     over: CancellationToken,
@@ -138,6 +141,7 @@ impl Leader {
             drains: Drains::default(),
             lease_ttl,
             recorder,
+            meters: Meters::new(),
             found: Found::default(),
             over,
         }
@@ -149,7 +153,7 @@ impl Leader {
         let now = self.clock.now();
         let recorded = self.recorder.as_ref().map(|recorder| (recorder.clone(), event.clone()));
         let effects = step(&mut self.state, event, now);
-        metrics::histogram!(metric::DECISION_SECONDS).record(began.elapsed().as_secs_f64());
+        self.meters.decision.record(began.elapsed().as_secs_f64());
         if let Some((recorder, event)) = recorded {
             recorder.step(now, &event, &effects);
         }
@@ -187,6 +191,7 @@ impl Leader {
                     debug!(%job, "dispatched a job without an entry");
                     return;
                 };
+                self.meters.dispatches.increment(1);
                 let payload = entry.payload.clone();
                 let sent = async move { carrier.dispatch(&host, engine, attempt, payload).await };
                 ctx.spawn(sent.into_actor(self).map(move |answer, leader, ctx| match answer {
@@ -203,6 +208,7 @@ impl Leader {
             }
             Effect::Start { engine, model, host, reservations } => {
                 let Some(spec) = self.catalog.get(&model) else { return };
+                self.meters.starts.increment(1);
                 let spec = ModelSpec::clone(spec);
                 let boot = self.state.boot_of(&host).map(str::to_owned);
                 let sent = async move { carrier.start(&host, engine, boot, spec, reservations).await };
@@ -215,12 +221,16 @@ impl Leader {
                 }));
             }
             Effect::Stop { engine, host, reason, force } => {
-                metrics::counter!(metric::ENGINE_STOPS).increment(1);
+                self.meters.stops.increment(1);
                 self.orders.supersede(engine);
                 self.stop(host, engine, reason, force, ctx);
             }
-            Effect::Sleep { engine, host, reason } => self.order(engine, host, Order::Sleep { reason }, ctx),
+            Effect::Sleep { engine, host, reason } => {
+                self.meters.sleeps.increment(1);
+                self.order(engine, host, Order::Sleep { reason }, ctx);
+            }
             Effect::Wake { engine, host, reservations, .. } => {
+                self.meters.wakes.increment(1);
                 self.order(engine, host, Order::Wake { reservations }, ctx);
             }
             Effect::Lane { engine, host, open } => self.lane(engine, host, open, ctx),
@@ -229,7 +239,10 @@ impl Leader {
                 carrier.keeper.forget_lease(&session, &model);
                 self.leases.ended.push((session, model));
             }
-            Effect::LeaseRefused { error, .. } => self.leases.refused = Some(error),
+            Effect::LeaseRefused { error, .. } => {
+                self.meters.leases_refused.increment(1);
+                self.leases.refused = Some(error);
+            }
             Effect::AskRefused(error) => self.leases.refused = Some(error),
             Effect::Learned(profile) => carrier.keeper.keep_profile(&profile),
             Effect::CancelAttempt { job, attempt, host } => {
@@ -239,6 +252,7 @@ impl Leader {
                 self.notify(job, Notice::Waiting { stage, position, eta }, ctx);
             }
             Effect::AttemptLost { job, attempt, error } => {
+                self.meters.attempts_lost.increment(1);
                 self.notify(job, Notice::AttemptLost { attempt, error }, ctx);
             }
             Effect::End { job, verdict } => self.end(job, verdict, ctx),
@@ -330,12 +344,7 @@ impl Leader {
     }
 
     fn end(&mut self, job: JobId, verdict: Verdict, ctx: &mut Context<Self>) {
-        let outcome = match &verdict {
-            Verdict::Completed => "completed",
-            Verdict::Cancelled => "cancelled",
-            Verdict::Failed { .. } => "failed",
-        };
-        metrics::counter!(metric::JOBS_ENDED, "outcome" => outcome).increment(1);
+        self.meters.ended(&verdict);
         let told_here = match verdict {
             Verdict::Failed { error, told: false } => {
                 self.notify(job, Notice::Failed(error), ctx);
@@ -392,7 +401,7 @@ impl Leader {
                     self.feed(translate::started(&started, self.clock.now()), ctx);
                 }
                 if ended.attempt.is_express() {
-                    express_ended(&ended);
+                    self.meters.express_ended(&ended.outcome);
                 }
                 self.feed(translate::ended(ended), ctx);
             }
@@ -404,18 +413,6 @@ impl Leader {
             }
         }
     }
-}
-
-/// Counts the end of a job that the core does not end.
-fn express_ended(ended: &Ended) {
-    let outcome = match &ended.outcome {
-        AttemptOutcome::Completed => "completed",
-        AttemptOutcome::Cancelled | AttemptOutcome::Abandoned => "cancelled",
-        // Its gateway submits it, and it ends as what comes of that.
-        AttemptOutcome::Failed { output_sent: false, .. } => return,
-        AttemptOutcome::Failed { .. } => "failed",
-    };
-    metrics::counter!(metric::JOBS_ENDED, "outcome" => outcome).increment(1);
 }
 
 fn log(body: &EventBody) {
@@ -435,8 +432,8 @@ impl Actor for Leader {
         self.call_gateways(ctx);
         self.forget_unfound(ctx);
         ctx.run_interval(Duration::from_secs(1), |leader, _| {
-            metrics::gauge!(metric::RUNNING).set(leader.state.running() as f64);
-            metrics::gauge!(metric::QUEUED).set(leader.state.queued() as f64);
+            let now = leader.clock.now();
+            leader.meters.look(&leader.state, now);
         });
     }
 }
@@ -453,6 +450,7 @@ impl Vital for Leader {
             "running": self.state.running(),
             "hosts": self.hosts.alive(),
             "payload_bytes": self.entries.kept(),
+            "waiting": self.meters.waiting(),
         })
     }
 }

@@ -17,7 +17,7 @@ pub enum Right {
     Fetch(&'static str),
     /// Write and delete the objects of a store.
     Store(&'static str),
-    /// Read the stream of jobs as its only consumer, and remove what has ended.
+    /// Read the stream of jobs as its only consumer, remove what has ended, and begin behind epochs of the past.
     Lead,
     /// Look into the stream of jobs.
     ViewJobs,
@@ -76,6 +76,8 @@ impl Permissions {
                 self.api(&["CONSUMER.NAMES"], &jobs);
                 self.publish.push(format!("$JS.API.CONSUMER.DELETE.{jobs}.*"));
                 self.publish.push(format!("$JS.ACK.{jobs}.>"));
+                // A server that has lost its store would begin again with epochs that hosts have seen.
+                self.api(&["STREAM.PURGE"], &format!("KV_{}", subjects.bucket("leader")));
             }
             Right::ViewJobs => self.read(&subjects.jobs_stream()),
             Right::ReadFacts => self.read(&subjects.events_stream()),
@@ -160,7 +162,9 @@ impl Right {
             Self::Write(name, keys) => format!("write {} in the bucket {}", code(keys), bucket(name)),
             Self::Fetch(name) => format!("read the object store {}", bucket(name)),
             Self::Store(name) => format!("read and write the object store {}", bucket(name)),
-            Self::Lead => format!("consume the stream {}", code(&subjects.jobs_stream())),
+            Self::Lead => {
+                format!("consume the stream {}, and raise its own epoch", code(&subjects.jobs_stream()))
+            }
             Self::ViewJobs => format!("view the stream {}", code(&subjects.jobs_stream())),
             Self::ReadFacts => format!("read the stream {}", code(&subjects.events_stream())),
             Self::Serve(name) => format!("answer `nats micro` as {}", code(name)),

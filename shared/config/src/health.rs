@@ -1,0 +1,145 @@
+//! `[health]`: where the watcher of the fleet listens, when it raises an alert, and whom it tells.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+use toml::Spanned;
+
+use crate::problem::Findings;
+use crate::resolve::{listener, secret_file};
+use crate::secret::Secret;
+use crate::value::{Size, Span};
+
+/// `[health]`
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct HealthConfig {
+    /// Address to serve metrics, `/livez` and `/readyz` on; `None`: not served.
+    pub listen: Option<SocketAddr>,
+    /// When an alert is raised.
+    pub alerts: AlertConfig,
+    /// Who is told of alerts.
+    pub webhooks: Vec<WebhookConfig>,
+}
+
+/// `[health.alerts]`: thresholds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AlertConfig {
+    /// Failures of a model's engines within `failure_window`.
+    pub engine_failures: u32,
+    /// How far back failures and dropped messages count.
+    pub failure_window: Duration,
+    /// How long the oldest job of a model may wait.
+    pub queue_wait: Duration,
+    /// Bytes of an accelerator that nobody knows of.
+    pub memory_unexplained: u64,
+    /// Percent of its limits that a stream or bucket which refuses what is new may hold.
+    pub jetstream_percent: u8,
+    /// Bytes that must be free where an agent keeps its state.
+    pub disk_free: u64,
+    /// How long a value must be bad before its alert is raised, and good before it is resolved.
+    pub hold: Duration,
+}
+
+impl Default for AlertConfig {
+    fn default() -> Self {
+        Self {
+            engine_failures: 3,
+            failure_window: Duration::from_secs(600),
+            queue_wait: Duration::from_secs(600),
+            memory_unexplained: 1 << 30,
+            jetstream_percent: 80,
+            disk_free: 5 << 30,
+            hold: Duration::from_secs(15),
+        }
+    }
+}
+
+/// `[[health.webhooks]]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WebhookConfig {
+    /// Where alerts are posted.
+    pub url: String,
+    /// Sent with them, as a bearer token.
+    pub secret: Option<Secret>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct RawHealth {
+    listen: Option<Spanned<String>>,
+    alerts: RawAlerts,
+    webhooks: Vec<RawWebhook>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawAlerts {
+    engine_failures: Option<Spanned<u32>>,
+    failure_window: Option<Span>,
+    queue_wait: Option<Span>,
+    memory_unexplained: Option<Size>,
+    jetstream_percent: Option<Spanned<u8>>,
+    disk_free: Option<Size>,
+    hold: Option<Span>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawWebhook {
+    url: Spanned<String>,
+    secret_file: Option<Spanned<PathBuf>>,
+}
+
+pub(crate) fn resolve(raw: &RawHealth, base: &Path, findings: &mut Findings<'_>) -> HealthConfig {
+    HealthConfig {
+        listen: listener(raw.listen.as_ref(), findings),
+        alerts: alerts(&raw.alerts, findings),
+        webhooks: raw.webhooks.iter().map(|raw| webhook(raw, base, findings)).collect(),
+    }
+}
+
+fn alerts(raw: &RawAlerts, findings: &mut Findings<'_>) -> AlertConfig {
+    let default = AlertConfig::default();
+    if let Some(failures) = raw.engine_failures.as_ref().filter(|failures| *failures.get_ref() == 0) {
+        findings.add(failures.span(), "engine_failures must be at least 1", "the default is 3");
+    }
+    if let Some(percent) =
+        raw.jetstream_percent.as_ref().filter(|percent| !(1..=100).contains(percent.get_ref()))
+    {
+        findings.add(percent.span(), "jetstream_percent is 1 to 100", "the default is 80");
+    }
+    AlertConfig {
+        engine_failures: raw
+            .engine_failures
+            .as_ref()
+            .map_or(default.engine_failures, |count| *count.get_ref()),
+        failure_window: raw.failure_window.map_or(default.failure_window, |span| span.0),
+        queue_wait: raw.queue_wait.map_or(default.queue_wait, |span| span.0),
+        memory_unexplained: raw.memory_unexplained.as_ref().map_or(default.memory_unexplained, |size| size.0),
+        jetstream_percent: raw
+            .jetstream_percent
+            .as_ref()
+            .map_or(default.jetstream_percent, |percent| *percent.get_ref()),
+        disk_free: raw.disk_free.as_ref().map_or(default.disk_free, |size| size.0),
+        hold: raw.hold.map_or(default.hold, |span| span.0),
+    }
+}
+
+fn webhook(raw: &RawWebhook, base: &Path, findings: &mut Findings<'_>) -> WebhookConfig {
+    let url = raw.url.get_ref().trim();
+    // It may hold a secret, so it is not quoted.
+    let why = match url.split_once("://") {
+        Some(("http", rest)) if rest.split('/').next().is_some_and(|host| host.contains('@')) => {
+            Some("a password does not belong into an address: put it into secret_file")
+        }
+        Some(("http", rest)) if !rest.is_empty() && !rest.contains(char::is_whitespace) => None,
+        Some(("https", _)) => Some("https is not spoken here: post to a relay next to the health service"),
+        _ => Some("this is no address of a webhook"),
+    };
+    if let Some(why) = why {
+        findings.add_hidden(raw.url.span(), why, "write it as in url = \"http://127.0.0.1:9000/alerts\"");
+    }
+    WebhookConfig { url: url.to_owned(), secret: secret_file(raw.secret_file.as_ref(), base, findings) }
+}
