@@ -3,7 +3,7 @@
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
-use berth_tests::{Berth, Config, Model, SOON, berth, finish, scenario};
+use berth_tests::{Berth, Config, Model, SOON, at_most, berth, finish, scenario};
 use serde_json::{Value, json};
 
 /// The simulator, whose answer proves that nothing is wedged, and others.
@@ -216,4 +216,22 @@ fn no_nats_server_is_named() {
             role.terminate();
         }
     }
+}
+
+#[tokio::test]
+async fn an_engine_that_falls_silent_in_a_stream_is_given_up() {
+    let mute = Model::sim("mute", &["--first-token", "1h"]).field("first_token_timeout", "\"1s\"");
+    let stuck = Model::sim("stuck", &["--per-token", "1h"]).field("token_timeout", "\"1s\"");
+    let berth = Berth::up(&with_sim([mute, stuck])).await;
+    let mut stream = berth.gateway.stream("stuck", &json!({})).await;
+    stream.token().await;
+    let events = at_most(SOON, "the end of a stream that is stuck", stream.rest()).await;
+    scenario::an_error_ends_the_stream(&events);
+    assert!(format!("{events:?}").contains("token_timeout"), "{events:?}");
+    let events = at_most(SOON, "the end of a stream that says nothing", async {
+        berth.gateway.stream("mute", &json!({})).await.rest().await
+    });
+    let events = format!("{:?}", events.await);
+    assert!(events.contains("engine_silent") && events.contains("first_token_timeout"), "{events}");
+    is_well(&berth).await;
 }

@@ -38,6 +38,8 @@ const STALL: Duration = Duration::from_secs(300);
 const FETCH: Duration = Duration::from_secs(60);
 /// An answer that comes within this says by itself that its offer was taken.
 const FIRST_WORD: Duration = Duration::from_millis(50);
+/// How soon it is looked again whether an engine is silent.
+const LOOK: Duration = Duration::from_millis(10);
 /// Above this a body is searched for its model on another thread.
 const LARGE: usize = 1 << 20;
 
@@ -124,9 +126,21 @@ enum Break {
 /// What frame 0 and the engine, asked at the same time, have answered.
 type Opened = (u64, reqwest::Response);
 
+/// What an attempt waits for, and since when.
+#[derive(Debug, Clone, Copy)]
+enum Awaits {
+    /// The first of the engine's answer.
+    First(Instant),
+    /// More of it.
+    More(Instant),
+    /// That the client takes what it has.
+    Client,
+}
+
 struct Course<'a> {
     task: &'a Task,
     began: Instant,
+    awaits: Rc<Cell<Awaits>>,
     first_byte: Option<Duration>,
     ends: Ends,
     frames: Frames,
@@ -145,6 +159,7 @@ impl<'a> Course<'a> {
         Self {
             task,
             began: Instant::now(),
+            awaits: Rc::new(Cell::new(Awaits::First(Instant::now()))),
             first_byte: None,
             ends: Ends::default(),
             frames: Frames::new(sink, task.job.gateway.clone(), task.job.id, task.attempt),
@@ -169,6 +184,7 @@ impl<'a> Course<'a> {
     async fn run(&mut self) -> Outcome {
         let (cancel, gone) = (self.task.cancel.clone(), self.task.cell.gone.clone());
         let word = first_word(self.task, self.frames.begun());
+        let silent = silence(self.task, Rc::clone(&self.awaits));
         let broken = tokio::select! {
             biased;
             () = cancel.cancelled() => Break::Cancelled,
@@ -180,6 +196,7 @@ impl<'a> Course<'a> {
                 &self.task.job,
                 "the engine ended while it served this request",
             )),
+            error = silent => Break::Failed(error),
             () = word => Break::Abandoned,
         };
         let output_sent = self.frames.output_sent();
@@ -236,13 +253,22 @@ impl<'a> Course<'a> {
             _ => Answer::new(response.bytes_stream()),
         };
         loop {
+            let mut room = limit;
             if *granted.borrow() <= self.frames.sent {
                 // No more than one piece is read ahead of the credit; the end needs none.
                 answer.peek().await;
             }
-            let room = if answer.is_over() { limit } else { self.room(&mut granted, limit).await? };
+            if !answer.is_over() {
+                let awaits = self.awaits.replace(Awaits::Client);
+                room = self.room(&mut granted, limit).await?;
+                self.awaits.set(match awaits {
+                    Awaits::First(since) => Awaits::First(since),
+                    Awaits::More(_) | Awaits::Client => Awaits::More(Instant::now()),
+                });
+            }
             let piece = answer.piece(room, flows).await;
             if !piece.data.is_empty() {
+                self.awaits.set(Awaits::More(Instant::now()));
                 self.first_byte.get_or_insert_with(|| self.began.elapsed());
                 self.ends.push(&piece.data);
                 if events && !framed {
@@ -436,6 +462,32 @@ async fn first_word(task: &Task, begun: Rc<Cell<bool>>) {
         }
     }
     std::future::pending::<()>().await;
+}
+
+/// Waits until the engine has been silent for too long in a stream. Of an answer that comes whole nothing can be expected
+/// before its end, which its client's patience bounds.
+async fn silence(task: &Task, awaits: Rc<Cell<Awaits>>) -> ApiError {
+    if !task.job.stream {
+        std::future::pending::<()>().await;
+    }
+    let limits = task.cell.model().silence;
+    loop {
+        let (left, setting) = match awaits.get() {
+            Awaits::First(since) => (limits.first_token.checked_sub(since.elapsed()), "first_token_timeout"),
+            Awaits::More(since) => (limits.token.checked_sub(since.elapsed()), "token_timeout"),
+            Awaits::Client => (Some(limits.token), ""),
+        };
+        match left {
+            // What it waits for may change meanwhile, and with it the limit.
+            Some(left) => tokio::time::sleep(left.min(limits.token).max(LOOK)).await,
+            None => {
+                let limit = if setting == "token_timeout" { limits.token } else { limits.first_token };
+                let limit = berth_config::show_duration(limit);
+                let message = format!("the engine sent nothing for {limit} ({setting})");
+                return ApiError { code: "engine_silent".into(), ..engine_failed(&task.job, &message) };
+            }
+        }
+    }
 }
 
 fn engine_failed(job: &Job, what: &str) -> ApiError {

@@ -48,13 +48,16 @@ pub(crate) struct EngineActor {
 /// How an actor comes by its engine.
 enum Beginning {
     Launch,
-    Adopt(Box<dyn Instance>),
+    /// It serves already, or sleeps.
+    Adopt(Box<dyn Instance>, Turn),
 }
 
 /// Puts an engine on the books and has it started, or adopts it.
 pub(crate) fn begin(shared: &Rc<Shared>, cell: Rc<EngineCell>, adopted: Option<Box<dyn Instance>>) {
     let id = cell.id();
-    let mut beginning = Some(adopted.map_or(Beginning::Launch, Beginning::Adopt));
+    // As it was found: an order that changes that may come before the actor runs.
+    let found = if cell.turns_to(Turn::Asleep) { Turn::Asleep } else { Turn::Awake };
+    let mut beginning = Some(adopted.map_or(Beginning::Launch, |instance| Beginning::Adopt(instance, found)));
     let (owner, owned) = (Rc::clone(shared), Rc::clone(&cell));
     let actor: Supervised<EngineActor> =
         supervise(&shared.vitals, &format!("agent.engine.{id}"), 16, move |life| EngineActor {
@@ -106,7 +109,7 @@ async fn live(shared: Rc<Shared>, cell: Rc<EngineCell>, beginning: Option<Beginn
     let life = Course { shared: &shared, cell: &cell, began: Instant::now() };
     let failure = match beginning {
         Some(Beginning::Launch) => life.launch().await,
-        Some(Beginning::Adopt(instance)) => life.serve(instance).await,
+        Some(Beginning::Adopt(instance, found)) => life.serve(instance, found).await,
         None => life.clear_up().await,
     };
     cell.gone.cancel();
@@ -303,7 +306,7 @@ impl Course<'_> {
                 let took = self.began.elapsed();
                 info!(engine = %self.cell.id(), model = %self.cell.model().id, took_ms = took.as_millis(), "engine ready");
                 self.cell.set_ready(took);
-                self.serve(instance).await
+                self.serve(instance, Turn::Awake).await
             }
             Event::Stop => self.stop(instance).await,
             Event::Exited => {
@@ -324,8 +327,8 @@ impl Course<'_> {
         }
     }
 
-    /// Serves and sleeps in turn, until it is stopped or ends.
-    async fn serve(&self, mut instance: Box<dyn Instance>) -> Option<EngineFailure> {
+    /// Serves and sleeps in turn, until it is stopped or ends. `is` is what it does now, whatever was ordered meanwhile.
+    async fn serve(&self, mut instance: Box<dyn Instance>, mut is: Turn) -> Option<EngineFailure> {
         enum Event {
             Stop,
             Turn,
@@ -337,13 +340,14 @@ impl Course<'_> {
         self.cell.meet(instance.as_ref());
         self.cell.know(&*instance);
         loop {
-            let asleep = self.cell.turns_to(Turn::Asleep);
-            let (state, next) = if asleep {
-                (EngineState::Sleeping, Turn::Awake)
-            } else {
-                (EngineState::Ready, Turn::Asleep)
+            let (state, next) = match is {
+                Turn::Asleep => (EngineState::Sleeping, Turn::Awake),
+                Turn::Awake => (EngineState::Ready, Turn::Asleep),
             };
-            self.set(state, None);
+            // An order that has come already has said what it does next.
+            if !self.cell.turns_to(next) {
+                self.set(state, None);
+            }
             let mut event = tokio::select! {
                 biased;
                 () = self.cell.stop.cancelled() => Event::Stop,
@@ -357,7 +361,10 @@ impl Course<'_> {
                     turned = self.turn(next, instance.as_mut()) => Some(turned),
                 };
                 match turned {
-                    Some(Ok(())) => continue,
+                    Some(Ok(())) => {
+                        is = next;
+                        continue;
+                    }
                     None => event = Event::Stop,
                     Some(Err(_)) if instance.exited().now_or_never().is_some() => event = Event::Exited,
                     // Those who want its room get it.
@@ -379,10 +386,10 @@ impl Course<'_> {
             // First, so that no job is dispatched to it, and what runs on it ends as failed.
             self.cell.set_state(EngineState::Stopping, None);
             self.cell.gone.cancel();
-            let when = match asleep {
-                true => " while it was asleep",
-                false if instance.is_lent() => "",
-                false => " while it was ready",
+            let when = match is {
+                Turn::Asleep => " while it was asleep",
+                Turn::Awake if instance.is_lent() => "",
+                Turn::Awake => " while it was ready",
             };
             let what = format!("the engine {}{when}", instance.how().await);
             return Some(self.give_up(instance, what, true).await);

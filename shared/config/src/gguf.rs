@@ -175,6 +175,7 @@ impl Config {
             adapters: Vec::new(),
             max_adapters: None,
             keep_context: None,
+            silence: berth_wire::Silence::default(),
         })
     }
 }

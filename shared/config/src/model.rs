@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::time::Duration;
 
-use berth_wire::{Driver, EngineKind, EngineSpec, ModelId, ModelSpec, Route};
+use berth_wire::{Driver, EngineKind, EngineSpec, ModelId, ModelSpec, Route, Silence};
 use toml::Spanned;
 
 use crate::adapter;
@@ -119,6 +119,7 @@ pub(crate) fn resolve(raw: &RawModel, around: Surroundings<'_>, findings: &mut F
         adapters: adapters.list,
         max_adapters: adapters.at_once,
         keep_context: context::resolve(raw, kind, driver, findings),
+        silence: silence(raw, findings),
     }
 }
 
@@ -191,6 +192,25 @@ pub(crate) fn check_memory(memory: &Spanned<Size>, findings: &mut Findings<'_>) 
     const MOST: u64 = 64 << 40;
     if memory.get_ref().0 > MOST {
         findings.add(memory.span(), "no machine has so much memory", "it may be 64TiB at most");
+    }
+}
+
+fn silence(raw: &RawModel, findings: &mut Findings<'_>) -> Silence {
+    let default = Silence::default();
+    let mut limit = |span: Option<&Spanned<crate::value::Span>>, default: Duration| {
+        let Some(span) = span else { return default };
+        if span.get_ref().0 < Duration::from_secs(1) {
+            let help = format!(
+                "say how long it may send nothing, or leave it out for {}",
+                crate::show_duration(default)
+            );
+            findings.add(span.span(), "no engine is that steady: at least a second", help);
+        }
+        span.get_ref().0
+    };
+    Silence {
+        first_token: limit(raw.first_token_timeout.as_ref(), default.first_token),
+        token: limit(raw.token_timeout.as_ref(), default.token).min(default.token),
     }
 }
 

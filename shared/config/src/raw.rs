@@ -168,6 +168,8 @@ pub(crate) struct RawModel {
     pub(crate) replicas: Option<Spanned<u32>>,
     pub(crate) health_path: Option<Spanned<String>>,
     pub(crate) start_timeout: Option<Spanned<Span>>,
+    pub(crate) first_token_timeout: Option<Spanned<Span>>,
+    pub(crate) token_timeout: Option<Spanned<Span>>,
     pub(crate) stop_grace: Option<Span>,
     pub(crate) port: Option<Spanned<u16>>,
     pub(crate) served_name: Option<Spanned<String>>,

@@ -203,6 +203,32 @@ pub struct ModelSpec {
         with = "crate::time::option_millis"
     )]
     pub keep_context: Option<Duration>,
+    /// For how long its engine may be silent in a stream.
+    #[serde(default, skip_serializing_if = "Silence::is_default")]
+    pub silence: Silence,
+}
+
+/// For how long an engine may send nothing of a stream before the attempt counts as failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Silence {
+    /// Until the first byte of its answer: the prompt is read.
+    #[serde(rename = "first_token_ms", with = "crate::time::millis")]
+    pub first_token: Duration,
+    /// Between two bytes.
+    #[serde(rename = "token_ms", with = "crate::time::millis")]
+    pub token: Duration,
+}
+
+impl Default for Silence {
+    fn default() -> Self {
+        Self { first_token: Duration::from_secs(30 * 60), token: Duration::from_secs(5 * 60) }
+    }
+}
+
+impl Silence {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 impl ModelSpec {

@@ -34,7 +34,7 @@ mod subject;
 mod time;
 
 pub use async_job::{AsyncJob, JobStatus, ResultNote};
-pub use catalog::{AdapterSpec, Driver, EngineKind, EngineSpec, ModelSpec, SleepLevel, SleepSpec};
+pub use catalog::{AdapterSpec, Driver, EngineKind, EngineSpec, ModelSpec, Silence, SleepLevel, SleepSpec};
 pub use codec::{DecodeError, EncodeError, Message, decode, decode_json, encode, encode_json};
 pub use container::{ContainerSpec, Ulimit};
 pub use control::{

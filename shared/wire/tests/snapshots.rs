@@ -69,6 +69,7 @@ fn spec() -> ModelSpec {
         adapters: Vec::new(),
         max_adapters: None,
         keep_context: None,
+        silence: berth_wire::Silence::default(),
     }
 }
 
