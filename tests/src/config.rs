@@ -62,6 +62,8 @@ impl Model {
         let (program, model) = (part.join("bin/vllm"), part.join("model"));
         Self::vllm(id, &[&program.to_string_lossy(), "serve", &model.to_string_lossy()])
             .field("driver", "\"process\"")
+            // Below what a fleet that is dropped is given: vLLM's workers do not heed SIGTERM.
+            .field("stop_grace", "\"5s\"")
     }
 
     /// The same in a container. There is no image of it: it sees this machine's programs and libraries.
