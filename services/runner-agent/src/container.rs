@@ -26,6 +26,8 @@ use crate::watch::Watch;
 
 /// How long Docker may take to say that a container was killed for want of memory, where its events are not heard.
 const OOM_WORD: Duration = Duration::from_millis(500);
+/// The exit code of what was killed.
+const KILLED: i64 = 128 + 9;
 /// A death this soon after Docker went away is put down to that.
 const BY_RESTART: Duration = Duration::from_secs(60);
 
@@ -123,7 +125,6 @@ impl Container {
     /// What Docker says of its end. That memory was the reason it tells by an event of its own, and in the container's
     /// state a moment after the end.
     async fn cause(&self) -> String {
-        const KILLED: i64 = 128 + 9;
         let began = Instant::now();
         loop {
             match self.state().await {
@@ -163,6 +164,12 @@ impl Container {
         let mut text = format!("ended with exit code {code}");
         if self.watch.was_away_within(BY_RESTART) {
             text.push_str(" when the Docker engine was stopped or restarted");
+        } else if let Some(bytes) = self.known.ram.filter(|_| code == KILLED) {
+            // Docker misses some of the kernel's kills.
+            let mib = bytes >> 20;
+            text.push_str(&format!(
+                ", killed, and nobody says why: perhaps for more than its {mib} MiB of memory"
+            ));
         }
         if let Some(error) = state.error.as_deref().filter(|error| !error.is_empty()) {
             text.push_str(&format!(": {}", self.known.mask.hide(error)));
