@@ -158,8 +158,8 @@ async fn and_with_three_nats_servers_loses_one_and_the_leading_scheduler() {
     for gateway in [&one, &two] {
         until_answered("after the end of a NATS server", gateway, "demo").await;
     }
-    // By the queue, whose stream has lost a copy.
-    let jobs = (0..8).map(async |_| two.chat("demo", &json!({"max_tokens": 2})).await.content().to_owned());
+    // By the queue, whose stream has lost a copy; while its servers agree on who leads it, clients are told to try again.
+    let jobs = (0..8).map(|_| until_answered("by the queue", &two, "demo"));
     at_most(RECOVERY, "eight answers", futures::future::join_all(jobs)).await;
     fleet.down();
 }
