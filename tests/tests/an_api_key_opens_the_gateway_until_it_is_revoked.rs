@@ -1,6 +1,6 @@
 //! API keys are made, used by the openai client, kept apart from each other, and revoked, while the fleet runs.
 
-use berth_tests::{Berth, Config, Finished, Model, SOON, berth, finish, python, until, until_ok};
+use berth_tests::{Berth, Config, Finished, Model, SOON, at_most, berth, finish, python, until, until_ok};
 use reqwest::Response;
 use serde_json::{Value, json};
 
@@ -84,6 +84,12 @@ async fn the_openai_client_meets_it_and_a_running_answer_outlives_its_revocation
     until("the admin's key opens", SOON, async || is_open(&fleet, &metrics).await).await;
     let shown = with(&fleet, &metrics, "/metrics", None).await.text().await.expect("text");
     assert!(shown.contains("berth_key_requests_total{key=\"ci\"} 3"), "{shown}");
+    // What has no end of its own ends with the right to it.
+    let mut story = with(&fleet, &metrics, "/api/v1/events", None).await;
+    assert!(story.chunk().await.expect("it streams").is_some());
+    assert!(key_command(&fleet, &["revoke", "metrics"]).ok);
+    let over = async { while story.chunk().await.is_ok_and(|piece| piece.is_some()) {} };
+    at_most(SOON, "the end of a story that its key opens no more", over).await;
     let logs = fleet.role("up").lines().join("\n");
     for secret in [&limited, &key, &metrics] {
         let hash = berth_wire::KeyHash::of(secret).to_text();

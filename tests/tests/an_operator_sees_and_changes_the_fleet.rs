@@ -46,7 +46,10 @@ async fn jobs_are_explained_models_loaded_and_unloaded_and_a_configuration_appli
     // Loaded by hand, and shown.
     assert!(done(&fleet, &["load", "first"]).contains("a is ready on "));
     assert!(done(&fleet, &["load", "a"]).contains("ready already"));
-    assert!(refused(&fleet, &["load", "a", "--host", "nowhere"]).contains("no host is called `nowhere`"));
+    for command in ["load", "unload"] {
+        let told = refused(&fleet, &[command, "a", "--host", "nowhere"]);
+        assert!(told.contains("no host is called `nowhere`"), "{command}: {told}");
+    }
     assert!(refused(&fleet, &["load", "none"]).contains("there are a, b"));
     let models = as_json(&fleet, &["models"]);
     assert_eq!(

@@ -5,9 +5,10 @@ use actix_web::{HttpRequest, HttpResponse};
 use serde_json::json;
 
 /// Where to go, and what for.
-const PLACES: [(&str, &str); 5] = [
+const PLACES: [(&str, &str); 6] = [
     ("/v1", "base URL for OpenAI's clients"),
     ("/v1/models", "the models and how ready they are"),
+    ("/dashboard", "the fleet, live"),
     ("/openapi.json", "every route"),
     ("/readyz", "whether a request will be taken, and what is missing"),
     ("/metrics", "metrics as Prometheus text"),
@@ -32,8 +33,12 @@ pub(crate) async fn about(request: HttpRequest) -> HttpResponse {
 }
 
 fn page() -> String {
-    let places: String =
-        PLACES.iter().map(|(path, what)| format!("<li><a href=\"{path}\">{path}</a>: {what}</li>")).collect();
+    let place = |(path, what): &(&str, &str)| match *path {
+        // Nothing is there itself.
+        "/v1" => format!("<li>{path}: {what}</li>"),
+        path => format!("<li><a href=\"{path}\">{path}</a>: {what}</li>"),
+    };
+    let places: String = PLACES.iter().map(place).collect();
     format!(
         "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>Berth</title><h1>Berth {}</h1>\
          <p>One endpoint in front of a fleet's model engines. The base URL of Anthropic's clients is this one.</p>\

@@ -11,7 +11,7 @@ use actix_web::http::header::{AUTHORIZATION, HeaderMap, HeaderValue, WWW_AUTHENT
 use actix_web::middleware::Next;
 use actix_web::{FromRequest, HttpMessage, HttpRequest, HttpResponse, ResponseError, web};
 use berth_telemetry::metric;
-use berth_wire::{ApiError, Class, ErrorKind, KeyId, Scope};
+use berth_wire::{ApiError, Class, ErrorKind, KeyHash, KeyId, Scope};
 use tracing::{debug, info};
 
 use crate::allowance::Permit;
@@ -41,6 +41,11 @@ impl Caller {
     /// The name of the key, for what is counted by key.
     pub(crate) fn key(&self) -> Option<KeyId> {
         self.key.as_ref().map(|key| key.record.name.clone())
+    }
+
+    /// What its key hashes to, where one is asked for.
+    pub(crate) fn hash(&self) -> Option<&KeyHash> {
+        self.key.as_ref().map(|key| &key.record.hash)
     }
 
     pub(crate) fn is_admin(&self) -> bool {
@@ -180,7 +185,8 @@ pub(crate) async fn authenticate<B: MessageBody>(
     if matches!(request.path(), "/" | "/healthz" | "/livez" | "/readyz" | "/dashboard") {
         return Ok(next.call(request).await?.map_into_left_body());
     }
-    match fleet.keys.admit(presented(request.headers())) {
+    let admitted = fleet.keys.admit(presented(request.headers()));
+    match admitted.and_then(|caller| not_of_a_page(&caller, &request).map(|()| caller)) {
         Ok(caller) => {
             let key = caller.key.clone();
             request.extensions_mut().insert(caller);
@@ -206,6 +212,18 @@ pub(crate) async fn authenticate<B: MessageBody>(
             Ok(ServiceResponse::new(request, response).map_into_right_body())
         }
     }
+}
+
+/// Where no key is asked for, a page from elsewhere in somebody's browser could change things all the same: browsers say so
+/// of such requests (Fetch Metadata, <https://www.w3.org/TR/fetch-metadata/>). What only reads they do not let it see.
+fn not_of_a_page(caller: &Caller, request: &ServiceRequest) -> Result<(), ApiError> {
+    let site = request.headers().get("sec-fetch-site").map(HeaderValue::as_bytes);
+    if caller.key.is_some() || request.method().is_safe() || site != Some(b"cross-site") {
+        return Ok(());
+    }
+    let message = "a page of another site asks for this, and this gateway asks for no API key; make one with \
+                   `berth key create NAME` and send it";
+    Err(ApiError::new(ErrorKind::Forbidden, "cross_site", message))
 }
 
 /// Says in the log that somebody came without a valid key: not what they sent, and not each time.

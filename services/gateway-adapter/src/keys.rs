@@ -150,6 +150,14 @@ impl Keys {
             )),
         }
     }
+
+    /// Whether what a caller was let in by is still an administrator's: for answers that have no end.
+    pub(crate) fn is_admin_still(&self, caller: &Caller) -> bool {
+        let Some(hash) = caller.hash() else { return self.admit(None).is_ok() };
+        let book = self.book.load();
+        let key = book.keys.get(hash).filter(|key| !key.record.has_expired(now()));
+        key.is_some_and(|key| Caller::with(Arc::clone(key)).is_admin())
+    }
 }
 
 fn failed(reason: &'static str, code: &'static str, message: &str) -> ApiError {

@@ -1,11 +1,9 @@
 //! `/lease`, `/release`, `/leases` and `/hint`: what a session asks of the scheduler, passed on and answered.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use actix_web::web::{Data, Payload};
 use actix_web::{HttpRequest, HttpResponse};
-use berth_bus::BusError;
 use berth_wire::{
     ApiError, ErrorKind, HintShown, LeaseReply, LeaseRequest, LeaseShown, LeasesShown, ModelId,
     ReleasedShown, SESSION_MAX, SessionId,
@@ -16,13 +14,10 @@ use crate::caller::Caller;
 use crate::error::Refusal;
 use crate::fields::Fields;
 use crate::worker::Worker;
-use crate::{error, intake};
+use crate::{error, intake, leader};
 
 /// Bodies of these routes are small.
 const BODY_LIMIT: u64 = 16 * 1024;
-/// A scheduler that dies is replaced within its term of 10 s; nobody waits for all of it.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
-pub(crate) const AGAIN: Duration = Duration::from_millis(250);
 
 /// `POST /lease {sessionKey, model, ttlSeconds}`
 pub(crate) async fn lease(
@@ -164,32 +159,11 @@ pub(crate) fn resolve(worker: &Worker, caller: &Caller, name: &str) -> Result<Mo
     Ok(caller.resolve(&fleet.catalog(), name)?.spec.id.clone())
 }
 
-/// Asks whoever leads; while nobody does, again and again for a while.
 async fn ask_leader(worker: &Worker, ask: &LeaseRequest) -> Result<LeaseReply, ApiError> {
-    let began = Instant::now();
-    loop {
-        let left = PATIENCE.saturating_sub(began.elapsed());
-        if left.is_zero() {
-            return Err(nobody_leads());
-        }
-        let bus = worker.bus();
-        match bus.request::<_, LeaseReply>(bus.subjects.lease(), ask, left).await {
-            Ok(LeaseReply::Refused(error)) => return Err(error),
-            Ok(reply) => return Ok(reply),
-            Err(BusError::NoResponders { .. }) => tokio::time::sleep(AGAIN.min(left)).await,
-            Err(BusError::TimedOut { .. }) => return Err(nobody_leads()),
-            Err(failed) => return Err(error::not_submitted(&failed)),
-        }
+    match leader::ask(worker, worker.bus().subjects.lease(), ask).await? {
+        LeaseReply::Refused(error) => Err(error),
+        reply => Ok(reply),
     }
-}
-
-pub(crate) fn nobody_leads() -> ApiError {
-    ApiError::new(
-        ErrorKind::Unavailable,
-        "no_scheduler",
-        "no scheduler leads right now; leases that were granted are kept; try again in a moment",
-    )
-    .retry_after(Duration::from_secs(5))
 }
 
 /// A scheduler of another version.

@@ -28,6 +28,7 @@ mod keys;
 mod knocks;
 mod lanes;
 mod later;
+mod leader;
 mod leases;
 mod ledger;
 mod meters;

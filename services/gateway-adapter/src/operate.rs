@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use actix_web::http::StatusCode;
 use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use actix_web::web::{Data, Path, Payload};
 use actix_web::{HttpRequest, HttpResponse};
-use berth_bus::{BusError, Since, Story};
+use berth_bus::{Since, Story};
 use berth_wire::{
     ApiError, ErrorKind, HostId, JobId, ModelId, OperateReply, OperateRequest, SessionId, encode_json,
 };
@@ -20,7 +20,8 @@ use tracing::debug;
 use crate::caller::{Admin, Caller};
 use crate::error::{self, Refusal};
 use crate::fields::Fields;
-use crate::leases::{AGAIN, PATIENCE, nobody_leads, read, resolve};
+use crate::leader;
+use crate::leases::{read, resolve};
 use crate::worker::Worker;
 
 /// Jobs in an answer.
@@ -129,11 +130,14 @@ pub(crate) async fn load(
     caller: Caller,
     worker: Data<Arc<Worker>>,
 ) -> HttpResponse {
-    let fields = Order::read(&request, payload, &caller, &worker, &["model", "host"]).await;
-    answer(match fields {
-        Ok(Order { model, host, .. }) => done(&worker, OperateRequest::Load { model, host }).await,
-        Err(refusal) => Err(refusal),
-    })
+    let known = &["model", "host"];
+    answer(
+        order(&request, payload, &caller, &worker, known, |order| OperateRequest::Load {
+            model: order.model,
+            host: order.host,
+        })
+        .await,
+    )
 }
 
 /// `POST /api/v1/unload {model, host?, force?}`
@@ -144,13 +148,15 @@ pub(crate) async fn unload(
     caller: Caller,
     worker: Data<Arc<Worker>>,
 ) -> HttpResponse {
-    let fields = Order::read(&request, payload, &caller, &worker, &["model", "host", "force"]).await;
-    answer(match fields {
-        Ok(Order { model, host, force }) => {
-            done(&worker, OperateRequest::Unload { model, host, force }).await
-        }
-        Err(refusal) => Err(refusal),
-    })
+    let known = &["model", "host", "force"];
+    answer(
+        order(&request, payload, &caller, &worker, known, |order| OperateRequest::Unload {
+            model: order.model,
+            host: order.host,
+            force: order.force,
+        })
+        .await,
+    )
 }
 
 /// `POST /api/v1/pin {model}`
@@ -161,10 +167,14 @@ pub(crate) async fn pin(
     caller: Caller,
     worker: Data<Arc<Worker>>,
 ) -> HttpResponse {
-    answer(match Order::read(&request, payload, &caller, &worker, &["model"]).await {
-        Ok(Order { model, .. }) => done(&worker, OperateRequest::Pin { model, pin: true }).await,
-        Err(refusal) => Err(refusal),
-    })
+    let known = &["model"];
+    answer(
+        order(&request, payload, &caller, &worker, known, |order| OperateRequest::Pin {
+            model: order.model,
+            pin: true,
+        })
+        .await,
+    )
 }
 
 /// `POST /api/v1/unpin {model}`
@@ -175,10 +185,14 @@ pub(crate) async fn unpin(
     caller: Caller,
     worker: Data<Arc<Worker>>,
 ) -> HttpResponse {
-    answer(match Order::read(&request, payload, &caller, &worker, &["model"]).await {
-        Ok(Order { model, .. }) => done(&worker, OperateRequest::Pin { model, pin: false }).await,
-        Err(refusal) => Err(refusal),
-    })
+    let known = &["model"];
+    answer(
+        order(&request, payload, &caller, &worker, known, |order| OperateRequest::Pin {
+            model: order.model,
+            pin: false,
+        })
+        .await,
+    )
 }
 
 /// What an operator wants of a model.
@@ -205,8 +219,17 @@ impl Order {
     }
 }
 
-async fn done(worker: &Worker, request: OperateRequest) -> Result<HttpResponse, Refusal> {
-    match ask(worker, &request).await? {
+/// Reads an order of the fields that are `known`, and has the leader carry out what it amounts to.
+async fn order(
+    request: &HttpRequest,
+    payload: Payload,
+    caller: &Caller,
+    worker: &Worker,
+    known: &[&str],
+    of: impl FnOnce(Order) -> OperateRequest,
+) -> Result<HttpResponse, Refusal> {
+    let asked = of(Order::read(request, payload, caller, worker, known).await?);
+    match ask(worker, &asked).await? {
         OperateReply::Done { engines, already } => {
             let mut response = if already { HttpResponse::Ok() } else { HttpResponse::Accepted() };
             Ok(response.json(json!({ "engines": engines, "already": already })))
@@ -268,11 +291,20 @@ pub(crate) async fn engines(_: Admin, worker: Data<Arc<Worker>>) -> HttpResponse
 }
 
 /// `GET /api/v1/events[?sinceSeconds=...]`: what happened since, and on as it happens, as server-sent events.
-pub(crate) async fn events(request: HttpRequest, _: Admin, worker: Data<Arc<Worker>>) -> HttpResponse {
-    answer(tell(&request, &worker).await)
+pub(crate) async fn events(
+    request: HttpRequest,
+    _: Admin,
+    caller: Caller,
+    worker: Data<Arc<Worker>>,
+) -> HttpResponse {
+    answer(tell(&request, caller, &worker).await)
 }
 
-async fn tell(request: &HttpRequest, worker: &Data<Arc<Worker>>) -> Result<HttpResponse, Refusal> {
+async fn tell(
+    request: &HttpRequest,
+    caller: Caller,
+    worker: &Data<Arc<Worker>>,
+) -> Result<HttpResponse, Refusal> {
     let mut fields = Fields::of_query(request.query_string())?;
     let back = fields.optional_text("sinceSeconds")?;
     fields.end(&["sinceSeconds"])?;
@@ -293,48 +325,46 @@ async fn tell(request: &HttpRequest, worker: &Data<Arc<Worker>>) -> Result<HttpR
     Ok(HttpResponse::Ok()
         .insert_header((CONTENT_TYPE, "text/event-stream"))
         .insert_header((CACHE_CONTROL, "no-cache"))
-        .streaming(as_events(story, Arc::clone(worker))))
+        .streaming(as_events(story, caller, Arc::clone(worker))))
 }
 
-fn as_events(story: Story, worker: Arc<Worker>) -> impl Stream<Item = Result<Bytes, actix_web::Error>> {
+/// Ends with the gateway, and with the right to hear it: it would have no end of its own.
+fn as_events(
+    story: Story,
+    caller: Caller,
+    worker: Arc<Worker>,
+) -> impl Stream<Item = Result<Bytes, actix_web::Error>> {
     let begun = Some(Bytes::from_static(b": berth events\n\n"));
-    futures::stream::unfold((story, worker, begun), |(mut story, worker, begun)| async move {
-        if let Some(begun) = begun {
-            return Some((Ok(begun), (story, worker, None)));
-        }
-        if worker.fleet().draining.load(Ordering::Acquire) {
-            return None;
-        }
-        let piece = match tokio::time::timeout(ALIVE, story.next()).await {
-            Err(_) => Bytes::from_static(b": berth alive\n\n"),
-            Ok(Ok(Some(event))) => {
-                let mut piece = b"data: ".to_vec();
-                piece.extend(encode_json(&event).unwrap_or_default());
-                piece.extend_from_slice(b"\n\n");
-                piece.into()
+    futures::stream::unfold((story, begun), move |(mut story, begun)| {
+        let (caller, worker) = (caller.clone(), Arc::clone(&worker));
+        async move {
+            if let Some(begun) = begun {
+                return Some((Ok(begun), (story, None)));
             }
-            Ok(Ok(None) | Err(_)) => return None,
-        };
-        Some((Ok(piece), (story, worker, None)))
+            let next = tokio::time::timeout(ALIVE, story.next()).await;
+            let fleet = worker.fleet();
+            if fleet.draining.load(Ordering::Acquire) || !fleet.keys.is_admin_still(&caller) {
+                return None;
+            }
+            let piece = match next {
+                Err(_) => Bytes::from_static(b": berth alive\n\n"),
+                Ok(Ok(Some(event))) => {
+                    let mut piece = b"data: ".to_vec();
+                    piece.extend(encode_json(&event).unwrap_or_default());
+                    piece.extend_from_slice(b"\n\n");
+                    piece.into()
+                }
+                Ok(Ok(None) | Err(_)) => return None,
+            };
+            Some((Ok(piece), (story, None)))
+        }
     })
 }
 
-/// Asks whoever leads; while nobody does, again and again for a while.
 async fn ask(worker: &Worker, ask: &OperateRequest) -> Result<OperateReply, ApiError> {
-    let began = Instant::now();
-    loop {
-        let left = PATIENCE.saturating_sub(began.elapsed());
-        if left.is_zero() {
-            return Err(nobody_leads());
-        }
-        let bus = worker.bus();
-        match bus.request::<_, OperateReply>(bus.subjects.operate(), ask, left).await {
-            Ok(OperateReply::Refused(error)) => return Err(error),
-            Ok(reply) => return Ok(reply),
-            Err(BusError::NoResponders { .. }) => tokio::time::sleep(AGAIN.min(left)).await,
-            Err(BusError::TimedOut { .. }) => return Err(nobody_leads()),
-            Err(failed) => return Err(error::not_submitted(&failed)),
-        }
+    match leader::ask(worker, worker.bus().subjects.operate(), ask).await? {
+        OperateReply::Refused(error) => Err(error),
+        reply => Ok(reply),
     }
 }
 

@@ -29,6 +29,7 @@ use crate::pump::{Answer, Frames, frame_limit};
 use crate::rename::Rename;
 use crate::rewrite::Prepare;
 use crate::shared::Shared;
+use crate::silence::{Awaits, silence};
 use crate::slots::SlotGuard;
 use crate::usage::Ends;
 
@@ -38,8 +39,6 @@ const STALL: Duration = Duration::from_secs(300);
 const FETCH: Duration = Duration::from_secs(60);
 /// An answer that comes within this says by itself that its offer was taken.
 const FIRST_WORD: Duration = Duration::from_millis(50);
-/// How soon it is looked again whether an engine is silent.
-const LOOK: Duration = Duration::from_millis(10);
 /// Above this a body is searched for its model on another thread.
 const LARGE: usize = 1 << 20;
 
@@ -125,17 +124,6 @@ enum Break {
 
 /// What frame 0 and the engine, asked at the same time, have answered.
 type Opened = (u64, reqwest::Response);
-
-/// What an attempt waits for, and since when.
-#[derive(Debug, Clone, Copy)]
-enum Awaits {
-    /// The first of the engine's answer.
-    First(Instant),
-    /// More of it.
-    More(Instant),
-    /// That the client takes what it has.
-    Client,
-}
 
 struct Course<'a> {
     task: &'a Task,
@@ -464,33 +452,7 @@ async fn first_word(task: &Task, begun: Rc<Cell<bool>>) {
     std::future::pending::<()>().await;
 }
 
-/// Waits until the engine has been silent for too long in a stream. Of an answer that comes whole nothing can be expected
-/// before its end, which its client's patience bounds.
-async fn silence(task: &Task, awaits: Rc<Cell<Awaits>>) -> ApiError {
-    if !task.job.stream {
-        std::future::pending::<()>().await;
-    }
-    let limits = task.cell.model().silence;
-    loop {
-        let (left, setting) = match awaits.get() {
-            Awaits::First(since) => (limits.first_token.checked_sub(since.elapsed()), "first_token_timeout"),
-            Awaits::More(since) => (limits.token.checked_sub(since.elapsed()), "token_timeout"),
-            Awaits::Client => (Some(limits.token), ""),
-        };
-        match left {
-            // What it waits for may change meanwhile, and with it the limit.
-            Some(left) => tokio::time::sleep(left.min(limits.token).max(LOOK)).await,
-            None => {
-                let limit = if setting == "token_timeout" { limits.token } else { limits.first_token };
-                let limit = berth_config::show_duration(limit);
-                let message = format!("the engine sent nothing for {limit} ({setting})");
-                return ApiError { code: "engine_silent".into(), ..engine_failed(&task.job, &message) };
-            }
-        }
-    }
-}
-
-fn engine_failed(job: &Job, what: &str) -> ApiError {
+pub(crate) fn engine_failed(job: &Job, what: &str) -> ApiError {
     ApiError::new(
         ErrorKind::EngineFailed,
         "engine_failed",

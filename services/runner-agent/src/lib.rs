@@ -51,6 +51,7 @@ mod rewrite;
 mod run;
 mod share;
 mod shared;
+mod silence;
 mod slots;
 mod spans;
 mod tail;

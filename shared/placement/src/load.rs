@@ -72,17 +72,20 @@ impl Step<'_> {
         }
     }
 
+    fn no_such_host(&self, name: &HostId) -> ApiError {
+        let known: Vec<&str> = self.state.hosts.iter().map(|(id, _)| id.as_str()).take(16).collect();
+        let known = if known.is_empty() { "none".into() } else { known.join(", ") };
+        let message = format!("no host is called `{name}`; there are {known}");
+        ApiError::new(ErrorKind::InvalidRequest, "host_not_found", message).param("host")
+    }
+
     /// Why the model cannot be had on that host.
     fn refused_there(&self, id: &ModelId, host: Option<&HostId>) -> Option<ApiError> {
         let (name, model) = (host?, self.state.models.get(id)?);
         let wrong = |code: &str, message: String| {
             Some(ApiError::new(ErrorKind::InvalidRequest, code, message).param("host"))
         };
-        let Some(host) = self.state.hosts.get(name) else {
-            let known: Vec<&str> = self.state.hosts.iter().map(|(id, _)| id.as_str()).take(16).collect();
-            let known = if known.is_empty() { "none".into() } else { known.join(", ") };
-            return wrong("host_not_found", format!("no host is called `{name}`; there are {known}"));
-        };
+        let Some(host) = self.state.hosts.get(name) else { return Some(self.no_such_host(name)) };
         if host.draining {
             return wrong("host_draining", format!("the host {name} is draining: it takes nothing new"));
         }
@@ -117,6 +120,11 @@ impl Step<'_> {
             self.emit(Effect::AskRefused(error));
             return;
         };
+        if let Some(name) = host.filter(|name| self.state.hosts.get(*name).is_none()) {
+            let error = self.no_such_host(name);
+            self.emit(Effect::AskRefused(error));
+            return;
+        }
         let there = |engine: &Engine| host.is_none_or(|host| *host == engine.host);
         let engines: Vec<EngineId> = model
             .engines
