@@ -12,7 +12,7 @@ use tokio::time::{Instant, Sleep};
 
 use crate::anthropic::RequestId;
 use crate::client::{Client, Held, Next, SILENCE};
-use crate::demux::Piece;
+use crate::flow::Piece;
 use crate::{engine_errors, error};
 
 /// A plain answer while it comes. Dropped before its end, it cancels its job; until then it may change hands.

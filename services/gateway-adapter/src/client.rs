@@ -17,7 +17,8 @@ use tracing::debug;
 
 use crate::allowance::Permit;
 use crate::anthropic::{self, RequestId};
-use crate::demux::{Express, Flow, Lane, Leave, Outlet, Piece, Progress, Register, Serving, outlet};
+use crate::demux::{Express, Leave, Outlet, Register, outlet};
+use crate::flow::{Flow, Lane, Piece, Progress, Serving};
 use crate::relay::Ending;
 use crate::worker::Worker;
 use crate::{error, events, meters};

@@ -3,8 +3,8 @@
 //! It never waits for a client: what a job's channel has no room for ends that job alone.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use actix::{
@@ -15,8 +15,8 @@ use async_nats::Subject;
 use berth_actors::{Drain, Life, Vital};
 use berth_bus::{Bus, Delivery, NatsOutput};
 use berth_wire::{
-    ApiError, Attempt, BeginReply, CancelJob, ErrorKind, Frame, GatewayId, Head, HostId, JobId, Notice,
-    Output, Stage, Usage, Verb,
+    ApiError, Attempt, BeginReply, CancelJob, ErrorKind, Frame, GatewayId, HostId, JobId, Notice, Output,
+    Stage, Usage, Verb,
 };
 use bytes::Bytes;
 use futures::channel::mpsc;
@@ -24,108 +24,17 @@ use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
 use crate::error;
+use crate::flow::{Flow, Lane, Piece, Progress, Serving};
 use crate::lanes::{Lanes, Pick, Waits};
 use crate::meters;
 use crate::offers::Offer;
-use crate::relay::{Ending, Relay, Step};
+use crate::relay::{Relay, Step};
 use crate::roll::Quiet;
 
 /// Pieces that may wait for one client. The credit window bounds their bytes; this bounds their number.
 const PIECES: usize = 8192;
 /// Jobs that are remembered for the usage that their end tells.
 const LEFT: usize = 1024;
-
-/// Part of an answer, as one frame brought it.
-#[derive(Debug)]
-pub(crate) struct Piece {
-    pub(crate) head: Option<Head>,
-    pub(crate) data: Option<Bytes>,
-}
-
-/// How far a job is.
-#[derive(Debug, Clone)]
-pub(crate) struct Progress {
-    pub(crate) stage: Stage,
-    pub(crate) position: u32,
-    /// When its wait is expected to end, where something is known.
-    pub(crate) expected: Option<Instant>,
-    pub(crate) serving: Option<Serving>,
-    pub(crate) lane: Lane,
-    /// Attempts begun so far.
-    pub(crate) attempts: u32,
-    /// Since when its model loads, of a job that waits for that.
-    pub(crate) loading: Option<Instant>,
-}
-
-/// A wait that was to be over so long ago is one of which nothing is known.
-const OVERDUE: Duration = Duration::from_secs(1);
-
-impl Progress {
-    /// Whole seconds that the wait is expected to take from now on. It is told only when places change, so it is counted
-    /// down here, and is unknown once it has turned out to be wrong.
-    pub(crate) fn eta_s(&self) -> Option<u64> {
-        let expected = self.expected?;
-        let left = expected.saturating_duration_since(Instant::now());
-        (expected.elapsed() < OVERDUE).then(|| left.as_millis().div_ceil(1000) as u64)
-    }
-}
-
-/// The way that a job takes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) enum Lane {
-    /// Straight to a host.
-    Express,
-    /// Through the stream and the scheduler.
-    #[default]
-    Queue,
-}
-
-impl Lane {
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Self::Express => "express",
-            Self::Queue => "queue",
-        }
-    }
-}
-
-/// Who serves a job.
-#[derive(Debug, Clone)]
-pub(crate) struct Serving {
-    pub(crate) attempt: Attempt,
-    pub(crate) host: HostId,
-    /// Since when.
-    pub(crate) at: Instant,
-    /// How long the job waited for its model to load before.
-    pub(crate) load: Duration,
-}
-
-impl Default for Progress {
-    fn default() -> Self {
-        Self {
-            stage: Stage::Queued,
-            position: 0,
-            expected: None,
-            serving: None,
-            lane: Lane::default(),
-            attempts: 0,
-            loading: None,
-        }
-    }
-}
-
-/// What the demux and a job's client share.
-#[derive(Debug, Default)]
-pub(crate) struct Flow {
-    /// Bytes that the client has taken.
-    pub(crate) consumed: AtomicU64,
-    /// What the end told of tokens and times, whatever the end was.
-    pub(crate) usage: OnceLock<Usage>,
-    /// Set once, before the channel of pieces is closed.
-    pub(crate) ending: OnceLock<Ending>,
-    /// The client has left.
-    pub(crate) gone: AtomicBool,
-}
 
 /// A job's way into the demux.
 #[derive(Message)]

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::anthropic::RequestId;
 use crate::client::{Client, Held};
-use crate::demux::Progress;
+use crate::flow::Progress;
 use crate::{engine_errors, strip};
 
 /// What is changed of a stream on its way through.

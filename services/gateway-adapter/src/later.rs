@@ -21,8 +21,9 @@ use tracing::{debug, warn};
 
 use crate::client::{Client, now};
 use crate::course::Order;
-use crate::demux::{self, Flow, Lane, Progress};
+use crate::demux;
 use crate::error::{self, Refusal};
+use crate::flow::{Flow, Lane, Progress};
 use crate::pursuit::{self, Outcome, Room};
 use crate::send;
 use crate::worker::Worker;

@@ -20,6 +20,7 @@ mod error;
 mod events;
 mod fields;
 mod fleet;
+mod flow;
 mod form;
 mod infer;
 mod intake;

@@ -9,8 +9,9 @@ use berth_wire::{Attempt, CancelJob, JobId, ModelId, Reply, Stage, Verb};
 use bytes::Bytes;
 use tracing::{debug, info};
 
-use crate::demux::{Demux, Entry, Express, Lane, Serving};
+use crate::demux::{Demux, Entry, Express};
 use crate::error;
+use crate::flow::{Lane, Serving};
 use crate::lanes::Pick;
 use crate::meters;
 use crate::roll::ROLL;

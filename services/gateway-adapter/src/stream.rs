@@ -13,8 +13,8 @@ use tokio::time::{Instant, Sleep};
 use crate::answer::Reading;
 use crate::anthropic::RequestId;
 use crate::client::{Client, Next};
-use crate::demux::Piece;
 use crate::events::{Edit, Splitter};
+use crate::flow::Piece;
 use crate::patience::Patience;
 use crate::{engine_errors, error};
 

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use tokio::sync::{Mutex, Notify};
 use tracing::{info, warn};
 
-use crate::books::EngineCell;
+use crate::cell::EngineCell;
 use crate::estimate::on_host;
 use crate::loaded::Loaded;
 use crate::shared::Shared;

@@ -11,7 +11,7 @@ use sysinfo::{MemoryRefreshKind, System};
 use tracing::info;
 
 use crate::accelerators::Devices;
-use crate::books::EngineCell;
+use crate::cell::EngineCell;
 use crate::driver::Instance;
 use crate::shared::Shared;
 use crate::vllm::Vllm;

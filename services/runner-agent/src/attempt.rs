@@ -22,7 +22,8 @@ use tracing::{debug, info};
 
 use crate::adapters::{Use, lend};
 use crate::ask_usage::{ask_for_usage, must_be_asked};
-use crate::books::{EngineCell, grant};
+use crate::books::grant;
+use crate::cell::EngineCell;
 use crate::contexts::{Seated, seat};
 use crate::external::is_refusal;
 use crate::pump::{Answer, Frames, frame_limit};

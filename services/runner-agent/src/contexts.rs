@@ -15,7 +15,7 @@ use bytes::Bytes;
 use serde_json::json;
 use tracing::{debug, info, warn};
 
-use crate::books::EngineCell;
+use crate::cell::EngineCell;
 use crate::estimate::weights;
 use crate::run::state_folder;
 use crate::shared::Shared;

@@ -19,7 +19,8 @@ use tracing::{info, warn};
 
 use crate::adapters::{missing, rank, settle};
 use crate::asleep::{Night, Turn};
-use crate::books::{Engine, EngineCell};
+use crate::books::Engine;
+use crate::cell::EngineCell;
 use crate::contexts;
 use crate::driver::{Driver, Failure, Instance, Order};
 use crate::ready::wait_ready;

@@ -102,7 +102,7 @@ impl Gate {
 }
 
 #[cfg(test)]
-#[path = "gate_races.rs"]
+#[path = "gate_races/mod.rs"]
 mod races;
 
 #[cfg(test)]

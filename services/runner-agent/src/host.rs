@@ -21,7 +21,8 @@ use tracing::{debug, info, warn};
 
 use crate::asleep::{put_to_sleep, wake_up};
 use crate::attempt::Task;
-use crate::books::{EngineCell, Running};
+use crate::books::Running;
+use crate::cell::EngineCell;
 use crate::engine::{Stop, begin, can_run};
 use crate::gate::{Gate, No};
 use crate::logs;

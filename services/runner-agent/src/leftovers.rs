@@ -9,7 +9,7 @@ use tracing::{info, warn};
 
 use crate::adapters::settle;
 use crate::asleep::{Found, found};
-use crate::books::EngineCell;
+use crate::cell::EngineCell;
 use crate::driver::Instance;
 use crate::engine::begin;
 use crate::ready::is_healthy;

@@ -13,6 +13,7 @@ mod asleep;
 mod attempt;
 mod beat;
 mod books;
+mod cell;
 mod container;
 mod contexts;
 mod detect;

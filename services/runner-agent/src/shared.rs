@@ -15,7 +15,8 @@ use tokio::sync::Notify;
 
 use crate::accelerators::{Claim, Devices};
 use crate::actor::END;
-use crate::books::{Books, Engine, EngineCell, now};
+use crate::books::{Books, Engine, now};
+use crate::cell::EngineCell;
 use crate::docker::DockerDriver;
 use crate::driver::Driver;
 use crate::external::Externals;
