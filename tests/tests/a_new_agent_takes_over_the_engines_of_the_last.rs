@@ -1,6 +1,7 @@
 //! An agent is exchanged, or killed, under containers that serve: none is lost, none started twice.
 
 use berth_tests::{Berth, Config, Event, Model, SOON, scenario, until};
+use nix::sys::signal::Signal;
 use serde_json::json;
 
 fn config(keep: bool) -> Config {
@@ -54,4 +55,23 @@ async fn a_killed_agent_s_engine_is_adopted_and_its_job_ends_with_an_error_that_
     // Without the wish to keep them, they end with their agent.
     assert!(berth.role("agent").terminate().success());
     until("nothing runs", SOON, async || berth.engines.running().is_empty()).await;
+}
+
+#[tokio::test]
+async fn who_asks_while_an_agent_finishes_its_work_waits_for_the_next_one() {
+    let config = Config::of([Model::sim("m", &[]).concurrency(2)]);
+    let mut berth = Berth::fleet(&config).await;
+    let bus = berth.bus().await;
+    let mut stream = berth.gateway.stream("m", &json!({"sim": {"tokens": 120, "per_token_ms": 50}})).await;
+    stream.token().await;
+    berth.role("agent").signal(Signal::SIGTERM);
+    until("the agent leaves", SOON, async || berth.role("agent").tail().contains("agent leaves")).await;
+    let gateway = berth.gateway.clone();
+    let waits = tokio::spawn(async move { gateway.chat("m", &json!({"max_tokens": 2})).await });
+    let rest = stream.rest().await;
+    assert!(rest.contains(&Event::Done), "{rest:?}");
+    assert!(berth.role("agent").wait(SOON).is_some_and(|status| status.success()));
+    berth.restart("agent");
+    waits.await.unwrap().content();
+    scenario::nothing_is_outstanding(&bus).await;
 }

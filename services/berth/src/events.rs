@@ -49,7 +49,7 @@ pub(crate) fn run(args: &EventsArgs) -> Result<Exit, Failure> {
         };
         let then = SystemTime::now().checked_sub(args.since);
         let since = then.filter(|_| !args.since.is_zero()).map_or(Since::Now, Since::Time);
-        let mut story = bus.story(since, subject).await?;
+        let mut story = bus.story(since, [subject]).await?;
         let mut told = false;
         loop {
             let event = if args.follow { story.next().await? } else { story.past().await? };

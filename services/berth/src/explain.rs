@@ -63,7 +63,7 @@ pub(crate) fn run(args: &ExplainArgs) -> Result<Exit, Failure> {
 }
 
 async fn story(bus: &Bus, job: JobId) -> Result<Vec<Event>, Failure> {
-    let mut story = match bus.story(Since::Beginning, bus.subjects.event("job", &job.to_string())).await {
+    let mut story = match bus.story(Since::Beginning, [bus.subjects.event("job", &job.to_string())]).await {
         Ok(story) => story,
         Err(BusError::Missing { .. }) => return Ok(Vec::new()),
         Err(error) => return Err(error.into()),

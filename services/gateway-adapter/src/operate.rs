@@ -104,7 +104,7 @@ async fn show_why(caller: &Caller, id: &str, worker: &Worker) -> Result<HttpResp
     }
     let mut story = Vec::new();
     let subject = worker.bus().subjects.event("job", &job.to_string());
-    if let Ok(mut facts) = worker.bus().story(Since::Beginning, subject).await {
+    if let Ok(mut facts) = worker.bus().story(Since::Beginning, [subject]).await {
         while let Some(fact) = facts.past().await.map_err(|e| error::not_submitted(&e))? {
             story.push(fact);
         }
@@ -320,7 +320,7 @@ async fn tell(
             return Err(error.param("sinceSeconds").into());
         }
     };
-    let story = worker.bus().story(since, worker.bus().subjects.event_all()).await;
+    let story = worker.bus().story(since, [worker.bus().subjects.event_all()]).await;
     let story = story.map_err(|e| error::not_submitted(&e))?;
     Ok(HttpResponse::Ok()
         .insert_header((CONTENT_TYPE, "text/event-stream"))

@@ -14,6 +14,10 @@ pub enum Alert {
     NoLeader,
     /// There is no host.
     NoHosts,
+    /// No gateway answers.
+    NoGateways,
+    /// Health does not reach NATS.
+    NoNats,
     /// A host has gone silent.
     HostLost,
     /// Engines of a model fail again and again.
@@ -34,9 +38,11 @@ pub enum Alert {
 
 impl Alert {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::NoLeader,
         Self::NoHosts,
+        Self::NoGateways,
+        Self::NoNats,
         Self::HostLost,
         Self::EngineCrashLoop,
         Self::QueueWait,
@@ -47,12 +53,20 @@ impl Alert {
         Self::ActorStuck,
     ];
 
+    /// The one of this name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|alert| alert.as_str() == name)
+    }
+
     /// Its name in events, metrics and webhooks.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::NoLeader => "no_leader",
             Self::NoHosts => "no_hosts",
+            Self::NoGateways => "no_gateways",
+            Self::NoNats => "no_nats",
             Self::HostLost => "host_lost",
             Self::EngineCrashLoop => "engine_crash_loop",
             Self::QueueWait => "queue_wait",
@@ -164,6 +178,16 @@ impl Alerts {
         Self { hold, tracks: BTreeMap::new() }
     }
 
+    /// It was raised at `at`, by whoever watched before.
+    pub fn take_over(&mut self, alert: Alert, about: String, message: String, at: Instant) {
+        self.tracks.insert((alert, about), Track { since: None, raised: Some((at, message)) });
+    }
+
+    /// It was resolved by whoever watched before.
+    pub fn leave(&mut self, alert: Alert, about: String) {
+        self.tracks.remove(&(alert, about));
+    }
+
     /// Takes in all that is so now and returns what is new. What is not read any more counts as good.
     pub fn judge(&mut self, readings: Vec<Reading>, now: Instant) -> Vec<Change> {
         let mut read: BTreeMap<(Alert, String), Reading> = BTreeMap::new();
@@ -273,6 +297,19 @@ mod tests {
         let changes = alerts.judge(Vec::new(), begin + HOLD);
         assert!(matches!(&changes[..], [Change::Resolved(raised)] if raised.for_s == 10), "{changes:?}");
         assert!(alerts.raised(begin + HOLD).is_empty());
+    }
+
+    #[test]
+    fn what_was_raised_before_is_not_raised_again_and_is_resolved() {
+        let (begin, mut alerts) = (Instant::now(), Alerts::new(Duration::ZERO));
+        for about in ["h", "other"] {
+            alerts.take_over(Alert::DiskLow, about.into(), "low".into(), begin);
+        }
+        alerts.leave(Alert::DiskLow, "other".into());
+        assert!(alerts.judge(vec![reading(Level::Bad)], begin).is_empty());
+        let changes = alerts.judge(vec![reading(Level::Good)], begin + HOLD);
+        assert!(matches!(&changes[..], [Change::Resolved(raised)] if raised.for_s == 10), "{changes:?}");
+        assert!(Alert::ALL.into_iter().all(|alert| Alert::named(alert.as_str()) == Some(alert)));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! changing anything of the fleet; a fleet without health works the same.
 
 mod alerts;
+mod facts;
 mod gauges;
 mod jetstream;
 mod picture;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use berth_bus::Entries;
-use berth_wire::{EngineId, EngineRecord, EngineState, HostBeat, HostId, LeaderRecord, ModelId, Timestamp};
+use berth_wire::{EngineId, EngineRecord, EngineState, HostBeat, HostId, LeaderRecord, Timestamp};
 use serde::Serialize;
 
 /// How long a leader or the last host may be missing: an election and a heartbeat take less.
@@ -30,12 +30,6 @@ pub enum Finding {
     HostLeft {
         host: HostId,
     },
-    EngineFailed {
-        engine: EngineId,
-        host: HostId,
-        model: ModelId,
-        detail: Option<String>,
-    },
 }
 
 impl Finding {
@@ -44,7 +38,7 @@ impl Finding {
     pub fn is_bad(&self) -> bool {
         match self {
             Self::LeaderBack { .. } | Self::HostJoined { .. } | Self::HostLeft { .. } => false,
-            Self::NoLeader | Self::NoHosts | Self::HostLost { .. } | Self::EngineFailed { .. } => true,
+            Self::NoLeader | Self::NoHosts | Self::HostLost { .. } => true,
         }
     }
 }
@@ -70,10 +64,6 @@ impl std::fmt::Display for Finding {
             Self::HostJoined { host } => write!(f, "the host {host} is here"),
             Self::HostLost { host } => write!(f, "the host {host} has gone silent"),
             Self::HostLeft { host } => write!(f, "the host {host} has left"),
-            Self::EngineFailed { engine, host, model, detail } => {
-                write!(f, "the engine {engine} of {model} on {host} failed")?;
-                detail.as_ref().map_or(Ok(()), |detail| write!(f, ": {detail}"))
-            }
         }
     }
 }
@@ -201,19 +191,7 @@ impl Picture {
         }
         self.hosts = hosts;
 
-        let engines: BTreeMap<EngineId, EngineState> =
-            levels.engines.values().map(|record| (record.engine, record.state)).collect();
-        for record in levels.engines.values().filter(|record| record.state == EngineState::Failed) {
-            if self.engines.get(&record.engine) != Some(&EngineState::Failed) {
-                findings.push(Finding::EngineFailed {
-                    engine: record.engine,
-                    host: record.host.clone(),
-                    model: record.model.clone(),
-                    detail: record.detail.clone(),
-                });
-            }
-        }
-        self.engines = engines;
+        self.engines = levels.engines.values().map(|record| (record.engine, record.state)).collect();
         findings
     }
 
@@ -235,7 +213,7 @@ impl Picture {
 mod tests {
     use std::sync::Arc;
 
-    use berth_wire::{Driver, EngineKind, Epoch};
+    use berth_wire::Epoch;
 
     use super::*;
 
@@ -271,26 +249,6 @@ mod tests {
             sleep_spare: 0,
         };
         levels.hosts = Arc::new([("h".to_owned(), Arc::new(beat))].into());
-        levels
-    }
-
-    fn with_engine(mut levels: Levels, state: EngineState) -> Levels {
-        let record = EngineRecord {
-            engine: EngineId::new(Epoch(1), 1),
-            host: "h".into(),
-            model: "m".into(),
-            kind: EngineKind::Sim,
-            driver: Driver::Process,
-            state,
-            running: 0,
-            concurrency: 1,
-            lane: false,
-            reservations: Vec::new(),
-            since: Timestamp::default(),
-            detail: Some("exit status 1".into()),
-            image: None,
-        };
-        levels.engines = Arc::new([("h.1-1".to_owned(), Arc::new(record))].into());
         levels
     }
 
@@ -339,18 +297,5 @@ mod tests {
         assert_eq!(picture.summary().hosts, [HostId::from("h")]);
         let lost = picture.look(&empty(), back + TIMEOUT);
         assert!(lost.contains(&Finding::HostLost { host: "h".into() }), "{lost:?}");
-    }
-
-    #[test]
-    fn a_failed_engine_is_told_once_with_its_reason() {
-        let now = Instant::now();
-        let mut picture = picture();
-        let at = |state| with_engine(with_leader(with_host(levels(), false)), state);
-        picture.look(&at(EngineState::Starting), now);
-        let findings = picture.look(&at(EngineState::Failed), now);
-        assert_eq!(findings.len(), 1);
-        assert!(findings[0].to_string().ends_with("failed: exit status 1"), "{}", findings[0]);
-        assert!(picture.look(&at(EngineState::Failed), now).is_empty());
-        assert_eq!(picture.summary().engines.get("failed"), Some(&1));
     }
 }

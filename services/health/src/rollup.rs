@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use berth_wire::{EngineId, EngineRecord, EngineState, Message, Timestamp};
+use berth_wire::{Message, Timestamp};
 use serde::{Deserialize, Serialize};
 
 /// Seconds of one slot.
@@ -129,8 +129,6 @@ pub struct Rollup {
     born: Timestamp,
     models: BTreeMap<String, BTreeMap<String, Cumulative>>,
     accelerators: BTreeMap<String, Looks>,
-    engines: BTreeMap<EngineId, EngineState>,
-    looked: bool,
     swaps: u64,
 }
 
@@ -179,23 +177,19 @@ impl Rollup {
         self.heard.extend(gateways.into_iter().map(|(gateway, heard)| (gateway, heard.times)));
     }
 
-    /// What accelerators and engines do.
-    pub fn look<'a>(&mut self, accelerators: Vec<Look>, engines: impl Iterator<Item = &'a EngineRecord>) {
+    /// An engine was ready, started or woken.
+    pub fn swapped(&mut self, at: Timestamp) {
+        self.swaps += u64::from(Slot::begin(at) == self.at);
+    }
+
+    /// What accelerators do.
+    pub fn look(&mut self, accelerators: Vec<Look>) {
         for look in accelerators {
             let looks = self.accelerators.entry(look.accelerator).or_default();
             looks.all += 1;
             looks.busy += u64::from(look.busy);
             looks.reserved += look.reserved;
         }
-        let now: BTreeMap<EngineId, EngineState> =
-            engines.map(|engine| (engine.engine, engine.state)).collect();
-        for (engine, state) in now.iter().filter(|_| self.looked) {
-            let before = self.engines.get(engine);
-            let woken = *state == EngineState::Waking && before != Some(&EngineState::Waking);
-            self.swaps += u64::from(before.is_none() || woken);
-        }
-        self.engines = now;
-        self.looked = true;
     }
 
     /// The slot as it is so far.
@@ -281,10 +275,14 @@ mod tests {
     #[test]
     fn a_slot_ends_with_its_five_minutes() {
         let mut rollup = Rollup::new(Timestamp(1000));
-        rollup.look(vec![Look { accelerator: "h.gpu0".into(), busy: true, reserved: 0.5 }], [].iter());
-        rollup.look(vec![Look { accelerator: "h.gpu0".into(), busy: false, reserved: 1.0 }], [].iter());
+        rollup.look(vec![Look { accelerator: "h.gpu0".into(), busy: true, reserved: 0.5 }]);
+        rollup.look(vec![Look { accelerator: "h.gpu0".into(), busy: false, reserved: 1.0 }]);
+        rollup.swapped(Timestamp(200_000));
+        rollup.swapped(Timestamp(300_000));
         assert_eq!(rollup.turn(Timestamp(299_999)), None);
         let over = rollup.turn(Timestamp(300_000)).unwrap();
+        assert_eq!(over.swaps, 1, "each counts in its own slot");
+        assert_eq!(rollup.slot().swaps, 0);
         assert_eq!(
             (over.at, over.accelerators["h.gpu0"]),
             (Timestamp(0), Used { busy: 0.5, reserved: 0.75 })

@@ -20,6 +20,8 @@ pub(crate) struct Signals {
     config: AlertConfig,
     lost: BTreeMap<HostId, Instant>,
     failures: BTreeMap<ModelId, VecDeque<Instant>>,
+    /// Those that answer, once somebody was asked.
+    gateways: Option<usize>,
     /// Dropped messages that a service has told of, and when they became more.
     drops: BTreeMap<String, (u64, VecDeque<Instant>)>,
 }
@@ -38,15 +40,23 @@ impl Signals {
             Finding::HostJoined { host } | Finding::HostLeft { host } => {
                 self.lost.remove(host);
             }
-            Finding::EngineFailed { model, .. } => {
-                self.failures.entry(model.clone()).or_default().push_back(now);
-            }
             Finding::NoLeader | Finding::LeaderBack { .. } | Finding::NoHosts => {}
         }
     }
 
+    /// An engine of the model has failed.
+    pub(crate) fn failed(&mut self, model: ModelId, at: Instant) {
+        self.failures.entry(model).or_default().push_back(at);
+    }
+
+    /// A host was lost before this began, and was not back by then.
+    pub(crate) fn misses(&mut self, host: HostId, since: Instant) {
+        self.lost.insert(host, since);
+    }
+
     /// What services have told of themselves.
     pub(crate) fn heard(&mut self, services: &Services, now: Instant) {
+        self.gateways = Some(services.values().filter(|service| service.name == "berth-gateway").count());
         self.drops.retain(|id, _| services.contains_key(id));
         for (id, service) in services {
             let dropped = service.report.get("slow_consumers").and_then(Value::as_u64).unwrap_or_default();
@@ -58,20 +68,31 @@ impl Signals {
         }
     }
 
-    /// All that may raise an alert, as it is now. `jetstream`: which share of its limits each stream holds.
+    /// All that may raise an alert, as it is now. `jetstream`: which share of its limits each stream holds; `connected`:
+    /// NATS is reached.
     pub(crate) fn readings(
         &mut self,
         levels: &Levels,
         services: &Services,
         jetstream: &BTreeMap<String, f64>,
+        connected: bool,
         now: Instant,
     ) -> Vec<Reading> {
+        // Of what comes by NATS nothing is known without it.
+        let known = |bad| if connected { Level::bad_if(bad) } else { Level::Between };
         let mut readings = vec![
-            reading(Alert::NoLeader, "scheduler", Level::bad_if(levels.leader.is_empty()), || {
+            reading(Alert::NoNats, "nats", Level::bad_if(!connected), || {
+                "health cannot reach NATS, by which all of the fleet talks: see to the server and the network"
+                    .into()
+            }),
+            reading(Alert::NoLeader, "scheduler", known(levels.leader.is_empty()), || {
                 "no scheduler leads; requests that need the queue wait: start `berth scheduler`".into()
             }),
-            reading(Alert::NoHosts, "hosts", Level::bad_if(levels.hosts.is_empty()), || {
+            reading(Alert::NoHosts, "hosts", known(levels.hosts.is_empty()), || {
                 "there is no host; requests wait: start `berth agent`".into()
+            }),
+            reading(Alert::NoGateways, "gateways", known(self.gateways == Some(0)), || {
+                "no gateway answers; requests are refused: start `berth gateway`".into()
             }),
         ];
         self.remembered(&mut readings, now);
@@ -188,7 +209,7 @@ mod tests {
 
     fn bad(signals: &mut Signals, services: &Services, now: Instant) -> Vec<(Alert, String)> {
         signals
-            .readings(&levels(), services, &BTreeMap::new(), now)
+            .readings(&levels(), services, &BTreeMap::new(), true, now)
             .into_iter()
             .filter(|reading| reading.level == Level::Bad)
             .map(|reading| (reading.alert, reading.about))
@@ -203,14 +224,8 @@ mod tests {
     #[test]
     fn failures_count_within_their_window() {
         let (now, mut signals) = (Instant::now(), Signals::new(AlertConfig::default()));
-        let failed = Finding::EngineFailed {
-            engine: berth_wire::EngineId::new(berth_wire::Epoch(1), 1),
-            host: "h".into(),
-            model: "m".into(),
-            detail: None,
-        };
         for seconds in [0, 60, 120] {
-            signals.found(&failed, now + Duration::from_secs(seconds));
+            signals.failed("m".into(), now + Duration::from_secs(seconds));
         }
         let crash = (Alert::EngineCrashLoop, "m".to_owned());
         assert!(bad(&mut signals, &Services::new(), now + Duration::from_secs(121)).contains(&crash));
@@ -247,5 +262,21 @@ mod tests {
         ] {
             assert!(found.contains(&(expected.0, expected.1.to_owned())), "{expected:?} in {found:?}");
         }
+    }
+    #[test]
+    fn without_nats_only_that_is_known() {
+        let (now, mut signals) = (Instant::now(), Signals::new(AlertConfig::default()));
+        let bad = |signals: &mut Signals, connected| -> Vec<Alert> {
+            let readings = signals.readings(&levels(), &Services::new(), &BTreeMap::new(), connected, now);
+            readings
+                .into_iter()
+                .filter(|reading| reading.level == Level::Bad)
+                .map(|reading| reading.alert)
+                .collect()
+        };
+        assert_eq!(bad(&mut signals, true), [Alert::NoLeader, Alert::NoHosts], "no gateway was asked yet");
+        signals.heard(&Services::new(), now);
+        assert_eq!(bad(&mut signals, true), [Alert::NoLeader, Alert::NoHosts, Alert::NoGateways]);
+        assert_eq!(bad(&mut signals, false), [Alert::NoNats]);
     }
 }

@@ -5,17 +5,18 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant, SystemTime};
 
-use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, WrapFuture};
+use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, StreamHandler, WrapFuture};
 use berth_actors::{Drain, Life, Vital};
 use berth_bus::{Bus, View, put_json};
 use berth_config::HealthConfig;
-use berth_wire::{EngineRecord, Event, EventBody, HostBeat, LeaderRecord, Timestamp};
+use berth_wire::{EngineRecord, Event, EventBody, HostBeat, HostId, LeaderRecord, Timestamp};
 use serde_json::json;
 use tracing::{debug, info, warn};
 
-use crate::alerts::{Alerts, Change, Raised};
+use crate::alerts::{Alert, Alerts, Change, Raised};
+use crate::facts::{self, Told};
 use crate::gauges::{Gauges, looks};
-use crate::picture::{Levels, Picture};
+use crate::picture::{Finding, Levels, Picture};
 use crate::roll_call::Services;
 use crate::rollup::{Rollup, Slot};
 use crate::signals::Signals;
@@ -71,6 +72,8 @@ pub(crate) struct Watcher {
     bus: Bus,
     views: Views,
     picture: Picture,
+    /// What happened before this watched is known; nothing is judged sooner.
+    up_to_now: bool,
     /// How often the bus has been connected.
     connects: u64,
     services: Services,
@@ -95,6 +98,7 @@ impl Watcher {
     ) -> Self {
         Self {
             life,
+            up_to_now: false,
             connects: connects(&bus),
             bus,
             views,
@@ -111,6 +115,9 @@ impl Watcher {
     }
 
     fn look(&mut self) {
+        if !self.up_to_now {
+            return;
+        }
         // Nothing to judge before a scheduler has made the buckets: that itself is told as a missing leader.
         let levels = self.views.levels().unwrap_or_else(|| Levels {
             leader: Arc::default(),
@@ -130,12 +137,13 @@ impl Watcher {
             }
             self.signals.found(&finding, now);
         }
-        let readings = self.signals.readings(&levels, &self.services, &self.jetstream, now);
+        let readings =
+            self.signals.readings(&levels, &self.services, &self.jetstream, self.bus.is_connected(), now);
         for change in self.alerts.judge(readings, now) {
             self.tell(&change);
         }
         let raised = self.alerts.raised(now);
-        self.rollup.look(looks(&levels), levels.engines.values().map(Arc::as_ref));
+        self.rollup.look(looks(&levels));
         self.gauges.show(&levels, &self.services, &self.jetstream, &raised);
         let mut services: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for (id, service) in &self.services {
@@ -194,6 +202,35 @@ impl Watcher {
         });
     }
 
+    /// A fact, `at` by our own clock.
+    fn learn(&mut self, fact: Event, at: Instant) {
+        match fact.body {
+            EventBody::EngineReady { .. } => self.rollup.swapped(fact.at),
+            EventBody::EngineFailed { engine, host, model, message } => {
+                if self.up_to_now {
+                    warn!("the engine {engine} of {model} on {host} failed: {message}");
+                }
+                self.signals.failed(model, at);
+            }
+            // What is told from now on, this tells itself.
+            EventBody::AlertRaised { alert, about, message } if !self.up_to_now => {
+                let Some(alert) = Alert::named(&alert) else { return };
+                if alert == Alert::HostLost {
+                    self.signals.misses(HostId::from(about.as_str()), at);
+                }
+                self.alerts.take_over(alert, about, message, at);
+            }
+            EventBody::AlertResolved { alert, about, .. } if !self.up_to_now => {
+                let Some(alert) = Alert::named(&alert) else { return };
+                if alert == Alert::HostLost {
+                    self.signals.found(&Finding::HostJoined { host: HostId::from(about.as_str()) }, at);
+                }
+                self.alerts.leave(alert, about);
+            }
+            _ => {}
+        }
+    }
+
     fn write_down(&mut self) {
         let slots: Vec<Slot> = self.rollup.turn(now()).into_iter().chain([self.rollup.slot()]).collect();
         let bus = self.bus.clone();
@@ -234,6 +271,7 @@ impl Actor for Watcher {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.add_stream(Box::pin(facts::follow(self.bus.clone())));
         ctx.run_interval(LOOK, |actor, _| actor.look());
         ctx.run_interval(WRITE, |actor, _| actor.write_down());
         self.call(ctx);
@@ -251,6 +289,20 @@ impl Actor for Watcher {
 impl Watcher {
     fn call_again(&mut self, ctx: &mut Context<Self>) {
         self.call(ctx);
+    }
+}
+
+impl StreamHandler<Told> for Watcher {
+    fn handle(&mut self, told: Told, _: &mut Self::Context) {
+        match told {
+            Told::Fact(fact) => {
+                let ago = now().since(fact.at);
+                let at = Instant::now();
+                self.learn(fact, at.checked_sub(ago).unwrap_or(at));
+            }
+            Told::Again => {}
+            Told::UpToNow => self.up_to_now = true,
+        }
     }
 }
 

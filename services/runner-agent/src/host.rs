@@ -379,7 +379,8 @@ impl HostActor {
             return Ok(None);
         }
         if shared.draining.get() {
-            return Err(refused("this host is being stopped"));
+            // No fault of the job's: the leader is about to hear of it, and sends it elsewhere or lets it wait.
+            return Err(Reply::Busy { retry_after: Some(Duration::from_secs(1)) });
         }
         let Some(cell) = books.engines.get(&engine).map(|engine| Rc::clone(&engine.cell)) else {
             return Err(refused(format!("engine {engine} is not on this host")));

@@ -251,6 +251,8 @@ impl Agent {
         let shared = &self.shared;
         info!("agent leaves: finishing what runs, then stopping its engines");
         shared.draining.set(true);
+        // The leader hears of it by this; the heartbeat is for those who look.
+        shared.want_snapshot();
         shared.beat_now.notify_one();
         let idle = wait_until(FINISH, || shared.books.borrow().count_running() == 0).await;
         if !idle {

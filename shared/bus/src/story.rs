@@ -36,7 +36,11 @@ impl Bus {
     ///
     /// # Errors
     /// [`BusError::Missing`] before a scheduler has made the stream; or when NATS does not answer.
-    pub async fn story(&self, since: Since, subject: String) -> Result<Story, BusError> {
+    pub async fn story(
+        &self,
+        since: Since,
+        subjects: impl IntoIterator<Item = String>,
+    ) -> Result<Story, BusError> {
         let name = self.subjects.events_stream();
         let deliver_policy = match since {
             Since::Beginning => DeliverPolicy::All,
@@ -45,7 +49,8 @@ impl Bus {
         };
         let missing = BusError::Missing { asset: format!("the stream {name}") };
         let stream = self.jetstream.get_stream(&name).await.map_err(|_| missing)?;
-        let config = OrderedConfig { deliver_policy, filter_subject: subject, ..OrderedConfig::default() };
+        let filter_subjects = subjects.into_iter().collect();
+        let config = OrderedConfig { deliver_policy, filter_subjects, ..OrderedConfig::default() };
         let failed = |e| BusError::nats("read the events", e);
         let consumer =
             stream.create_consumer(config).await.map_err(|e| BusError::nats("read the events", e))?;

@@ -162,6 +162,8 @@ async fn litellm(python: &Path, direct: &Contender, folder: &Path) -> Contender 
     let mut command = Command::new(python.with_file_name("litellm"));
     command.arg("--config").arg(&file).args(["--host", "127.0.0.1", "--port", port, "--telemetry", "False"]);
     command.env("LITELLM_LOCAL_MODEL_COST_MAP", "True").env("LITELLM_LOG", "ERROR");
+    // Nobody needs a key of the others either.
+    command.env("LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY", "true");
     shared(direct, "litellm", authority.clone(), start(command, &folder.join("litellm.log"))).await
 }
 

@@ -72,14 +72,14 @@ impl Permissions {
             }
             Right::Lead => {
                 let jobs = subjects.jobs_stream();
-                self.read(&jobs);
+                self.look_into(&jobs);
                 self.api(&["CONSUMER.NAMES"], &jobs);
                 self.publish.push(format!("$JS.API.CONSUMER.DELETE.{jobs}.*"));
                 self.publish.push(format!("$JS.ACK.{jobs}.>"));
                 // A server that has lost its store would begin again with epochs that hosts have seen.
                 self.api(&["STREAM.PURGE"], &format!("KV_{}", subjects.bucket("leader")));
             }
-            Right::ViewJobs => self.read(&subjects.jobs_stream()),
+            Right::ViewJobs => self.look_into(&subjects.jobs_stream()),
             Right::ReadFacts => self.read(&subjects.events_stream()),
             Right::Serve(name) => {
                 for verb in ["PING", "INFO", "STATS"] {
@@ -115,8 +115,15 @@ impl Permissions {
         self.publish.extend(asks.iter().map(|ask| format!("$JS.API.{ask}.{stream}")));
     }
 
-    /// Messages of a stream: one at a time, or by consumers, which their maker alone hears at its inbox.
+    /// Messages of a stream as they come. A consumer that has lost its place, as by a restart of the server, is cleared away for
+    /// a new one; the names of others' are not to be had.
     fn read(&mut self, stream: &str) {
+        self.look_into(stream);
+        self.publish.push(format!("$JS.API.CONSUMER.DELETE.{stream}.*"));
+    }
+
+    /// Messages of a stream: one at a time, or by consumers, which their maker alone hears at its inbox.
+    fn look_into(&mut self, stream: &str) {
         self.api(&["STREAM.INFO", "STREAM.MSG.GET", "DIRECT.GET", "CONSUMER.CREATE"], stream);
         self.publish.push(format!("$JS.API.DIRECT.GET.{stream}.>"));
         self.publish.push(format!("$JS.API.CONSUMER.CREATE.{stream}.>"));

@@ -112,6 +112,7 @@ pub fn rights(identity: &Identity, subjects: &Subjects) -> Vec<Right> {
             Follow("engines"),
             Follow("trends"),
             Put("trends", ">".into()),
+            ReadFacts,
             Say("$SRV.INFO".into()),
             Say(subjects.status("*", "*")),
             Say("$JS.API.STREAM.LIST".into()),
