@@ -14,12 +14,18 @@ Made from the types in `shared/config` by `cargo run -p berth-config --example r
 [berth.toml](../berth.toml) has the same as an example to copy. `berth check FILE` points at what is wrong in a file, and
 `berth apply FILE` changes a running fleet ([commands.md](commands.md#changing-a-running-fleet)).
 
-`berth check --schema` prints this as JSON Schema for editors, as taplo and what is made of it:
+`berth check --schema` prints this as JSON Schema, for [taplo](https://taplo.tamasfe.dev) and the editors that use it:
 
 ```
 $ berth check --schema > berth.schema.json
 $ head -1 berth.toml
 #:schema ./berth.schema.json
+$ taplo lint berth.toml
+error: \"vlm\" is not one of [\"llama.cpp\",\"vllm\",\"sim\",\"custom\"]
+  ┌─ berth.toml:6:10
+  │
+6 │ engine = \"vlm\"
+  │          ^^^^^ \"vlm\" is not one of [\"llama.cpp\",\"vllm\",\"sim\",\"custom\"]
 ```
 
 A **duration** is written with its unit, `\"90s\"`, `\"15m\"`, `\"1h 30m\"`, and lasts a year at most; a **size** too, `\"16GiB\"` (powers of
