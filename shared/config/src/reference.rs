@@ -165,7 +165,7 @@ fn kind(field: &Value) -> String {
     match field.get("type").and_then(Value::as_str) {
         Some("string") => "text".into(),
         Some("boolean") => "`true` or `false`".into(),
-        Some("integer") => "number".into(),
+        Some("integer" | "number") => "number".into(),
         Some("object") => "table of text".into(),
         Some("array") => match field.get("items") {
             Some(items) if items.get("enum").is_some() => format!("list of {}", kind(items)),
@@ -181,7 +181,7 @@ fn bounds(field: &Value) -> String {
         Some(value.as_str().map_or_else(|| whole(value), str::to_owned))
     };
     // What a number's own type says is 0.
-    let least = bound(["x-least", "minimum"]).filter(|least| least != "0");
+    let least = bound(["x-least", "minimum"]).filter(|least| least != "0" && least != "0.0");
     match (least, bound(["x-most", "maximum"])) {
         (Some(least), Some(most)) => format!(", {least} to {most}"),
         (Some(least), None) => format!(", at least {least}"),
