@@ -7,6 +7,8 @@ mod bus;
 mod clients;
 mod compose;
 mod config;
+#[cfg(test)]
+mod docs;
 mod engines;
 mod external;
 mod fleet;

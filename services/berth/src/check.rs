@@ -12,6 +12,10 @@ const NO_MODELS: &str = "no client can be answered without a model: add one, as 
 
 /// Checks the file and prints a summary.
 pub(crate) fn run(args: &CheckArgs) -> Result<Exit, Failure> {
+    if args.schema {
+        outln!("{:#}", berth_config::schema());
+        return Ok(Exit::Done);
+    }
     let named = args.file.as_deref().or(args.config.as_deref());
     let Some(path) = setup::config_file(named) else {
         return Err(Failure::Option(

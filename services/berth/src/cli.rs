@@ -296,6 +296,9 @@ pub(crate) struct CheckArgs {
     /// The same as FILE, as the other commands write it.
     #[arg(long, short, value_name = "FILE", conflicts_with = "file")]
     pub(crate) config: Option<PathBuf>,
+    /// Print the JSON Schema of such a file, for editors, and check nothing.
+    #[arg(long, conflicts_with_all = ["file", "config"])]
+    pub(crate) schema: bool,
 }
 
 /// Options of `sim-engine`. Durations are written 250ms, 2s.

@@ -14,7 +14,7 @@ use crate::raw::{RawAdapter, RawModel};
 use crate::template::is_flag;
 
 /// How many a vLLM holds at a time unless its model says: each takes its share of the GPU.
-const AT_ONCE: u32 = 4;
+pub(crate) const AT_ONCE: u32 = 4;
 /// Lets vLLM be told of adapters while it runs.
 const RUNTIME: &str = "VLLM_ALLOW_RUNTIME_LORA_UPDATING";
 

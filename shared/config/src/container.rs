@@ -2,14 +2,14 @@
 
 use std::ops::Range;
 
+use crate::spanned::Spanned;
 use berth_wire::{ContainerSpec, Driver, EngineKind, Ulimit};
-use toml::Spanned;
 
 use crate::model::check_memory;
 use crate::problem::{Findings, suggest};
 use crate::raw::RawModel;
 
-const IPC: [&str; 4] = ["private", "shareable", "none", "host"];
+pub(crate) const IPC: [&str; 4] = ["private", "shareable", "none", "host"];
 const ULIMITS: [&str; 16] = [
     "as",
     "core",

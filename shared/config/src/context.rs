@@ -9,7 +9,7 @@ use crate::raw::RawModel;
 use crate::template::is_flag;
 
 /// A day: what is older nobody comes back to.
-const MOST: Duration = Duration::from_secs(24 * 60 * 60);
+pub(crate) const MOST: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// How long they are kept; what is wrong goes to `findings`.
 pub(crate) fn resolve(

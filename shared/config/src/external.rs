@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::spanned::Spanned;
 use berth_wire::{EngineKind, Route};
 use serde::Deserialize;
-use toml::Spanned;
 
 use crate::problem::Findings;
 use crate::raw::RawExternal;
@@ -166,6 +166,15 @@ pub struct ExternalConfig {
     pub labels: Vec<String>,
 }
 
+/// How long a server may take to load a model unless its entry says.
+pub(crate) const START_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// Requests that kinds of servers take at once, for a person.
+pub(crate) fn default_concurrency() -> String {
+    let kinds = ExternalKind::ALL.map(|kind| format!("{} {}", kind.as_str(), kind.concurrency()));
+    kinds.join(", ")
+}
+
 pub(crate) fn resolve(
     raw: &[RawExternal],
     idle_ttl: Option<Duration>,
@@ -219,7 +228,7 @@ fn entry(
     if let Some(prefix) = raw.prefix.as_ref().filter(|p| !p.get_ref().is_empty()) {
         model::check_name(prefix, "prefix", findings);
     }
-    let start_timeout = raw.start_timeout.as_ref().map_or(Duration::from_secs(600), |span| {
+    let start_timeout = raw.start_timeout.as_ref().map_or(START_TIMEOUT, |span| {
         if span.get_ref().0 < Duration::from_secs(1) {
             findings.add(span.span(), "no model loads in less than a second", "the default is \"10m\"");
         }

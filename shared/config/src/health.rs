@@ -4,12 +4,14 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::Deserialize;
-use toml::Spanned;
 
 use crate::problem::Findings;
 use crate::resolve::{listener, secret_file};
+use crate::schema;
 use crate::secret::Secret;
+use crate::spanned::Spanned;
 use crate::value::{Size, Span};
 
 /// `[health]`
@@ -65,30 +67,51 @@ pub struct WebhookConfig {
     pub secret: Option<Secret>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+/// The watcher of the fleet ([health.md](health.md)).
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RawHealth {
+    /// Where it serves `/metrics`, `/livez` and `/readyz`, without a key.
+    #[schemars(extend("x-default" = "nowhere"))]
     listen: Option<Spanned<String>>,
     alerts: RawAlerts,
     webhooks: Vec<RawWebhook>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+/// When an alert is raised, as an event `berth.v1.evt.alert.*` and to the webhooks.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 struct RawAlerts {
+    /// So many failures of a model's engines within `failure_window`.
+    #[schemars(range(min = 1), extend("default" = AlertConfig::default().engine_failures))]
     engine_failures: Option<Spanned<u32>>,
+    /// How far back failures, and messages that NATS dropped, count.
+    #[schemars(extend("default" = schema::span(AlertConfig::default().failure_window)))]
     failure_window: Option<Span>,
+    /// How long the oldest request of a model may wait.
+    #[schemars(extend("default" = schema::span(AlertConfig::default().queue_wait)))]
     queue_wait: Option<Span>,
+    /// How much of a GPU may be held by what nobody knows.
+    #[schemars(extend("default" = schema::size(AlertConfig::default().memory_unexplained)))]
     memory_unexplained: Option<Size>,
+    /// How full, in percent, a stream or bucket may be that refuses what is new.
+    #[schemars(range(min = 1, max = 100), extend("default" = AlertConfig::default().jetstream_percent))]
     jetstream_percent: Option<Spanned<u8>>,
+    /// How much disk must be free where an agent keeps its state.
+    #[schemars(extend("default" = schema::size(AlertConfig::default().disk_free)))]
     disk_free: Option<Size>,
+    /// How long it must be so before an alert is raised, and be better before it is resolved.
+    #[schemars(extend("default" = schema::span(AlertConfig::default().hold)))]
     hold: Option<Span>,
 }
 
-#[derive(Debug, Deserialize)]
+/// Who is told of alerts, by a POST of JSON.
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct RawWebhook {
+    /// Where it goes; `http://` alone, for others put a relay beside it.
     url: Spanned<String>,
+    /// File that holds what is sent along as a bearer token.
     secret_file: Option<Spanned<PathBuf>>,
 }
 

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, SystemTime};
 
+use crate::spanned::Spanned;
 use berth_wire::{Class, KeyHash, KeyId, KeyLimits, KeyRecord, Scope, Timestamp, is_key_name};
-use toml::Spanned;
 use toml::value::{Datetime, Offset};
 
 use crate::problem::{Findings, suggest};

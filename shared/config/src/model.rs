@@ -4,8 +4,8 @@ use std::ops::Range;
 use std::path::Path;
 use std::time::Duration;
 
+use crate::spanned::Spanned;
 use berth_wire::{Driver, EngineKind, EngineSpec, ModelId, ModelSpec, Route, Silence};
-use toml::Spanned;
 
 use crate::adapter;
 use crate::container;
@@ -20,6 +20,8 @@ use crate::value::{Size, Words};
 
 /// Slots or accelerators beyond any that there are.
 pub(crate) const MOST: u32 = 65_536;
+/// Memory beyond what any machine has.
+pub(crate) const MOST_MEMORY: u64 = 64 << 40;
 
 /// What a model takes over from the rest of the file.
 #[derive(Debug, Clone, Copy)]
@@ -189,8 +191,7 @@ fn memory(raw: &RawModel, findings: &mut Findings<'_>) -> Option<u64> {
 
 /// Refuses what no machine has.
 pub(crate) fn check_memory(memory: &Spanned<Size>, findings: &mut Findings<'_>) {
-    const MOST: u64 = 64 << 40;
-    if memory.get_ref().0 > MOST {
+    if memory.get_ref().0 > MOST_MEMORY {
         findings.add(memory.span(), "no machine has so much memory", "it may be 64TiB at most");
     }
 }

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use toml::Spanned;
+use crate::spanned::Spanned;
 
 use crate::env;
 use crate::problem::Findings;

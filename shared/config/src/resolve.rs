@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::spanned::Spanned;
 use berth_wire::{Driver, HostId, Subjects, slug};
-use toml::Spanned;
 
 use crate::env;
 use crate::external;
@@ -152,8 +152,11 @@ fn resolve(raw: &RawConfig, base: &Path, findings: &mut Findings<'_>) -> Config 
     }
 }
 
+/// nats-server takes messages of 1 MiB unless told otherwise, headers and the job's own fields included.
+pub(crate) const INLINE: u64 = 900 * 1024;
+
 /// What JetStream takes.
-const REPLICAS: std::ops::RangeInclusive<u32> = 1..=5;
+pub(crate) const REPLICAS: std::ops::RangeInclusive<u32> = 1..=5;
 
 fn bus(raw: &RawBus, base: &Path, findings: &mut Findings<'_>) -> BusConfig {
     let default = BusConfig::default();
@@ -286,8 +289,7 @@ fn gateway(raw: &RawGateway, models: &[RawModel], findings: &mut Findings<'_>) -
         listen,
         published,
         workers: raw.workers.as_ref().map(|workers| *workers.get_ref()),
-        // nats-server takes messages of 1 MiB unless told otherwise, headers and the job's own fields included.
-        inline_limit: size(raw.inline_limit.as_ref(), default.inline_limit, 0, 900 * 1024),
+        inline_limit: size(raw.inline_limit.as_ref(), default.inline_limit, 0, INLINE),
         window: size(raw.window.as_ref(), default.window, 4096, u64::MAX),
         body_limit: size(raw.body_limit.as_ref(), default.body_limit, 1024, 1 << 40),
         body_timeout: raw.body_timeout.as_ref().map_or(default.body_timeout, |span| span.get_ref().0),
@@ -406,20 +408,22 @@ fn docker_host(raw: &RawHost, findings: &mut Findings<'_>) -> Option<String> {
     Some(host.get_ref().clone())
 }
 
-const LEASE_LEAST: Duration = Duration::from_secs(1);
-/// The bucket forgets what was not written for 25 h.
-const LEASE_MOST: Duration = Duration::from_secs(24 * 3600);
+/// How long a lease may last: the bucket forgets what was not written for 25 h.
+pub(crate) const LEASE: std::ops::RangeInclusive<Duration> =
+    Duration::from_secs(1)..=Duration::from_secs(24 * 3600);
+/// The least that a host may be silent for: they report every 5 s.
+pub(crate) const HOST_TIMEOUT: Duration = Duration::from_secs(6);
 
 fn scheduler(raw: &RawScheduler, base: &Path, findings: &mut Findings<'_>) -> SchedulerConfig {
     let default = SchedulerConfig::default();
     let host_timeout = raw.host_timeout.as_ref().map_or(default.host_timeout, |span| {
-        if span.get_ref().0 < Duration::from_secs(6) {
+        if span.get_ref().0 < HOST_TIMEOUT {
             findings.add(span.span(), "hosts report every 5s", "a host may be silent for at least 6s");
         }
         span.get_ref().0
     });
     let lease_ceiling = raw.lease_ceiling.as_ref().map_or(default.lease_ceiling, |span| {
-        if !(LEASE_LEAST..=LEASE_MOST).contains(&span.get_ref().0) {
+        if !LEASE.contains(&span.get_ref().0) {
             findings.add(span.span(), "a lease lasts for 1s to 24h", "the default is \"1h\"");
         }
         span.get_ref().0

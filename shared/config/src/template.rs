@@ -33,6 +33,9 @@ pub(crate) struct Inputs<'a> {
     pub(crate) own_words: &'a [String],
 }
 
+/// Where an engine says that it can serve, unless its model says.
+pub(crate) const HEALTH_PATH: &str = "/health";
+
 /// The image of llama.cpp's server without and with CUDA.
 pub(crate) const LLAMA_IMAGE: &str = "ghcr.io/ggml-org/llama.cpp:server";
 pub(crate) const LLAMA_IMAGE_CUDA: &str = "ghcr.io/ggml-org/llama.cpp:server-cuda";
@@ -63,6 +66,30 @@ pub(crate) fn default_driver(kind: EngineKind, has_image: bool, has_command: boo
     }
 }
 
+/// The image that runs an engine of this kind in a container unless its model says.
+pub(crate) fn default_image(kind: EngineKind) -> Option<&'static str> {
+    match kind {
+        EngineKind::LlamaCpp => Some(LLAMA_IMAGE),
+        EngineKind::Vllm => Some("vllm/vllm-openai:latest"),
+        EngineKind::Sim | EngineKind::Custom | EngineKind::Ollama => None,
+    }
+}
+
+/// The port that an engine of this kind listens on in its container unless its model says.
+pub(crate) fn port(kind: EngineKind) -> u16 {
+    if kind == EngineKind::Vllm { 8000 } else { 8080 }
+}
+
+/// How long an engine of this kind may take to start unless its model says.
+pub(crate) fn start_timeout(kind: EngineKind) -> Duration {
+    let minutes = match kind {
+        EngineKind::Vllm => 30,
+        EngineKind::Sim => 1,
+        EngineKind::LlamaCpp | EngineKind::Custom | EngineKind::Ollama => 15,
+    };
+    Duration::from_secs(minutes * 60)
+}
+
 /// The flag by which an engine of this kind is told its slots; a model says `concurrency` instead.
 pub(crate) fn slot_flags(kind: EngineKind) -> &'static [&'static str] {
     match kind {
@@ -80,7 +107,7 @@ pub(crate) fn of(kind: EngineKind, inputs: Inputs<'_>) -> Template {
     // An engine in a container listens on every interface of it; only its host and its network reach those.
     let host = if process { "{host}" } else { "0.0.0.0" };
     let name = if inputs.served_name == inputs.id { "{id}" } else { inputs.served_name };
-    match kind {
+    let command = match kind {
         EngineKind::LlamaCpp => {
             args.flag(&["--host"], host);
             args.flag(&["--port"], "{port}");
@@ -91,14 +118,7 @@ pub(crate) fn of(kind: EngineKind, inputs: Inputs<'_>) -> Template {
                 let total = u64::from(context) * u64::from(inputs.concurrency);
                 args.flag(&["-c", "--ctx-size"], &total.to_string());
             }
-            Template {
-                image: Some(LLAMA_IMAGE),
-                command: program(process, &["llama-server"]),
-                args: args.list,
-                port: 8080,
-                health_path: "/health",
-                start_timeout: Duration::from_secs(15 * 60),
-            }
+            program(process, &["llama-server"])
         }
         EngineKind::Vllm => {
             // It takes several names: another flag must follow it, not the model, which may come as a bare word.
@@ -112,14 +132,7 @@ pub(crate) fn of(kind: EngineKind, inputs: Inputs<'_>) -> Template {
             if inputs.accelerators > 1 {
                 args.flag(&["--tensor-parallel-size", "-tp"], &inputs.accelerators.to_string());
             }
-            Template {
-                image: Some("vllm/vllm-openai:latest"),
-                command: program(process, &["vllm", "serve"]),
-                args: args.list,
-                port: 8000,
-                health_path: "/health",
-                start_timeout: Duration::from_secs(30 * 60),
-            }
+            program(process, &["vllm", "serve"])
         }
         EngineKind::Sim => {
             args.list.push("sim-engine".into());
@@ -127,24 +140,18 @@ pub(crate) fn of(kind: EngineKind, inputs: Inputs<'_>) -> Template {
             args.flag(&["--port"], "{port}");
             args.flag(&["--id"], name);
             args.flag(&["--concurrency"], "{concurrency}");
-            Template {
-                image: None,
-                command: program(process, &["{berth}"]),
-                args: args.list,
-                port: 8080,
-                health_path: "/health",
-                start_timeout: Duration::from_secs(60),
-            }
+            program(process, &["{berth}"])
         }
         // Ollama is found by `[[external]]` and never run from a template.
-        EngineKind::Custom | EngineKind::Ollama => Template {
-            image: None,
-            command: Vec::new(),
-            args: Vec::new(),
-            port: 8080,
-            health_path: "/health",
-            start_timeout: Duration::from_secs(15 * 60),
-        },
+        EngineKind::Custom | EngineKind::Ollama => Vec::new(),
+    };
+    Template {
+        image: default_image(kind),
+        command,
+        args: args.list,
+        port: port(kind),
+        health_path: HEALTH_PATH,
+        start_timeout: start_timeout(kind),
     }
 }
 

@@ -4,9 +4,9 @@ use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use crate::spanned::Spanned;
 use serde::de::{Error, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
-use toml::Spanned;
 
 /// A length of time, as in `"90s"`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

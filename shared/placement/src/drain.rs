@@ -68,6 +68,16 @@ impl State {
     }
 }
 
+impl State {
+    /// Whether a host could run the model but for its agent being about to end. It may be back in a moment, as in an
+    /// upgrade: who wants the model waits until it has left.
+    pub(crate) fn one_is_leaving(&self, id: &ModelId) -> bool {
+        let Some(model) = self.models.get(id) else { return false };
+        let leaving = self.hosts.values().filter(|host| host.leaving);
+        leaving.filter(|host| suits(host, model)).any(|host| self.fits_empty(host, model))
+    }
+}
+
 impl Step<'_> {
     /// A person has a host drained, or takes that back.
     pub(crate) fn drain(&mut self, id: &HostId, on: bool) {

@@ -286,7 +286,8 @@ impl Step<'_> {
             .filter_map(|id| Some(self.state.engines.get(id)?.model.to_string()))
             .collect();
         if !victims.is_empty() {
-            why.push_str(&format!("; {} is expected to lose {:.1} s", victims.join(" and "), site.loss));
+            let are = if victims.len() == 1 { "is" } else { "are" };
+            why.push_str(&format!("; {} {are} expected to lose {:.1} s", victims.join(" and "), site.loss));
         }
         if let Some(second) = &found.second {
             why.push_str(&format!(

@@ -270,7 +270,7 @@ impl Step<'_> {
             return Some(error.clone().retry_after(until.since(self.now)));
         }
         let fits = self.state.fits_somewhere(model);
-        let known = self.state.settled && !self.state.hosts.is_empty();
+        let known = self.state.settled && !self.state.hosts.is_empty() && !self.state.one_is_leaving(id);
         (known && !fits).then(|| self.cannot_fit(id))
     }
 

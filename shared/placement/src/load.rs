@@ -76,7 +76,7 @@ impl Step<'_> {
         let known: Vec<&str> = self.state.hosts.iter().map(|(id, _)| id.as_str()).take(16).collect();
         let known = if known.is_empty() { "none".into() } else { known.join(", ") };
         let message = format!("no host is called `{name}`; there are {known}");
-        ApiError::new(ErrorKind::InvalidRequest, "host_not_found", message).param("host")
+        ApiError::new(ErrorKind::HostNotFound, "host_not_found", message).param("host")
     }
 
     /// Why the model cannot be had on that host.

@@ -123,7 +123,8 @@ impl Step<'_> {
     fn fits_nowhere(&mut self, id: &ModelId, demand: &Demand) {
         let stays = |id| self.state.engines.get(id).is_some_and(|engine| !engine.leaving);
         let served = self.state.models.get(id).is_some_and(|model| model.engines.iter().any(stays));
-        if self.state.settled && !self.state.hosts.is_empty() && demand.cause == Cause::Jobs && !served {
+        let known = self.state.settled && !self.state.hosts.is_empty() && !self.state.one_is_leaving(id);
+        if known && demand.cause == Cause::Jobs && !served {
             let error = self.cannot_fit(id);
             self.fail_queue(id, &error);
         }

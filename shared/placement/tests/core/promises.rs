@@ -136,6 +136,21 @@ fn jobs_wait_for_hosts_that_have_yet_to_join() {
 }
 
 #[test]
+fn jobs_wait_for_a_host_whose_agent_is_exchanged() {
+    let mut world = World::new(&[(1, 8 * GIB), (1, GIB)], vec![model("a", 6 * GIB, 1)]);
+    world.wait(Duration::from_secs(6));
+    let host = world.hosts.iter().find(|(_, (_, memory))| *memory > GIB).map(|(id, _)| id.clone()).unwrap();
+    world.draining.insert(host.clone());
+    world.repeat(&host);
+    let job = world.submit(0, "a");
+    assert!(world.state.knows(job), "it is not refused for good while its host is about to be back");
+    world.draining.remove(&host);
+    world.join(&host);
+    world.run_out();
+    assert_eq!(world.verdicts[&job], Verdict::Completed);
+}
+
+#[test]
 fn a_start_that_fails_for_good_is_told_with_its_reason_and_not_looped() {
     let mut world = World::new(&[(1, 8 * GIB)], vec![model("a", GIB, 1)]);
     let job = world.submit(0, "a");

@@ -1,0 +1,5 @@
+//! Writes `docs/configuration.md` to standard output.
+
+fn main() {
+    print!("{}", berth_config::reference_page());
+}
