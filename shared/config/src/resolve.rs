@@ -65,7 +65,7 @@ impl Config {
     }
 
     /// Puts what the environment says (`BERTH_NATS_URL`, `BERTH_NATS_TOKEN`, `BERTH_NATS_NKEY`,
-    /// `BERTH_NATS_CREDENTIALS`, `BERTH_NATS_REPLICAS`, `BERTH_NATS_CA`, `BERTH_LISTEN`, `BERTH_PUBLISHED`, `BERTH_HOST`,
+    /// `BERTH_NATS_NKEY_FILE`, `BERTH_NATS_CREDENTIALS`, `BERTH_NATS_REPLICAS`, `BERTH_NATS_CA`, `BERTH_LISTEN`, `BERTH_PUBLISHED`, `BERTH_HOST`,
     /// `BERTH_DOCKER_NETWORK`, `BERTH_KEEP_ENGINES`) over what the file says.
     ///
     /// # Errors
@@ -75,7 +75,14 @@ impl Config {
             self.bus.urls = urls;
         }
         self.bus.token = env::nats_token().or(self.bus.token.take());
-        self.bus.nkey = env::nats_nkey().or(self.bus.nkey.take());
+        self.bus.nkey = match (env::nats_nkey(), env::nats_nkey_file()) {
+            (None, Some(path)) => {
+                Some(read_text(&path).map(|text| Secret::new(text.trim())).map_err(|error| {
+                    format!("BERTH_NATS_NKEY_FILE: cannot read {}: {error}", path.display())
+                })?)
+            }
+            (key, _) => key.or(self.bus.nkey.take()),
+        };
         self.bus.credentials = env::nats_credentials().or(self.bus.credentials.take());
         self.bus.ca = env::nats_ca().or(self.bus.ca.take());
         if let Some(listen) = env::listen() {
