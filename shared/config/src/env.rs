@@ -78,6 +78,12 @@ pub fn listen() -> Option<String> {
     var("BERTH_LISTEN")
 }
 
+/// `BERTH_METRICS_LISTEN`: where a gateway serves metrics beside its endpoint.
+#[must_use]
+pub fn metrics_listen() -> Option<String> {
+    var("BERTH_METRICS_LISTEN")
+}
+
 /// `BERTH_PUBLISHED`: where a gateway that runs in a container is reached.
 #[must_use]
 pub fn published() -> Option<String> {

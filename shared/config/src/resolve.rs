@@ -65,8 +65,8 @@ impl Config {
     }
 
     /// Puts what the environment says (`BERTH_NATS_URL`, `BERTH_NATS_TOKEN`, `BERTH_NATS_NKEY`,
-    /// `BERTH_NATS_NKEY_FILE`, `BERTH_NATS_CREDENTIALS`, `BERTH_NATS_REPLICAS`, `BERTH_NATS_CA`, `BERTH_LISTEN`, `BERTH_PUBLISHED`, `BERTH_HOST`,
-    /// `BERTH_DOCKER_NETWORK`, `BERTH_KEEP_ENGINES`) over what the file says.
+    /// `BERTH_NATS_NKEY_FILE`, `BERTH_NATS_CREDENTIALS`, `BERTH_NATS_REPLICAS`, `BERTH_NATS_CA`, `BERTH_LISTEN`,
+    /// `BERTH_METRICS_LISTEN`, `BERTH_PUBLISHED`, `BERTH_HOST`, `BERTH_DOCKER_NETWORK`, `BERTH_KEEP_ENGINES`) over what the file says.
     ///
     /// # Errors
     /// When a variable holds what cannot be used.
@@ -87,6 +87,10 @@ impl Config {
         self.bus.ca = env::nats_ca().or(self.bus.ca.take());
         if let Some(listen) = env::listen() {
             self.gateway.listen = vec![parse_listen(&listen).map_err(|why| format!("BERTH_LISTEN: {why}"))?];
+        }
+        if let Some(listen) = env::metrics_listen() {
+            let address = parse_listen(&listen).map_err(|why| format!("BERTH_METRICS_LISTEN: {why}"))?;
+            self.gateway.metrics_listen = Some(address);
         }
         if let Some(published) = env::published() {
             let address = parse_listen(&published).map_err(|why| format!("BERTH_PUBLISHED: {why}"))?;
