@@ -55,6 +55,7 @@ pub(crate) struct RawGateway {
     pub(crate) wait_limit: Option<Span>,
     pub(crate) stream_wait_limit: Option<Span>,
     pub(crate) retry_grace: Option<Span>,
+    pub(crate) finish: Option<Span>,
     pub(crate) open: Option<Spanned<bool>>,
     pub(crate) keys: Vec<RawKey>,
     pub(crate) metrics_listen: Option<Spanned<String>>,
@@ -89,6 +90,7 @@ pub(crate) struct RawHost {
     pub(crate) sleep_spare: Option<Spanned<Size>>,
     pub(crate) stop_grace: Option<Span>,
     pub(crate) keep_engines: bool,
+    pub(crate) finish: Option<Span>,
     pub(crate) metrics_listen: Option<Spanned<String>>,
 }
 
