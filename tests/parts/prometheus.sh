@@ -10,9 +10,9 @@ if [ ! -x "$dir/prometheus" ]; then
   rm -rf "$tmp"; mkdir -p "$tmp/deb"
   fetch() { (cd "$tmp/deb" && apt-get download -qq prometheus >/dev/null 2>&1); }
   fetch || { as_root apt-get update -qq >&2; fetch; } || die "apt-get cannot download the package prometheus"
-  dpkg-deb -x "$tmp"/deb/*.deb "$tmp/root"
-  install -m 755 "$tmp/root/usr/bin/prometheus" "$tmp/root/usr/bin/promtool" "$tmp"
-  rm -rf "$tmp/deb" "$tmp/root"
+  dpkg-deb -x "$tmp"/deb/*.deb "$tmp/tree"
+  install -m 755 "$tmp/tree/usr/bin/prometheus" "$tmp/tree/usr/bin/promtool" "$tmp"
+  rm -rf "$tmp/deb" "$tmp/tree"
   finish "$tmp" "$dir"
 fi
 echo "$dir"

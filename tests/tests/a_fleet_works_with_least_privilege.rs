@@ -1,10 +1,13 @@
 //! Each role has a key of its own, which opens what it needs and nothing else; all that a fleet does works so, and the
 //! NATS CLI shows it to who has the operator's key.
 
+use std::collections::BTreeSet;
 use std::process::Command;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use berth_tests::{Berth, Config, Event, Model, Part, SOON, finish, path, scenario, until, until_ok};
+use berth_tests::{Berth, Config, Event, Model, Part, Role, SOON, finish, path, scenario, until, until_ok};
+use bytes::Bytes;
 use serde_json::{Value, json};
 
 /// A command of the program, given by a person.
@@ -68,9 +71,109 @@ async fn jobs_of_all_kinds_and_commands_of_operators_need_no_more() {
     // Another model in its place.
     berth.gateway.chat("blue", &json!({"max_tokens": 1})).await.content();
     scenario::nothing_is_outstanding(&berth.bus().await).await;
+    two_hosts_keep_apart(&berth).await;
     command(&berth, &["key", "create", "laptop", "--scope", "admin"]);
     command(&berth, &["key", "revoke", "laptop"]);
     assert_eq!(berth.denials(), Vec::<String>::new());
+}
+
+fn key_of(berth: &Berth, name: &str) -> String {
+    let file = berth.folder().join(format!("nats/keys/{name}.nk"));
+    std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display())).trim().into()
+}
+
+fn hosts(berth: &Berth) -> Vec<String> {
+    let status: Value = serde_json::from_str(&command(berth, &["status", "--json"])).expect("JSON");
+    let hosts = status["hosts"].as_array().expect("a list").iter();
+    hosts.map(|host| host["host"].as_str().expect("a name").to_owned()).collect()
+}
+
+/// While a second host answers, who has the key of another role or host tries what is not theirs: the server denies each, and
+/// nobody sees anything of it.
+async fn two_hosts_keep_apart(berth: &Berth) {
+    let first = hosts(berth).remove(0);
+    let second = format!("{first}-second");
+    let mut agent = berth.command(&["agent"]);
+    agent.env("BERTH_HOST", &second).env("BERTH_NATS_NKEY", key_of(berth, &format!("agent-{second}")));
+    agent.env("BERTH_DATA_DIR", berth.folder().join("second")).env("RUST_LOG", "info");
+    let mut agent = Role::start("the second agent", agent);
+    until("the second host has joined", SOON, async || hosts(berth).contains(&second)).await;
+    command(berth, &["load", "red", "--host", &second]);
+    let mut stream = berth.gateway.stream("red", &json!({"sim": {"tokens": 40, "per_token_ms": 50}})).await;
+    stream.token().await;
+    let of_second = |subject: &str| subject.replace("HOST", &second);
+    for (name, heard, said) in [
+        (
+            format!("agent-{first}"),
+            &["berth.v1.ctl.HOST.*", "berth.v1.out.*.*", "$KV.berth_hosts.HOST", "$KV.berth_engines.HOST.*"]
+                [..],
+            &[
+                "berth.v1.ctl.HOST.stop",
+                "berth.v1.sched.report.HOST",
+                "$KV.berth_hosts.HOST",
+                "$KV.berth_engines.HOST.1-1",
+                "$JS.API.DIRECT.GET.KV_berth_hosts.$KV.berth_hosts.HOST",
+                "$JS.API.CONSUMER.CREATE.KV_berth_hosts",
+                "$JS.API.STREAM.MSG.GET.BERTH_JOBS",
+            ][..],
+        ),
+        (
+            "gateway".into(),
+            &["berth.v1.ctl.HOST.*"][..],
+            &["berth.v1.ctl.HOST.start", "berth.v1.ctl.HOST.stop", "berth.v1.sched.drain"][..],
+        ),
+        (
+            "health".into(),
+            &["berth.v1.out.*.*"][..],
+            &[
+                "berth.v1.ctl.HOST.stop",
+                "$KV.berth_hosts.HOST",
+                "$KV.berth_catalog.red",
+                "berth.v1.sched.drain",
+            ][..],
+        ),
+    ] {
+        let said: BTreeSet<String> = said.iter().map(|subject| of_second(subject)).collect();
+        let heard: BTreeSet<String> = heard.iter().map(|subject| of_second(subject)).collect();
+        denied(berth, &name, &heard, &said).await;
+    }
+    assert!(stream.rest().await.contains(&Event::Done), "the stream goes on");
+    let lines = agent.lines();
+    assert!(!lines.iter().any(|line| line.contains("does not let us")), "{lines:?}");
+    assert!(agent.terminate().success());
+}
+
+/// All of it is denied to who has the key of this name.
+async fn denied(berth: &Berth, name: &str, heard: &BTreeSet<String>, said: &BTreeSet<String>) {
+    let told = Arc::new(Mutex::new(BTreeSet::new()));
+    let tells = Arc::clone(&told);
+    let options = async_nats::ConnectOptions::with_nkey(key_of(berth, name)).event_callback(move |event| {
+        if let async_nats::Event::ServerError(error) = event {
+            let text = error.to_string().to_lowercase();
+            let kind = if text.contains("subscription") { "hear" } else { "say" };
+            let subject = error.to_string().split('"').nth(1).unwrap_or_default().to_owned();
+            tells.lock().expect("nobody panics").insert((kind, subject));
+        }
+        std::future::ready(())
+    });
+    let client = options.connect(berth.nats_url()).await.expect("the key opens");
+    let mut kept = Vec::new();
+    for subject in heard {
+        kept.push(client.subscribe(subject.clone()).await.expect("it is queued"));
+    }
+    for subject in said {
+        client.publish(subject.clone(), Bytes::new()).await.expect("it is queued");
+    }
+    let all: BTreeSet<(&str, String)> = heard
+        .iter()
+        .map(|subject| ("hear", subject.clone()))
+        .chain(said.iter().map(|subject| ("say", subject.clone())))
+        .collect();
+    until_ok(&format!("{name} is denied all of it"), SOON, async || {
+        let told = told.lock().expect("nobody panics").clone();
+        if told == all { Ok(()) } else { Err(format!("denied: {told:?}")) }
+    })
+    .await;
 }
 
 /// What the NATS CLI shows.

@@ -1,6 +1,8 @@
 //! The commands and `/api/v1` by which a person looks at a fleet and changes it, on one fleet.
 
+use std::io::{Read, Write};
 use std::path::Path;
+use std::process::{Child, Command, Stdio};
 
 use berth_tests::{Berth, Config, Finished, Model, SOON, berth, finish, until_ok};
 use serde_json::{Value, json};
@@ -144,6 +146,8 @@ async fn jobs_are_explained_models_loaded_and_unloaded_and_a_configuration_appli
     })
     .await;
 
+    two_at_once(&fleet, &std::fs::read_to_string(&other).unwrap());
+
     // The story has all of it.
     let story = done(&fleet, &["events", "--since", "10m"]);
     for part in ["an operator asked for it", "an operator unloaded it", "a was pinned", "catalog of 3 models"]
@@ -155,6 +159,62 @@ async fn jobs_are_explained_models_loaded_and_unloaded_and_a_configuration_appli
     assert!(page.status == 200 && page.text.contains("/api/v1/events"), "{}", page.text);
     let said = done_at(&fleet, &["chat", "b", "hi", "--max-tokens", "3"]);
     assert!(said.contains("This answer is"), "{said}");
+}
+
+/// `berth apply` at a terminal, up to its question.
+fn asked(fleet: &Berth, file: &Path) -> Child {
+    let berth = berth_tests::path(berth_tests::Part::Berth);
+    let command = format!("{} apply {} --nats-url {}", berth.display(), file.display(), fleet.nats_url());
+    let mut child = Command::new("script")
+        .args(["-qec", &command, "/dev/null"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("`script` runs it at a terminal");
+    let mut told = String::new();
+    while !told.ends_with("[y/N] ") {
+        let mut byte = [0];
+        let read = child.stdout.as_mut().unwrap().read(&mut byte).unwrap();
+        assert!(read == 1, "it asks: {told}");
+        told.push(char::from(byte[0]));
+    }
+    child
+}
+
+/// Two people have looked at what they would change, and both say yes.
+fn two_at_once(fleet: &Berth, text: &str) {
+    let children: Vec<(u32, Child)> = [5, 6]
+        .into_iter()
+        .map(|slots| {
+            let file = fleet.folder().join(format!("{slots}.toml"));
+            std::fs::write(&file, text.replace("concurrency = 3", &format!("concurrency = {slots}")))
+                .unwrap();
+            (slots, asked(fleet, &file))
+        })
+        .collect();
+    let said = children.into_iter().map(|(slots, mut child)| {
+        child.stdin.as_mut().unwrap().write_all(b"y\n").unwrap();
+        (slots, child)
+    });
+    let mut ended: Vec<(u32, bool, String)> = said
+        .collect::<Vec<_>>()
+        .into_iter()
+        .map(|(slots, child)| {
+            let output = child.wait_with_output().unwrap();
+            (slots, output.status.success(), String::from_utf8(output.stdout).unwrap())
+        })
+        .collect();
+    ended.sort_by_key(|(_, won, _)| !won);
+    let [(slots, true, won), (_, false, lost)] = ended.as_slice() else { panic!("one wins: {ended:?}") };
+    assert!(won.contains("applied 2 changes"), "{won}");
+    for part in ["nothing was changed", &format!("concurrency: 3 -> {slots}"), "run it again"] {
+        assert!(lost.contains(part), "`{part}` in:\n{lost}");
+    }
+    let models = as_json(fleet, &["models"]);
+    assert_eq!(
+        (&models["models"][0]["concurrency"], &models["models"][1]["concurrency"]),
+        (&json!(slots), &json!(slots))
+    );
 }
 
 /// A command that speaks with the gateway.

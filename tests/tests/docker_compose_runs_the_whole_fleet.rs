@@ -24,8 +24,13 @@ async fn until_answered(what: &str, gateway: &Gateway, model: &str) {
     .await;
 }
 
+/// nats-server reads its configuration, and who has a key, anew.
+fn reload(compose: &Compose) {
+    let _ = compose.ok(&["exec", "-T", "nats", "nats-server", "--signal", "reload=1"]);
+}
+
 fn status(compose: &Compose) -> Value {
-    let said = compose.ok(&["exec", "-T", "health", "berth", "status", "--json"]);
+    let said = compose.ok(&["run", "--rm", "-T", "berth", "status", "--json"]);
     serde_json::from_str(&said).unwrap_or_else(|error| panic!("{error}: {said}"))
 }
 
@@ -57,7 +62,7 @@ async fn with_engines_in_containers_a_further_host_and_every_container_killed_on
     let nats = format!("{bridge}:{}", free_port());
     let mut here = Compose::new(&["compose.yaml", "compose/bus.yaml"])
         .env("BERTH_NATS_PUBLISH", &nats)
-        .env("BERTH_NATS_TOKEN", "0123-of-a-test");
+        .env("BERTH_NATS_NAME", &bridge);
     let text = models(&here);
     let weights = here.folder().join("models").to_string_lossy().into_owned();
     here = here.config(&text).env("BERTH_MODELS", &weights).env("BERTH_KEEP_ENGINES", "1");
@@ -87,13 +92,19 @@ async fn with_engines_in_containers_a_further_host_and_every_container_killed_on
         let _ = here.ok(&["exec", "-T", service, "berth", "healthcheck", role]);
     }
     let refused = here.run(&["exec", "-T", "health", "berth", "healthcheck", "scheduler"]);
-    assert!(!refused.ok && refused.output.contains("no scheduler on this machine"), "{}", refused.output);
+    assert!(
+        !refused.ok && refused.output.contains("does not let us ask for the scheduler"),
+        "{}",
+        refused.output
+    );
 
-    // A further host, whose label a model asks for.
-    let mut far = Compose::new(&["compose/host.yaml"])
-        .image_of(&here)
-        .env("BERTH_NATS_URL", &format!("nats://{nats}"))
-        .env("BERTH_NATS_TOKEN", "0123-of-a-test");
+    // A further host, whose label a model asks for, with a key of its own.
+    let mut far = Compose::new(&["compose/host.yaml"]).image_of(&here);
+    let told = here.ok(&["run", "--rm", "-T", "keys", "add-host", far.project()]);
+    for (name, value) in told.lines().filter_map(|line| line.split_once('=')) {
+        far = far.env(name, value);
+    }
+    reload(&here);
     let file = far.folder().join("berth.toml");
     std::fs::write(&file, "[host]\nlabels = [\"far\"]\n").unwrap();
     far = far.env("BERTH_CONFIG_FILE", &file.to_string_lossy()).env("BERTH_MODELS", &weights);
@@ -102,6 +113,19 @@ async fn with_engines_in_containers_a_further_host_and_every_container_killed_on
     let hosts = status(&here)["hosts"].as_array().unwrap().len();
     assert_eq!(hosts, 2);
     far.down();
+
+    // Each sees its own key alone, which opens no more than its role needs. Nothing has been denied so far.
+    for service in ["scheduler", "gateway", "health", "agent"] {
+        let mounted = here.ok(&["exec", "-T", service, "ls", "/etc/berth/nats"]);
+        assert_eq!(mounted, "ca.pem\nnats.nk", "{service}");
+    }
+    let logs = here.ok(&["logs", "--no-color"]);
+    assert!(!logs.contains("does not let us"), "{logs}");
+    let drain = here.run(&["exec", "-T", "gateway", "berth", "drain", here.value("BERTH_HOST")]);
+    assert!(!drain.ok && drain.output.contains("does not let us"), "{}", drain.output);
+    // Its next start, below, is with a new key.
+    let _ = here.ok(&["run", "--rm", "-T", "keys", "rotate", "gateway"]);
+    reload(&here);
 
     for service in ["agent", "gateway", "health", "scheduler", "nats"] {
         let container = here.containers(service).remove(0);
@@ -124,6 +148,10 @@ async fn with_engines_in_containers_a_further_host_and_every_container_killed_on
     assert!(rest.contains(&Event::Done), "{rest:?}");
     until_answered("the container after the upgrade", &gateway, "tiny").await;
     assert_eq!(here.engines(), engines, "it is adopted");
+
+    let _ = here.ok(&["run", "--rm", "-T", "keys", "rotate", "gateway", "--finish"]);
+    reload(&here);
+    until_answered("with the new key alone", &gateway, "demo").await;
 
     let told = |container: &str| docker(&["inspect", "-f", "{{.State.Health.Status}}", container]);
     for service in ["agent", "gateway", "health", "scheduler", "nats"] {
@@ -189,6 +217,21 @@ fn the_units_of_systemd_are_valid_and_shut_in() {
     }
 }
 
+/// What Prometheus asks listens there.
+fn are_scraped(services: &serde_json::Map<String, Value>) {
+    let file = repository().join("compose/observability/prometheus.yml");
+    let text = std::fs::read_to_string(file).unwrap();
+    let targets = text.split('"').filter_map(|part| part.split_once(':'));
+    let mut count = 0;
+    for (name, port) in targets.filter(|(name, _)| services.contains_key(*name)) {
+        let service = &services[name];
+        let told = format!("{}{}", service["command"], service["environment"]);
+        assert!(told.contains(&format!("0.0.0.0:{port}")), "{name} serves no metrics on {port}: {told}");
+        count += 1;
+    }
+    assert_eq!(count, 4, "each role");
+}
+
 #[test]
 fn every_file_in_compose_is_valid_on_top_of_it() {
     let observability = repository().join("compose/observability/prometheus.yml").exists();
@@ -203,14 +246,35 @@ fn every_file_in_compose_is_valid_on_top_of_it() {
         &["compose/host.yaml", "compose/gpu.yaml"],
     ] {
         let compose = Compose::new(files)
-            .env("BERTH_NATS_URL", "nats://10.0.0.1:4222")
-            .env("BERTH_NATS_TOKEN", "a-token");
+            .env("BERTH_NATS_NAME", "10.0.0.1")
+            .env("BERTH_NATS_URL", "tls://10.0.0.1:4222")
+            .env("BERTH_NATS_NKEY", "a-key")
+            .env("BERTH_NATS_CA_BASE64", "a-certificate");
         let config: Value = serde_json::from_str(&compose.ok(&["config", "--format", "json"])).unwrap();
         let services = config["services"].as_object().unwrap();
+        if files.contains(&"compose/observability.yaml") {
+            are_scraped(services);
+        }
         for (name, service) in services.iter().filter(|(_, service)| service["image"] != Value::Null) {
             let sockets = service["volumes"].to_string().matches("docker.sock").count();
             assert_eq!(sockets > 0, name == "agent", "only the agent has Docker's socket: {files:?}");
-            assert_eq!(service["restart"], "unless-stopped", "{name} of {files:?}");
+            let keys: Vec<&str> = service["volumes"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter_map(|volume| volume["source"].as_str()?.strip_prefix("key-"))
+                .collect();
+            if name == "keys" {
+                assert_eq!(service["network_mode"], "none", "who has all keys hears nobody: {files:?}");
+            } else {
+                assert_eq!(service["restart"], "unless-stopped", "{name} of {files:?}");
+                let own = match name.split('-').next().unwrap_or_default() {
+                    "nats" => &["server"][..],
+                    "prometheus" | "grafana" => &[],
+                    role => &[role],
+                };
+                assert_eq!(keys, own, "its own key alone: {name} of {files:?}");
+            }
             assert_eq!(service["privileged"], Value::Null, "{name} of {files:?}");
             // What is mounted from the repository is there.
             for volume in service["volumes"].as_array().into_iter().flatten() {

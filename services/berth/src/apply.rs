@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead, IsTerminal, Write};
 use std::path::PathBuf;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use berth_bus::{Bus, BusError, amend_json, create_json, get_json};
 use berth_config::Config;
@@ -27,6 +27,10 @@ Examples:
   berth apply fleet.toml             show what would change, and ask
   berth apply fleet.toml --dry-run   show it
   berth apply fleet.toml --yes       do it";
+
+/// How often, and how far apart, the fleet is looked at after somebody else was first.
+const LOOKS: usize = 6;
+const LOOK: Duration = Duration::from_millis(250);
 
 /// Options of `apply`.
 #[derive(Debug, Args)]
@@ -236,7 +240,7 @@ impl There {
             },
         };
         if !won {
-            return Err(conflict("nothing was changed"));
+            return Err(self.conflict(bus, "nothing was changed").await);
         }
         let store = bus.bucket("catalog").await?;
         for change in changes {
@@ -259,7 +263,8 @@ impl There {
                 (None, revision) => store.delete_expect_revision(&key, revision).await.is_ok(),
             };
             if !written {
-                return Err(conflict(&format!("{model} and what comes after it were not changed")));
+                let what = format!("{model} and what comes after it were not changed");
+                return Err(self.conflict(bus, &what).await);
             }
         }
         let models = u32::try_from(config.models.len()).unwrap_or(u32::MAX);
@@ -268,12 +273,36 @@ impl There {
         bus.publish_json(subject, &Event { at: now, body }).await?;
         Ok(())
     }
-}
 
-fn conflict(what: &str) -> Failure {
-    Failure::Input(format!(
-        "somebody else changed the catalog meanwhile; {what}: run it again and look at the difference"
-    ))
+    /// Somebody else was first; what they changed is told, as far as it can be seen.
+    async fn conflict(&self, bus: &Bus, what: &str) -> Failure {
+        let changed = text(&self.changed_since(bus).await);
+        let changed = match changed.is_empty() {
+            true => String::new(),
+            false => format!("; since you looked, the fleet was changed:\n{}", changed.trim_end()),
+        };
+        Failure::Input(format!(
+            "somebody else changed the catalog meanwhile, and {what}{changed}\n\
+             run it again: it shows what your file would change of the fleet as it is now"
+        ))
+    }
+
+    /// What has become of the fleet, once it stays the same: who was first is perhaps still writing.
+    async fn changed_since(&self, bus: &Bus) -> Vec<Change> {
+        let mut last = Vec::new();
+        for _ in 0..LOOKS {
+            let Ok(now) = Self::read(bus).await else { break };
+            let models: Vec<ModelSpec> = now.models.into_values().map(|(spec, _)| spec).collect();
+            let Some((record, _)) = now.policy else { break };
+            let changes = self.changes(&models, &record.policy);
+            if !changes.is_empty() && changes == last {
+                break;
+            }
+            last = changes;
+            tokio::time::sleep(LOOK).await;
+        }
+        last
+    }
 }
 
 #[cfg(test)]

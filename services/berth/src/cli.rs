@@ -50,9 +50,10 @@ A fleet of several machines shares one nats-server (with JetStream). Each role r
   berth agent     --nats-url nats://nats.example:4222        on every machine that runs engines
   berth health    --nats-url nats://nats.example:4222
 
-Environment: BERTH_CONFIG, BERTH_NATS_URL, BERTH_NATS_TOKEN, BERTH_NATS_NKEY, BERTH_NATS_CREDENTIALS,
-BERTH_NATS_REPLICAS, BERTH_NATS_CA, BERTH_LISTEN, BERTH_PUBLISHED, BERTH_HOST, BERTH_DOCKER_NETWORK,
-BERTH_KEEP_ENGINES, BERTH_DATA_DIR, BERTH_LOG_FORMAT=json, RUST_LOG. Options go before them.
+Environment: BERTH_CONFIG, BERTH_NATS_URL, BERTH_NATS_TOKEN, BERTH_NATS_NKEY, BERTH_NATS_NKEY_FILE,
+BERTH_NATS_CREDENTIALS, BERTH_NATS_REPLICAS, BERTH_NATS_CA, BERTH_LISTEN, BERTH_METRICS_LISTEN,
+BERTH_PUBLISHED, BERTH_HOST, BERTH_DOCKER_NETWORK, BERTH_KEEP_ENGINES, BERTH_DATA_DIR,
+BERTH_LOG_FORMAT=json, RUST_LOG. Options go before them.
 Exit status: 0 done, 1 failed, 2 wrong command line or configuration, 130 stopped at once.";
 
 /// LLM requests queue for GPU slots across a fleet; one OpenAI-compatible endpoint.

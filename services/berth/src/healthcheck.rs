@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use berth_bus::permit::Identity;
 use berth_bus::{Bus, MACHINE};
 use berth_config::env;
 use clap::Args;
@@ -12,7 +13,7 @@ use tokio::time::timeout;
 
 use crate::cli::FleetArgs;
 use crate::exit::{Exit, Failure};
-use crate::status;
+use crate::{setup, status};
 
 /// How long an answer may take. Docker's own limit is set above it.
 const PATIENCE: Duration = Duration::from_secs(4);
@@ -102,8 +103,23 @@ async fn fetch(url: &str) -> Result<(), Failure> {
 }
 
 async fn ask(role: &str, fleet: &FleetArgs) -> Result<(), Failure> {
-    let bus = Bus::connect(&status::options(fleet)?, "berth-healthcheck").await?;
-    let subject = own_instance(&bus, role).await?;
+    let options = status::options(fleet)?;
+    let own = match role {
+        "scheduler" => Identity::Scheduler,
+        "gateway" => Identity::Gateway,
+        "health" => Identity::Health,
+        _ => Identity::Agent(setup::config(fleet.config.as_deref(), &[])?.0.host.name),
+    };
+    // With the key that the role itself has, else with a person's.
+    let bus = Bus::connect(&options.clone().with_identity(own), "berth-healthcheck").await?;
+    let (bus, subject) = match own_instance(&bus, role).await? {
+        Some(subject) => (bus, subject),
+        None => {
+            let bus = Bus::connect(&options, "berth-healthcheck").await?;
+            let subject = own_instance(&bus, role).await?;
+            (bus, subject.ok_or_else(|| Failure::Input(denied(role)))?)
+        }
+    };
     let answer = bus.client.request(subject.clone(), Default::default()).await;
     let answer = answer.map_err(|error| Failure::Input(format!("{subject}: {error}")))?;
     bus.close().await;
@@ -115,8 +131,22 @@ async fn ask(role: &str, fleet: &FleetArgs) -> Result<(), Failure> {
     }
 }
 
-/// Where this machine's instance of a role tells its status.
-async fn own_instance(bus: &Bus, role: &str) -> Result<String, Failure> {
+fn denied(role: &str) -> String {
+    format!(
+        "the NATS server does not let us ask for the {role}: name the key of the {role} itself or of the operator by \
+         nkey_file under [bus], BERTH_NATS_NKEY or BERTH_NATS_NKEY_FILE"
+    )
+}
+
+/// Ends when the server has denied something.
+async fn refused(bus: &Bus) {
+    while bus.denied().is_empty() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Where this machine's instance of a role tells its status; `None` if NATS does not let us ask.
+async fn own_instance(bus: &Bus, role: &str) -> Result<Option<String>, Failure> {
     let failed = |error: &dyn std::error::Error| Failure::Input(format!("cannot ask for services: {error}"));
     let inbox = bus.client.new_inbox();
     let mut answers = bus.client.subscribe(inbox.clone()).await.map_err(|error| failed(&error))?;
@@ -125,14 +155,19 @@ async fn own_instance(bus: &Bus, role: &str) -> Result<String, Failure> {
     let machine = env::machine();
     let prefix = format!("{}.status.", bus.subjects.root());
     let deadline = tokio::time::Instant::now() + INSTANCES;
-    while let Ok(Some(answer)) = tokio::time::timeout_at(deadline, answers.next()).await {
+    loop {
+        let answer = tokio::select! {
+            answer = tokio::time::timeout_at(deadline, answers.next()) => answer,
+            () = refused(bus) => return Ok(None),
+        };
+        let Ok(Some(answer)) = answer else { break };
         // Without anybody there NATS says so by an empty answer.
         let Ok(found) = serde_json::from_slice::<Instance>(&answer.payload) else { break };
         if found.metadata.get(MACHINE) != Some(&machine) {
             continue;
         }
         if let Some(endpoint) = found.endpoints.into_iter().find(|end| end.subject.starts_with(&prefix)) {
-            return Ok(endpoint.subject);
+            return Ok(Some(endpoint.subject));
         }
     }
     Err(Failure::Input(format!("no {role} on this machine ({machine}) has answered on NATS")))

@@ -205,7 +205,9 @@ async fn a_stolen_key_opens_no_more_than_its_owner_needs() {
     for verb in [Verb::Start, Verb::Stop, Verb::Sleep, Verb::Wake, Verb::Lane, Verb::Dispatch, Verb::Logs] {
         cannot_say(&gateway, subjects.ctl(&"two".into(), verb)).await;
     }
-    cannot_say(&gateway, "$KV.berth_keys.mine".into()).await;
+    for said in [subjects.drain(), "$KV.berth_keys.mine".into()] {
+        cannot_say(&gateway, said).await;
+    }
     for verb in [Verb::Offer, Verb::Credit, Verb::Cancel, Verb::Roll] {
         gateway.client.publish(subjects.ctl(&"two".into(), verb), Bytes::new()).await.unwrap();
         let came = tokio::time::timeout(SOON, commands.next()).await.unwrap().unwrap();
@@ -266,8 +268,14 @@ async fn a_rotation_leaves_nobody_outside_and_a_removed_host_is() {
     assert!(!keys.dir().join("keys/agent-two.nk").exists());
     let (ok, said) = keys.berth(&["add-host", "three"]);
     assert!(ok && said.contains("nkey_file"), "{said}");
+    // What is there already stays as it is.
+    let three = keys.key(&agent("three"));
+    let (ok, said) = keys.berth(&["update", "--host", "three", "--host", "four"]);
+    assert!(ok && said.contains("made a key for agent-four") && !said.contains("three"), "{said}");
+    assert_eq!(keys.key(&agent("three")), three);
     nats.restart().unwrap();
     keys.bus(&nats, &agent("three")).await;
+    keys.bus(&nats, &agent("four")).await;
 }
 
 #[tokio::test]
@@ -310,8 +318,10 @@ async fn with_tls_only_the_right_server_is_talked_to() {
     let plain = keys.server();
     let options = BusOptions { ca: Some(tls.join("ca.pem")), ..keys.options(&plain, &Identity::Health) };
     assert!(Bus::connect(&options, "test").await.is_err());
-    // The same authority signs a new certificate.
+    // The same authority signs a new certificate, also for one more name.
     assert!(keys.berth(&["rotate", "tls"]).0);
+    let (ok, said) = keys.berth(&["update", "--tls", "localhost", "--tls", "nats.example.com"]);
+    assert!(ok && said.contains("localhost, 127.0.0.1, nats.example.com"), "{said}");
     let again = TestNats::start_with(&config).unwrap();
     let options = BusOptions { urls: vec![again.url()], ..with(tls.join("ca.pem")) };
     Bus::connect(&options, "test").await.unwrap();

@@ -34,8 +34,6 @@ use crate::{about, error, infer, jobs, leases, meters, models, openapi, operate,
 /// Renders this process's metrics as Prometheus text.
 pub type RenderMetrics = Arc<dyn Fn() -> String + Send + Sync>;
 
-/// How long running answers may go on after shutdown has begun.
-const DRAIN: Duration = Duration::from_secs(30);
 /// How long an actor may take to end.
 const ACTOR_DRAIN: Duration = Duration::from_secs(5);
 
@@ -235,7 +233,7 @@ async fn finish(fleet: &Fleet) {
         if left == 0 {
             return;
         }
-        if began.elapsed() >= DRAIN {
+        if began.elapsed() >= fleet.config().finish {
             warn!(jobs = left, "answers still run; ending them");
             return;
         }

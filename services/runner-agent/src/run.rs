@@ -42,8 +42,6 @@ use crate::reporter;
 use crate::shared::Shared;
 use crate::watch;
 
-/// What runs may take so long to end by itself once the agent is to stop.
-const FINISH: Duration = Duration::from_secs(20);
 /// Engines may take so long to stop.
 const STOP: Duration = Duration::from_secs(14);
 /// A leader may take so long to hear the goodbye.
@@ -254,7 +252,7 @@ impl Agent {
         // The leader hears of it by this; the heartbeat is for those who look.
         shared.want_snapshot();
         shared.beat_now.notify_one();
-        let idle = wait_until(FINISH, || shared.books.borrow().count_running() == 0).await;
+        let idle = wait_until(shared.config.host.finish, || shared.books.borrow().count_running() == 0).await;
         if !idle {
             let running = shared.books.borrow().count_running();
             warn!(running, "jobs did not end in time; cutting them off");

@@ -54,6 +54,12 @@ pub fn nats_nkey() -> Option<Secret> {
     var("BERTH_NATS_NKEY").map(Secret::new)
 }
 
+/// `BERTH_NATS_NKEY_FILE`: a file that holds the seed alone.
+#[must_use]
+pub fn nats_nkey_file() -> Option<PathBuf> {
+    var_os("BERTH_NATS_NKEY_FILE").map(PathBuf::from)
+}
+
 /// `BERTH_NATS_CREDENTIALS`: credentials file to be let in by NATS.
 #[must_use]
 pub fn nats_credentials() -> Option<PathBuf> {
@@ -70,6 +76,12 @@ pub fn nats_ca() -> Option<PathBuf> {
 #[must_use]
 pub fn listen() -> Option<String> {
     var("BERTH_LISTEN")
+}
+
+/// `BERTH_METRICS_LISTEN`: where a gateway serves metrics beside its endpoint.
+#[must_use]
+pub fn metrics_listen() -> Option<String> {
+    var("BERTH_METRICS_LISTEN")
 }
 
 /// `BERTH_PUBLISHED`: where a gateway that runs in a container is reached.

@@ -58,6 +58,7 @@ pub(crate) struct RawBus {
     #[schemars(extend("x-env" = "BERTH_NATS_NKEY"))]
     pub(crate) nkey: Option<Secret>,
     /// File that holds the nkey's seed alone (`berth nats init` makes them); it is read where `nkey` is not given.
+    #[schemars(extend("x-env" = "BERTH_NATS_NKEY_FILE"))]
     pub(crate) nkey_file: Option<Spanned<PathBuf>>,
     /// On how many servers of a NATS cluster each stream and bucket is kept: 3 for a cluster of three. The scheduler
     /// applies it at its start.
@@ -110,12 +111,16 @@ pub(crate) struct RawGateway {
     /// A plain request whose wait is over keeps its place for so long, if its client says that it will ask again.
     #[schemars(extend("default" = schema::span(GatewayConfig::default().retry_grace)))]
     pub(crate) retry_grace: Option<Span>,
+    /// How long requests that run may take to end when the gateway is told to end; then they are cut off. Whoever stops it (Docker,
+    /// systemd) must wait for longer.
+    #[schemars(extend("default" = schema::span(GatewayConfig::default().finish)))]
+    pub(crate) finish: Option<Span>,
     /// Lets everybody in without a key, wherever it listens.
     #[schemars(extend("default" = GatewayConfig::default().open))]
     pub(crate) open: Option<Spanned<bool>>,
     pub(crate) keys: Vec<RawKey>,
     /// Where it serves `/metrics`, `/livez` and `/readyz` besides, without a key.
-    #[schemars(extend("x-default" = "nowhere"))]
+    #[schemars(extend("x-default" = "nowhere", "x-env" = "BERTH_METRICS_LISTEN"))]
     pub(crate) metrics_listen: Option<Spanned<String>>,
 }
 
@@ -190,6 +195,10 @@ pub(crate) struct RawHost {
     /// upgraded. Processes end with their agent. The variable is `1` or `true`.
     #[schemars(extend("default" = HostConfig::default().keep_engines, "x-env" = "BERTH_KEEP_ENGINES"))]
     pub(crate) keep_engines: bool,
+    /// How long jobs that run may take to end when the agent is told to end; then they are cut off. Whoever stops it (Docker,
+    /// systemd) must wait for longer.
+    #[schemars(extend("default" = schema::span(HostConfig::default().finish)))]
+    pub(crate) finish: Option<Span>,
     /// Where the agent serves `/metrics`, `/livez` and `/readyz`, without a key.
     #[schemars(extend("x-default" = "nowhere"))]
     pub(crate) metrics_listen: Option<Spanned<String>>,

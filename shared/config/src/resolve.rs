@@ -65,8 +65,8 @@ impl Config {
     }
 
     /// Puts what the environment says (`BERTH_NATS_URL`, `BERTH_NATS_TOKEN`, `BERTH_NATS_NKEY`,
-    /// `BERTH_NATS_CREDENTIALS`, `BERTH_NATS_REPLICAS`, `BERTH_NATS_CA`, `BERTH_LISTEN`, `BERTH_PUBLISHED`, `BERTH_HOST`,
-    /// `BERTH_DOCKER_NETWORK`, `BERTH_KEEP_ENGINES`) over what the file says.
+    /// `BERTH_NATS_NKEY_FILE`, `BERTH_NATS_CREDENTIALS`, `BERTH_NATS_REPLICAS`, `BERTH_NATS_CA`, `BERTH_LISTEN`,
+    /// `BERTH_METRICS_LISTEN`, `BERTH_PUBLISHED`, `BERTH_HOST`, `BERTH_DOCKER_NETWORK`, `BERTH_KEEP_ENGINES`) over what the file says.
     ///
     /// # Errors
     /// When a variable holds what cannot be used.
@@ -75,11 +75,22 @@ impl Config {
             self.bus.urls = urls;
         }
         self.bus.token = env::nats_token().or(self.bus.token.take());
-        self.bus.nkey = env::nats_nkey().or(self.bus.nkey.take());
+        self.bus.nkey = match (env::nats_nkey(), env::nats_nkey_file()) {
+            (None, Some(path)) => {
+                Some(read_text(&path).map(|text| Secret::new(text.trim())).map_err(|error| {
+                    format!("BERTH_NATS_NKEY_FILE: cannot read {}: {error}", path.display())
+                })?)
+            }
+            (key, _) => key.or(self.bus.nkey.take()),
+        };
         self.bus.credentials = env::nats_credentials().or(self.bus.credentials.take());
         self.bus.ca = env::nats_ca().or(self.bus.ca.take());
         if let Some(listen) = env::listen() {
             self.gateway.listen = vec![parse_listen(&listen).map_err(|why| format!("BERTH_LISTEN: {why}"))?];
+        }
+        if let Some(listen) = env::metrics_listen() {
+            let address = parse_listen(&listen).map_err(|why| format!("BERTH_METRICS_LISTEN: {why}"))?;
+            self.gateway.metrics_listen = Some(address);
         }
         if let Some(published) = env::published() {
             let address = parse_listen(&published).map_err(|why| format!("BERTH_PUBLISHED: {why}"))?;
@@ -298,6 +309,7 @@ fn gateway(raw: &RawGateway, models: &[RawModel], findings: &mut Findings<'_>) -
         wait_limit: raw.wait_limit.map_or(default.wait_limit, |span| span.0),
         stream_wait_limit: raw.stream_wait_limit.map_or(default.stream_wait_limit, |span| span.0),
         retry_grace: raw.retry_grace.map_or(default.retry_grace, |span| span.0),
+        finish: raw.finish.map_or(default.finish, |span| span.0),
         open: raw.open.as_ref().is_some_and(|open| *open.get_ref()),
         keys: keys::resolve(&raw.keys, models, findings),
         metrics_listen: listener(raw.metrics_listen.as_ref(), findings),
@@ -390,6 +402,7 @@ fn host(raw: &RawHost, base: &Path, findings: &mut Findings<'_>) -> HostConfig {
         state_dir: raw.state_dir.as_deref().map(|dir| below(base, Path::new(dir))),
         stop_grace: raw.stop_grace.map_or(default.stop_grace, |span| span.0),
         keep_engines: raw.keep_engines,
+        finish: raw.finish.map_or(default.finish, |span| span.0),
         sleep_memory: raw.sleep_memory.as_ref().map(|memory| memory.get_ref().0),
         metrics_listen: listener(raw.metrics_listen.as_ref(), findings),
         sleep_spare: raw.sleep_spare.as_ref().map_or(default.sleep_spare, |memory| memory.get_ref().0),

@@ -97,6 +97,8 @@ pub struct GatewayConfig {
     pub stream_wait_limit: Duration,
     /// How long a job is kept for the retry of a client that was told to come again.
     pub retry_grace: Duration,
+    /// How long answers that are being given may go on once the gateway is told to stop.
+    pub finish: Duration,
     /// Nobody is asked for an API key, wherever it listens.
     pub open: bool,
     /// API keys, by their hashes; more may be in the bucket `berth_keys`.
@@ -135,6 +137,7 @@ impl Default for GatewayConfig {
             wait_limit: Duration::from_secs(240),
             stream_wait_limit: Duration::from_secs(15 * 60),
             retry_grace: Duration::from_secs(21),
+            finish: Duration::from_secs(30),
             open: false,
             keys: Vec::new(),
             metrics_listen: None,
@@ -165,6 +168,8 @@ pub struct HostConfig {
     pub stop_grace: Duration,
     /// Containers that serve are left running when the agent ends, for the next one.
     pub keep_engines: bool,
+    /// How long jobs that run may go on once the agent is told to stop.
+    pub finish: Duration,
     /// RAM for engines that sleep; `None`: half of it on a machine with GPUs, none elsewhere.
     pub sleep_memory: Option<u64>,
     /// More of it, for the moments in which one engine falls asleep so that another can wake.
@@ -186,6 +191,7 @@ impl Default for HostConfig {
             state_dir: None,
             stop_grace: Duration::from_secs(10),
             keep_engines: false,
+            finish: Duration::from_secs(20),
             sleep_memory: None,
             sleep_spare: 0,
             metrics_listen: None,

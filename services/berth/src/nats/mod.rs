@@ -25,6 +25,8 @@ Examples:
   berth nats remove-host gpu-2 --dir nats
   berth nats update --dir nats                  after an update of berth";
 
+const NO_TLS: &str = "this fleet has no TLS: `berth nats init --tls NAME` makes it";
+
 /// What to do with the folder.
 #[derive(Debug, Args)]
 pub(crate) struct NatsArgs {
@@ -68,8 +70,14 @@ enum What {
         #[command(flatten)]
         dir: Dir,
     },
-    /// Write auth.conf anew, for what this version of berth needs.
+    /// Write auth.conf anew, for what this version of berth needs, with what is missing of keys and names.
     Update {
+        /// A host that is to have a key; may be given several times.
+        #[arg(long, value_name = "NAME")]
+        host: Vec<String>,
+        /// A name or address that the server's certificate is to hold; may be given several times.
+        #[arg(long, value_name = "NAME")]
+        tls: Vec<String>,
         #[command(flatten)]
         dir: Dir,
     },
@@ -133,8 +141,9 @@ pub(crate) fn run(args: NatsArgs) -> Result<Exit, Failure> {
             );
         }
         What::Rotate { who, finish, dir } => rotate(&who, finish, &dir.dir)?,
-        What::Update { dir } => {
-            let (folder, fleet) = Folder::open(&dir.dir)?;
+        What::Update { host, tls, dir } => {
+            let (folder, mut fleet) = Folder::open(&dir.dir)?;
+            complete(&folder, &mut fleet, &host, &tls)?;
             folder.save(&fleet)?;
             outln!("wrote {}; let the server know: nats-server --signal reload", folder.auth().display());
         }
@@ -146,6 +155,29 @@ fn agent(host: &str) -> Result<Identity, Failure> {
     Identity::agent(host).ok_or_else(|| {
         Failure::Option(format!("`{host}` is no name of a host: use letters, digits, `-` and `_`"))
     })
+}
+
+/// Makes the keys that are missing, and a certificate with all names.
+fn complete(folder: &Folder, fleet: &mut Fleet, hosts: &[String], names: &[String]) -> Result<(), Failure> {
+    let agents = hosts.iter().map(|host| agent(host)).collect::<Result<Vec<_>, _>>()?;
+    let missing = |name: &&String| !fleet.tls.contains(*name);
+    let new: Vec<String> = names.iter().filter(missing).cloned().collect();
+    if !new.is_empty() {
+        if fleet.tls.is_empty() {
+            return Err(Failure::Input(NO_TLS.into()));
+        }
+        let all = [fleet.tls.clone(), new].concat();
+        tls::renew(&folder.path("tls"), &all)?;
+        outln!("made a new certificate for the server, for {}", all.join(", "));
+        fleet.tls = all;
+    }
+    for identity in Identity::ROLES.into_iter().chain(agents) {
+        if !fleet.has(&identity) {
+            folder.add_key(fleet, &identity)?;
+            outln!("made a key for {}", identity.name());
+        }
+    }
+    Ok(())
 }
 
 fn init(args: InitArgs) -> Result<(), Failure> {
@@ -197,9 +229,7 @@ fn rotate(who: &str, finish: bool, dir: &Path) -> Result<(), Failure> {
     let (folder, mut fleet) = Folder::open(dir)?;
     if who == "tls" {
         if fleet.tls.is_empty() {
-            return Err(Failure::Input(
-                "this fleet has no TLS: `berth nats init --tls NAME` makes it".into(),
-            ));
+            return Err(Failure::Input(NO_TLS.into()));
         }
         tls::renew(&folder.path("tls"), &fleet.tls)?;
         outln!("made a new certificate for the server; let it know: nats-server --signal reload");

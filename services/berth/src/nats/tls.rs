@@ -52,7 +52,9 @@ fn sign(folder: &Path, names: &[String], authority_key: KeyPair) -> Result<(), F
     let key = made(KeyPair::generate())?;
     let mut params = made(CertificateParams::new(names.to_vec()))?;
     params.distinguished_name = named("Berth nats-server");
-    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    // Servers of a cluster show it to each other as well.
+    params.extended_key_usages =
+        vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
     let certificate = made(params.signed_by(&key, &Issuer::new(authority(), authority_key)))?;
     write_private(&folder.join("server.key"), &key.serialize_pem())?;
     write(&folder.join("server.pem"), &certificate.pem())

@@ -71,6 +71,8 @@ pub fn rights(identity: &Identity, subjects: &Subjects) -> Vec<Right> {
             Put("profiles", ">".into()),
             Hear(subjects.status("scheduler", "*")),
             Serve("berth-scheduler"),
+            Say("$SRV.INFO.berth-scheduler".into()),
+            Say(subjects.status("scheduler", "*")),
         ],
         Identity::Gateway => vec![
             Hear(any("out.*.*")),
@@ -92,6 +94,8 @@ pub fn rights(identity: &Identity, subjects: &Subjects) -> Vec<Right> {
             Store("results"),
             Hear(subjects.status("gateway", "*")),
             Serve("berth-gateway"),
+            Say("$SRV.INFO.berth-gateway".into()),
+            Say(subjects.status("gateway", "*")),
         ],
         Identity::Agent(host) => vec![
             Hear(subjects.ctl_all(host)),
@@ -105,6 +109,8 @@ pub fn rights(identity: &Identity, subjects: &Subjects) -> Vec<Right> {
             Fetch("bodies"),
             Hear(subjects.status("agent", host.as_str())),
             Serve("berth-agent"),
+            Say("$SRV.INFO.berth-agent".into()),
+            Say(subjects.status("agent", host.as_str())),
         ],
         Identity::Health => vec![
             Follow("leader"),
@@ -119,6 +125,7 @@ pub fn rights(identity: &Identity, subjects: &Subjects) -> Vec<Right> {
             Say(any("evt.alert.*")),
             Hear(subjects.status("health", "*")),
             Serve("berth-health"),
+            Say("$SRV.INFO.berth-health".into()),
         ],
         Identity::Operator => vec![
             LookAround,
