@@ -60,7 +60,7 @@ impl Model {
     pub fn vllm_process(id: &str) -> Self {
         let part = path(Part::Vllm);
         let (program, model) = (part.join("bin/vllm"), part.join("model"));
-        Self::vllm(id, &[&program.to_string_lossy(), "serve", &model.to_string_lossy()])
+        Self::vllm(id, &[&program.to_string_lossy(), "serve"], &[&model.to_string_lossy()])
             .field("driver", "\"process\"")
             // Below what a fleet that is dropped is given: vLLM's workers do not heed SIGTERM.
             .field("stop_grace", "\"5s\"")
@@ -79,17 +79,12 @@ impl Model {
             .filter(|folder| !folder.starts_with("/usr/"))
             .map(|folder| format!("{folder}:{folder}:ro"))
             .collect();
-        let command = [
-            text(&part.join("bin/python")),
-            text(&part.join("bin/vllm")),
-            "serve".into(),
-            text(&part.join("model")),
-        ];
+        let command = [text(&part.join("bin/python")), text(&part.join("bin/vllm")), "serve".into()];
         let command: Vec<&str> = command.iter().map(String::as_str).collect();
         // By the first of them it is found.
         let mut volumes = vec!["WEIGHTS:/models/tiny.gguf:ro"];
         volumes.extend(mounts.iter().map(String::as_str));
-        Self::vllm(id, &command)
+        Self::vllm(id, &command, &[&text(&part.join("model"))])
             .weights()
             .field("driver", "\"docker\"")
             .field("image", &quoted(&Part::LlamaImage.text()))
@@ -97,8 +92,8 @@ impl Model {
             .env(&["HOME=/tmp", "USER=root"])
     }
 
-    fn vllm(id: &str, command: &[&str]) -> Self {
-        let args = ["--enforce-eager", "--max-model-len", "2048"];
+    fn vllm(id: &str, command: &[&str], model: &[&str]) -> Self {
+        let args = [model, &["--enforce-eager", "--max-model-len", "2048"]].concat();
         Self::new(id)
             .field("engine", "\"vllm\"")
             .list("command", command)

@@ -212,7 +212,8 @@ impl HostActor {
             return Err(refused("this start was decided before the agent was restarted"));
         }
         if shared.draining.get() {
-            return Err(refused("this host is being stopped"));
+            // No fault of the model's.
+            return Err(Reply::Busy { retry_after: Some(Duration::from_secs(1)) });
         }
         let kind = start.model.engine.driver;
         if !can_run(shared, kind) {

@@ -119,7 +119,9 @@ impl Carrier {
             Answer::Taken => Ok(true),
             Answer::Stale => Ok(false),
             Answer::Refused(why) => {
-                Err((EngineFailure { message: told(why, host), permanent: false, was_ready: false }, false))
+                // A host that is about to end, which says nothing of the model either.
+                let passing = why == Refusal::Busy;
+                Err((EngineFailure { message: told(why, host), permanent: false, was_ready: false }, passing))
             }
             Answer::Unanswered(message) => {
                 Err((EngineFailure { message, permanent: false, was_ready: false }, true))

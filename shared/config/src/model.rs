@@ -92,7 +92,11 @@ pub(crate) fn resolve(raw: &RawModel, around: Surroundings<'_>, findings: &mut F
                 Driver::Process | Driver::External => None,
             },
             command: raw.command.as_ref().map_or(template.command, |words| words.get_ref().texts()),
-            args: [template.args, adapters.args(kind, &own_words), own_args].concat(),
+            args: template::followed(
+                kind,
+                [template.args, adapters.args(kind, &own_words)].concat(),
+                own_args,
+            ),
             env: raw.env.texts().into_iter().chain(adapters.env(kind, &raw.env.texts())).collect(),
             volumes: raw
                 .volumes

@@ -121,7 +121,6 @@ pub(crate) fn of(kind: EngineKind, inputs: Inputs<'_>) -> Template {
             program(process, &["llama-server"])
         }
         EngineKind::Vllm => {
-            // It takes several names: another flag must follow it, not the model, which may come as a bare word.
             args.flag(&["--served-model-name"], name);
             args.flag(&["--host"], host);
             args.flag(&["--port"], "{port}");
@@ -158,6 +157,14 @@ pub(crate) fn of(kind: EngineKind, inputs: Inputs<'_>) -> Template {
 /// A container starts with its image's entry point.
 fn program(process: bool, words: &[&str]) -> Vec<String> {
     if process { words.iter().map(|word| (*word).to_owned()).collect() } else { Vec::new() }
+}
+
+/// The template's arguments and then the model's own. `vllm serve` takes the model as its first word alone, if it is
+/// given as a bare one.
+pub(crate) fn followed(kind: EngineKind, template: Vec<String>, mut own: Vec<String>) -> Vec<String> {
+    let bare = kind == EngineKind::Vllm && own.first().is_some_and(|word| !word.starts_with('-'));
+    let rest = if bare { own.split_off(1) } else { std::mem::take(&mut own) };
+    [own, template, rest].concat()
 }
 
 struct Args<'a> {

@@ -110,8 +110,8 @@ fn vllm_is_told_its_name_slots_and_accelerators() {
     );
     assert_eq!(
         spec.engine.args.join(" "),
-        "--served-model-name q --host 0.0.0.0 --port {port} --max-num-seqs {concurrency} \
-         --max-model-len {context} --tensor-parallel-size 2 Qwen/Q"
+        "Qwen/Q --served-model-name q --host 0.0.0.0 --port {port} --max-num-seqs {concurrency} \
+         --max-model-len {context} --tensor-parallel-size 2"
     );
     assert_eq!((spec.engine.port, spec.concurrency, spec.engine.served_name.as_str()), (8000, 32, "q"));
 }
@@ -190,8 +190,8 @@ fn an_engine_is_started_with_its_adapters() {
     let adapters = "[[models.adapters]]\nid = \"a\"\npath = \"a.gguf\"\n[[models.adapters]]\nid = \"b\"\npath = \"/b\"\n";
     let vllm = model(&format!("engine = \"vllm\"\nargs = [\"M\"]\n{}", adapters.replace("a.gguf", "/a")));
     assert_eq!(
-        vllm.engine.args.iter().rev().take(4).rev().collect::<Vec<_>>(),
-        ["--enable-lora", "--max-loras", "2", "M"]
+        vllm.engine.args.iter().rev().take(3).rev().collect::<Vec<_>>(),
+        ["--enable-lora", "--max-loras", "2"]
     );
     assert_eq!(vllm.engine.env, ["VLLM_ALLOW_RUNTIME_LORA_UPDATING=True"]);
     assert_eq!((vllm.adapters.len(), vllm.max_adapters), (2, Some(2)));

@@ -3,12 +3,13 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, BufReader, Read};
+use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use crate::arch::Arch;
 use crate::error::FootprintError;
 use crate::estimate::Footprint;
+use crate::open::open;
 
 /// The longest string that is looked at; longer ones are passed over.
 const TEXT: u64 = 4096;
@@ -67,11 +68,7 @@ struct Header {
 
 impl Header {
     fn read(path: &Path) -> Result<Self, FootprintError> {
-        let read = |file: io::Result<(File, u64)>| file.map_err(FootprintError::read(path));
-        let (file, size) = read(File::open(path).and_then(|file| {
-            let size = file.metadata()?.len();
-            Ok((file, size))
-        }))?;
+        let (file, size) = open(path)?;
         let mut reader = Reader { path, inner: BufReader::new(file), at: 0, size };
         let header = reader.header()?;
         Ok(header)

@@ -2,7 +2,6 @@
 //! (<https://github.com/huggingface/safetensors#format>).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 
@@ -12,6 +11,7 @@ use serde::de::{IgnoredAny, MapAccess, Visitor};
 use crate::arch::Arch;
 use crate::error::FootprintError;
 use crate::estimate::Footprint;
+use crate::open::open;
 
 /// The format's own limit of a header.
 const HEADER: u64 = 100_000_000;
@@ -58,8 +58,7 @@ fn files(folder: &Path) -> Result<BTreeSet<PathBuf>, FootprintError> {
 
 /// Bytes of the tensors in a file.
 fn tensors(path: &Path) -> Result<u64, FootprintError> {
-    let file = File::open(path).map_err(FootprintError::read(path))?;
-    let size = file.metadata().map_err(FootprintError::read(path))?.len();
+    let (file, size) = open(path)?;
     let mut reader = BufReader::new(file);
     let mut length = [0; 8];
     reader.read_exact(&mut length).map_err(FootprintError::read(path))?;
@@ -164,7 +163,7 @@ impl Config {
 }
 
 fn json<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T, FootprintError> {
-    let file = File::open(path).map_err(FootprintError::read(path))?;
+    let (file, _) = open(path)?;
     serde_json::from_reader(BufReader::new(file).take(JSON))
         .map_err(|error| FootprintError::malformed(path, format!("it is no JSON of a model ({error})")))
 }

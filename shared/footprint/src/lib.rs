@@ -9,6 +9,7 @@ mod error;
 mod estimate;
 mod gguf;
 mod hf;
+mod open;
 
 pub use error::FootprintError;
 pub use estimate::{Footprint, Use};
