@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use async_nats::Subject;
 use berth_bus::{BusError, NatsOutput, OutputSink};
 use berth_telemetry::Chain;
+use berth_telemetry::trace::Span;
 use berth_wire::{
     ApiError, Attempt, Begin, BeginReply, Body, End, EndMarker, Ended, EngineKind, ErrorKind, Finish, Frame,
     Head, Job, Outcome, Reply, TRACEPARENT, Usage,
@@ -32,6 +33,7 @@ use crate::rewrite::Prepare;
 use crate::shared::Shared;
 use crate::silence::{Awaits, silence};
 use crate::slots::SlotGuard;
+use crate::traced;
 use crate::usage::Ends;
 
 /// A client that has taken nothing for so long is gone, whatever its connection says.
@@ -54,6 +56,8 @@ pub(crate) struct Task {
     pub(crate) credit: watch::Sender<u64>,
     /// Where the dispatch wants its answer.
     pub(crate) reply: Option<Subject>,
+    /// What a trace tells of it, if one does.
+    pub(crate) span: Option<Box<Span>>,
 }
 
 /// How an attempt ended, before it is told.
@@ -96,7 +100,10 @@ impl Task {
     }
 
     fn end(self, verdict: Verdict) {
-        let Self { shared, cell, job, attempt, slot, .. } = self;
+        let Self { shared, cell, job, attempt, slot, span, .. } = self;
+        if let Some(span) = span {
+            traced::end(span, &verdict.outcome, &verdict.usage);
+        }
         debug!(job = %job.id, %attempt, outcome = outcome_name(&verdict.outcome), "attempt ended");
         shared.books.borrow_mut().end(job.id, attempt);
         drop(slot);

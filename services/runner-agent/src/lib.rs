@@ -56,6 +56,7 @@ mod silence;
 mod slots;
 mod spans;
 mod tail;
+mod traced;
 mod usage;
 mod vllm;
 mod watch;

@@ -23,6 +23,7 @@ mod resolve;
 mod secret;
 mod settings;
 mod sleep;
+mod telemetry;
 mod template;
 mod value;
 
@@ -36,6 +37,7 @@ pub use registry::RegistryConfig;
 pub use resolve::EXAMPLE;
 pub use secret::Secret;
 pub use settings::{BusConfig, Config, GatewayConfig, HostConfig, SchedulerConfig, is_loopback};
+pub use telemetry::TelemetryConfig;
 pub use value::{parse_duration, parse_listen};
 
 /// Bytes as people read them, as in `16.0 GiB`.

@@ -12,6 +12,7 @@ use crate::external::ExternalKind;
 use crate::health::RawHealth;
 use crate::secret::Secret;
 use crate::sleep::Depth;
+use crate::telemetry::RawTelemetry;
 use crate::value::{OneOrMany, Size, Span, Ttl, Words};
 
 #[derive(Debug, Default, Deserialize)]
@@ -22,6 +23,7 @@ pub(crate) struct RawConfig {
     pub(crate) host: RawHost,
     pub(crate) scheduler: RawScheduler,
     pub(crate) health: RawHealth,
+    pub(crate) telemetry: RawTelemetry,
     pub(crate) models: Vec<RawModel>,
     pub(crate) external: Vec<RawExternal>,
 }
