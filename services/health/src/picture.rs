@@ -284,6 +284,7 @@ mod tests {
             state,
             running: 0,
             concurrency: 1,
+            tokens_per_second: 0.0,
             lane: false,
             reservations: Vec::new(),
             since: Timestamp::default(),

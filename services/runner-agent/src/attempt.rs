@@ -95,6 +95,8 @@ impl Task {
         let mut course = Course::new(&self);
         let outcome = course.run().await;
         let verdict = Verdict { outcome, usage: course.usage() };
+        // What is no stream tells its tokens at its end.
+        course.pace(verdict.usage.completion_tokens.unwrap_or(0));
         drop(course);
         self.end(verdict);
     }
@@ -139,6 +141,8 @@ struct Course<'a> {
     awaits: Rc<Cell<Awaits>>,
     first_byte: Option<Duration>,
     ends: Ends,
+    /// Tokens that its engine's pace has in it.
+    counted: u64,
     frames: Frames,
     /// The answer is a stream of events.
     events: bool,
@@ -158,6 +162,7 @@ impl<'a> Course<'a> {
             awaits: Rc::new(Cell::new(Awaits::First(Instant::now()))),
             first_byte: None,
             ends: Ends::default(),
+            counted: 0,
             frames: Frames::new(sink, task.job.gateway.clone(), task.job.id, task.attempt),
             events: false,
             complete: false,
@@ -175,6 +180,12 @@ impl<'a> Course<'a> {
             first_byte: self.first_byte,
             total: self.began.elapsed(),
         }
+    }
+
+    /// So many tokens have come.
+    fn pace(&mut self, tokens: u64) {
+        self.task.cell.pace.count(tokens.saturating_sub(self.counted));
+        self.counted = self.counted.max(tokens);
     }
 
     async fn run(&mut self) -> Outcome {
@@ -267,6 +278,7 @@ impl<'a> Course<'a> {
                 self.awaits.set(Awaits::More(Instant::now()));
                 self.first_byte.get_or_insert_with(|| self.began.elapsed());
                 self.ends.push(&piece.data);
+                self.pace(self.ends.events());
                 if events && !framed {
                     marker.see(&piece.data);
                 }

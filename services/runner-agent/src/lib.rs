@@ -38,6 +38,7 @@ mod logs;
 mod mask;
 mod network;
 mod outbox;
+mod pace;
 mod process;
 mod procs;
 mod pull;
