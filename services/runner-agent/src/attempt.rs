@@ -95,8 +95,8 @@ impl Task {
         let mut course = Course::new(&self);
         let outcome = course.run().await;
         let verdict = Verdict { outcome, usage: course.usage() };
-        // What is no stream tells its tokens at its end.
-        course.pace(verdict.usage.completion_tokens.unwrap_or(0));
+        // A stream's events are about its tokens; what is no stream tells them at its end alone.
+        course.pace(verdict.usage.completion_tokens.unwrap_or(course.counted));
         drop(course);
         self.end(verdict);
     }
@@ -184,8 +184,8 @@ impl<'a> Course<'a> {
 
     /// So many tokens have come.
     fn pace(&mut self, tokens: u64) {
-        self.task.cell.pace.count(tokens.saturating_sub(self.counted));
-        self.counted = self.counted.max(tokens);
+        self.task.cell.pace.count(self.counted, tokens);
+        self.counted = tokens;
     }
 
     async fn run(&mut self) -> Outcome {

@@ -19,8 +19,9 @@ impl Pace {
         Self { tokens: Cell::new(0), since: Cell::new(now), per_second: Cell::new(0.0) }
     }
 
-    pub(crate) fn count(&self, tokens: u64) {
-        self.tokens.set(self.tokens.get().saturating_add(tokens));
+    /// Of an answer of which `before` tokens were counted, there are `now`.
+    pub(crate) fn count(&self, before: u64, now: u64) {
+        self.tokens.set(self.tokens.get().saturating_add(now).saturating_sub(before));
     }
 
     /// As last looked at, to one decimal.
@@ -54,14 +55,15 @@ mod tests {
         let start = Instant::now();
         let pace = Pace::new(start);
         let at = |seconds| start + Duration::from_secs(seconds);
-        pace.count(20);
+        pace.count(0, 22);
         assert!(!pace.look(at(4)), "the window is not over");
-        pace.count(30);
+        pace.count(22, 50);
         assert!(pace.look(at(5)));
         assert_eq!(pace.per_second(), 10.0);
-        pace.count(52);
+        pace.count(0, 52);
         assert!(!pace.look(at(10)), "about the same is no news");
-        pace.count(7);
+        pace.count(5, 14);
+        pace.count(14, 12);
         assert!(pace.look(at(16)));
         assert_eq!(pace.per_second(), 1.2);
         assert!(pace.look(at(21)) && pace.per_second() == 0.0, "nothing came");
