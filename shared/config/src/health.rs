@@ -93,6 +93,7 @@ struct RawAlerts {
 struct RawWebhook {
     url: Spanned<String>,
     secret_file: Option<Spanned<PathBuf>>,
+    /// The certificate that an https server's is checked against, instead of those that the system trusts.
     ca: Option<Spanned<PathBuf>>,
 }
 

@@ -33,11 +33,15 @@ impl Default for TelemetryConfig {
     }
 }
 
+/// Traces of requests ([traces.md](traces.md)).
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RawTelemetry {
+    /// The collector that they are sent to, as OTLP over HTTP; without it there are none.
     otlp: Option<Spanned<String>>,
+    /// The share of the traces that begin here that is recorded, 0 to 1.
     traces: Option<Spanned<f64>>,
+    /// The certificate that an https collector's is checked against, instead of those that the system trusts.
     ca: Option<Spanned<PathBuf>>,
 }
 
