@@ -268,6 +268,7 @@ impl Config {
             ("host", format!("name = {}\nmemory = {memory}\n", quoted(run))),
             ("scheduler", String::new()),
             ("health", String::new()),
+            ("telemetry", String::new()),
         ];
         for (section, line) in &self.lines {
             let (_, text) = sections.iter_mut().find(|(name, _)| name == section).expect("a known section");

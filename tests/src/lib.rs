@@ -5,6 +5,7 @@
 
 mod bus;
 mod clients;
+mod collector;
 mod compose;
 mod config;
 #[cfg(test)]
@@ -24,6 +25,7 @@ mod sockets;
 
 pub use bus::Bus;
 pub use clients::{node, python};
+pub use collector::{Collector, Told, tree};
 pub use compose::{Compose, docker, free_port, repository};
 pub use config::{Config, Model};
 pub use engines::{Engine, Engines, Watch};

@@ -63,6 +63,10 @@ async fn the_second_request_of_a_warm_model_takes_it_and_says_so() {
     assert!(queued < 50, "{queued} ms");
     let metrics = berth.gateway.get("/metrics").await.text;
     assert!(metrics.contains("berth_lane_offers_total{outcome=\"taken\"}"), "{metrics}");
+    until("the engine's tokens a second are told", SOON, async || {
+        engines(&berth.gateway).await[0]["tokens_per_second"].as_f64().is_some_and(|pace| pace > 0.0)
+    })
+    .await;
     scenario::nothing_is_outstanding(&bus).await;
 }
 

@@ -8,7 +8,7 @@ use berth_bus::{Bus, BusOptions, Entries, View};
 use berth_config::{env, show_bytes};
 use berth_wire::{
     Accelerator, DrainStatus, EngineRecord, HostBeat, LeaderRecord, LeaseShown, LeaseStatus, Message,
-    ModelSpec, OperateReply, OperateRequest, Timestamp,
+    ModelId, ModelSpec, OperateReply, OperateRequest, Timestamp,
 };
 use serde_json::{Value, json};
 use tokio::time::timeout;
@@ -202,14 +202,14 @@ impl Picture {
             "ENGINE",
             "no engine runs",
             &self.engines(now),
-            &["ENGINE", "MODEL", "HOST", "RUNS AS", "STATE", "SLOTS", "MEMORY", "SINCE", ""],
+            &["ENGINE", "MODEL", "HOST", "RUNS AS", "STATE", "SLOTS", "TOKENS/S", "MEMORY", "SINCE", ""],
         ));
         text.push('\n');
         text.push_str(&section(
             "MODEL",
             "the catalog is empty",
             &self.models(),
-            &["MODEL", "ENGINE", "WAITING", "RUNNING", "WAIT NOW", "LEASES", ""],
+            &["MODEL", "ENGINE", "WAITING", "RUNNING", "TOKENS/S", "WAIT NOW", "LEASES", ""],
         ));
         let leases = self.leases();
         if !leases.is_empty() {
@@ -284,12 +284,19 @@ impl Picture {
                     format!("{}, {}", engine.kind.as_str(), engine.driver.as_str()),
                     engine.state.as_str().into(),
                     format!("{}/{}", engine.running, engine.concurrency),
+                    pace(engine.tokens_per_second),
                     show_bytes(memory),
                     ago(engine.since, now),
                     first_line(engine.detail.as_deref().or(digest(engine).as_deref())),
                 ]
             })
             .collect()
+    }
+
+    /// Of all engines of a model.
+    fn pace_of(&self, model: &ModelId) -> f64 {
+        let engines = self.engines.values().filter(|engine| engine.model == *model);
+        engines.map(|engine| engine.tokens_per_second).sum()
     }
 
     fn models(&self) -> Vec<Vec<String>> {
@@ -311,6 +318,7 @@ impl Picture {
                     format!("{}{}", model.engine.kind.as_str(), if model.pin { " (pinned)" } else { "" }),
                     count("queued"),
                     count("running"),
+                    pace(self.pace_of(&model.id)),
                     view.and_then(|view| view.get("wait_estimate_s")?.as_f64())
                         .map_or_else(|| "?".into(), |seconds| format!("{seconds:.1}s")),
                     count("leases"),
@@ -329,6 +337,10 @@ fn section(name: &str, none: &str, rows: &[Vec<String>], headings: &[&str]) -> S
         return text;
     }
     table::render(headings, rows)
+}
+
+fn pace(tokens_per_second: f64) -> String {
+    if tokens_per_second > 0.0 { format!("{tokens_per_second:.1}") } else { "-".into() }
 }
 
 /// The image that runs, as short as people compare digests.

@@ -232,6 +232,8 @@ async fn submit(worker: &Arc<Worker>, mut job: Job, begin_by: Instant) -> Result
             permit: None,
             request: None,
             trace: job.traceparent.clone().unwrap_or_default(),
+            // Of the gateway that took the request.
+            span: None,
         };
         match send::send(worker, job.clone(), body.clone(), start).await {
             Ok(mut client) => {

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use actix::prelude::SendError;
 use berth_bus::Bodies;
 use berth_telemetry::metric;
+use berth_telemetry::trace::Span;
 use berth_wire::{ApiError, Credit, Dialect, JobId, ModelId, Route, Stage, Timestamp, Usage, Verb};
 use bytes::Bytes;
 use futures::StreamExt;
@@ -20,8 +21,9 @@ use crate::anthropic::{self, RequestId};
 use crate::demux::{Express, Leave, Outlet, Register, outlet};
 use crate::flow::{Flow, Lane, Piece, Progress, Serving};
 use crate::relay::Ending;
+use crate::spans::Course;
 use crate::worker::Worker;
-use crate::{error, events, meters};
+use crate::{error, events, meters, spans};
 
 /// An answer that has begun and says nothing for so long is given up: its end was lost.
 pub(crate) const SILENCE: Duration = Duration::from_secs(300);
@@ -41,6 +43,8 @@ pub(crate) struct Start {
     pub(crate) request: Option<RequestId>,
     /// W3C Trace Context.
     pub(crate) trace: String,
+    /// What a trace tells of it, if one does.
+    pub(crate) span: Option<Box<Span>>,
 }
 
 /// A job and its client. Dropped before the end, it cancels the job: it is held by the handler's future and then
@@ -317,6 +321,19 @@ impl Drop for Client {
             });
         }
         let (route, took) = (self.start.route.path(), self.start.at.elapsed());
+        if let Some(span) = self.start.span.take() {
+            let flow = &self.outlet.flow;
+            let course = Course {
+                came: took,
+                status: self.status,
+                ending: flow.ending.get(),
+                usage: flow.usage.get(),
+                progress: &self.progress(),
+                queued: self.queued(),
+                first_byte: self.first_byte,
+            };
+            spans::end(span, &course);
+        }
         meters::of(&self.start.model).ended(route, self.status, took, self.received);
         self.worker.fleet().running.fetch_sub(1, Ordering::AcqRel);
     }

@@ -10,6 +10,7 @@ use berth_actors::{Supervised, Vitals};
 use berth_bus::permit::Denial;
 use berth_bus::{Bus, View};
 use berth_config::{Config, GatewayConfig};
+use berth_telemetry::trace::Tracer;
 use berth_wire::{EngineRecord, EngineState, HostBeat, LeaderRecord, ModelSpec};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
@@ -34,6 +35,7 @@ pub(crate) struct Fleet {
     pub(crate) started: u64,
     pub(crate) vitals: Vitals,
     pub(crate) metrics: Option<RenderMetrics>,
+    pub(crate) tracer: Tracer,
     /// Workers made so far.
     pub(crate) workers: AtomicUsize,
     /// Jobs whose client still waits or reads.
@@ -84,6 +86,7 @@ impl Fleet {
         bus: &Bus,
         id: String,
         metrics: Option<RenderMetrics>,
+        tracer: Tracer,
         end: CancellationToken,
     ) -> Arc<Self> {
         let keys = Keys::follow(&config.gateway, bus, end.clone());
@@ -97,6 +100,7 @@ impl Fleet {
             started: now().0 / 1000,
             vitals: Vitals::default(),
             metrics,
+            tracer,
             workers: AtomicUsize::new(0),
             running: AtomicUsize::new(0),
             adopts: AtomicBool::new(false),

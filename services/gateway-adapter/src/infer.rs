@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::SystemTime;
 
 use actix_web::http::header::CONTENT_TYPE;
 use actix_web::web::{Data, Payload};
@@ -21,7 +22,7 @@ use crate::patience::Patience;
 use crate::request::{self, Asked};
 use crate::respond::Terms;
 use crate::worker::Worker;
-use crate::{form, intake, strip, upstream};
+use crate::{form, intake, spans, strip, upstream};
 
 /// About so many bytes of a request make a token of prompt, until the engine has counted them.
 const BYTES_PER_TOKEN: u64 = 4;
@@ -34,11 +35,16 @@ pub(crate) async fn handle(
     caller: Caller,
     worker: Data<Arc<Worker>>,
 ) -> HttpResponse {
+    // Nobody looks at a clock for traces that nobody takes.
+    let came = worker.fleet().tracer.is_on().then(SystemTime::now);
     // Boxed, and gone before the wait: what is set aside here a client that waits takes up all the time.
-    let prepared = Box::pin(prepare(route, &request, payload, &caller, worker.get_ref())).await;
+    let prepared = Box::pin(prepare(route, &request, payload, &caller, worker.get_ref(), came)).await;
     let response = match prepared {
         Ok(order) => course::run(worker.get_ref(), order).await,
-        Err(refusal) => Err(refusal),
+        Err(refusal) => {
+            spans::refused(&worker.fleet().tracer, &request, route, came, &refusal);
+            Err(refusal)
+        }
     };
     response.unwrap_or_else(|refusal| {
         debug!(route = route.path(), code = refusal.error.code, "refused a request");
@@ -91,6 +97,7 @@ async fn prepare(
     payload: Payload,
     caller: &Caller,
     worker: &Arc<Worker>,
+    came: Option<SystemTime>,
 ) -> Result<Box<Order>, Refusal> {
     let fleet = worker.fleet();
     let config = fleet.config();
@@ -141,7 +148,8 @@ async fn prepare(
         heartbeat: config.heartbeat,
     };
     let id = JobId(uuid::Uuid::now_v7().as_u128());
-    let trace = request::trace(headers, id);
+    let span = spans::begin(&fleet.tracer, request, route, (id, named.id().as_str()), came);
+    let trace = span.as_ref().map_or_else(|| request::trace(headers, id), |span| span.traceparent());
     let job = Job {
         id,
         model: spec.id.clone(),
@@ -170,6 +178,7 @@ async fn prepare(
         permit,
         request: request.extensions().get::<RequestId>().cloned(),
         trace,
+        span,
     };
     Ok(Box::new(Order { job, body, start, terms, wish }))
 }

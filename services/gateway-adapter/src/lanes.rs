@@ -201,6 +201,7 @@ mod tests {
             state: EngineState::Ready,
             running,
             concurrency,
+            tokens_per_second: 0.0,
             lane,
             reservations: Vec::new(),
             since: Timestamp(0),

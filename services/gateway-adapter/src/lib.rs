@@ -47,6 +47,7 @@ mod send;
 mod server;
 mod shapes;
 mod shelf;
+mod spans;
 mod status;
 mod stream;
 mod strip;

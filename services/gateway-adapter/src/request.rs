@@ -149,7 +149,7 @@ pub(crate) fn session(headers: &HeaderMap, asked: &Asked<'_>) -> Option<String> 
 }
 
 /// A W3C trace context that looks like one.
-fn traceparent(headers: &HeaderMap) -> Option<String> {
+pub(crate) fn traceparent(headers: &HeaderMap) -> Option<String> {
     header(headers, "traceparent")
         .filter(|text| text.len() == 55 && text.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-'))
         .map(str::to_owned)

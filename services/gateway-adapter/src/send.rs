@@ -62,7 +62,9 @@ async fn submit(worker: &Arc<Worker>, job: &Job, mut client: Box<Client>) -> Res
         if !matches!(failed, berth_bus::BusError::TimedOut { .. }) {
             client.not_submitted();
         }
-        error::not_submitted(&failed)
+        let error = error::not_submitted(&failed);
+        client.answered(error.kind.status());
+        error
     })?;
     debug!(job = %job.id, model = %job.model, route = job.route.path(), stream = job.stream, "job submitted");
     Ok(client)

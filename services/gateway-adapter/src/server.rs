@@ -17,6 +17,7 @@ use actix_web::{App, HttpMessage, HttpServer, Route, guard};
 use berth_bus::{Bus, BusError, BusOptions, register};
 use berth_config::Config;
 use berth_probes::{ProbeError, Probes};
+use berth_telemetry::trace;
 use berth_wire::Route as Engines;
 use thiserror::Error;
 use tokio::net::TcpSocket;
@@ -72,6 +73,9 @@ pub enum GatewayError {
     /// The listener for metrics.
     #[error(transparent)]
     Probes(#[from] ProbeError),
+    /// Traces are configured and cannot be had.
+    #[error(transparent)]
+    Traces(#[from] trace::TraceError),
     /// NATS.
     #[error(transparent)]
     Bus(#[from] BusError),
@@ -97,7 +101,8 @@ pub async fn run(
     let listeners = listen(&config.gateway.listen)?;
     let bus = Bus::connect(&options, &format!("berth-gateway {id}")).await?;
     let end = CancellationToken::new();
-    let fleet = Fleet::follow(Arc::clone(&config), &bus, id.clone(), metrics, end.clone());
+    let (tracer, traces) = trace::start(&config.telemetry, "gateway", &id)?;
+    let fleet = Fleet::follow(Arc::clone(&config), &bus, id.clone(), metrics, tracer, end.clone());
     if let Some(address) = config.gateway.exposed()
         && let Err(error) = guarded(&fleet, address, &shutdown).await
     {
@@ -196,6 +201,7 @@ pub async fn run(
     if let Some(probes) = probes {
         probes.stop().await;
     }
+    traces.stop().await;
     bus.close().await;
     info!(%id, "gateway ended");
     match outcome {

@@ -8,6 +8,7 @@ use berth_actors::{Vitals, supervise};
 use berth_bus::{Bus, BusError, BusOptions, register};
 use berth_config::Config;
 use berth_probes::{Component, ProbeError, Probes};
+use berth_telemetry::post::PostError;
 use serde_json::json;
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
@@ -24,8 +25,8 @@ pub enum HealthError {
     #[error(transparent)]
     Listen(#[from] ProbeError),
     /// The client that tells webhooks.
-    #[error("cannot make an HTTP client for webhooks")]
-    Http(#[from] reqwest::Error),
+    #[error("cannot tell a webhook of alerts")]
+    Http(#[from] PostError),
     /// NATS.
     #[error(transparent)]
     Bus(#[from] BusError),

@@ -4,7 +4,11 @@ use std::time::Duration;
 
 use berth_actors::Backoff;
 use berth_config::WebhookConfig;
-use berth_telemetry::metric;
+use berth_telemetry::post::{PostError, Poster};
+use berth_telemetry::{Chain, metric};
+use bytes::Bytes;
+use http::header::{AUTHORIZATION, CONTENT_TYPE};
+use http::{HeaderValue, Request};
 use serde_json::Value;
 use tokio::sync::mpsc;
 use tracing::warn;
@@ -20,14 +24,13 @@ const ANSWER: Duration = Duration::from_secs(10);
 pub(crate) struct Webhooks(Vec<mpsc::Sender<Value>>);
 
 impl Webhooks {
-    pub(crate) fn start(configured: &[WebhookConfig]) -> Result<Self, reqwest::Error> {
-        let client = reqwest::Client::builder().timeout(ANSWER).build()?;
+    pub(crate) fn start(configured: &[WebhookConfig]) -> Result<Self, PostError> {
         let start = |hook: &WebhookConfig| {
             let (send, receive) = mpsc::channel(WAITING);
-            tokio::spawn(deliver(client.clone(), hook.clone(), receive));
-            send
+            tokio::spawn(deliver(Poster::new(hook.ca.as_deref())?, hook.clone(), receive));
+            Ok::<_, PostError>(send)
         };
-        Ok(Self(configured.iter().map(start).collect()))
+        Ok(Self(configured.iter().map(start).collect::<Result<_, _>>()?))
     }
 
     /// Queues a change for all of them.
@@ -40,20 +43,29 @@ impl Webhooks {
     }
 }
 
-async fn deliver(client: reqwest::Client, hook: WebhookConfig, mut changes: mpsc::Receiver<Value>) {
+/// A change as it is posted.
+fn request(hook: &WebhookConfig, change: &Value) -> Result<Request<Bytes>, http::Error> {
+    let mut request = Request::post(&hook.url).header(CONTENT_TYPE, "application/json");
+    if let Some(secret) = &hook.secret {
+        let mut token = HeaderValue::try_from(format!("Bearer {}", secret.expose()))?;
+        token.set_sensitive(true);
+        request = request.header(AUTHORIZATION, token);
+    }
+    request.body(Bytes::from(change.to_string()))
+}
+
+async fn deliver(poster: Poster, hook: WebhookConfig, mut changes: mpsc::Receiver<Value>) {
     while let Some(change) = changes.recv().await {
         let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(60));
         for tried in 1..=TRIES {
-            let mut request = client.post(&hook.url).json(&change);
-            if let Some(secret) = &hook.secret {
-                request = request.bearer_auth(secret.expose());
-            }
-            // Its address may hold a secret, so neither it nor the client's error is written.
-            let why = match request.send().await {
-                Ok(answer) if answer.status().is_success() => break,
-                Ok(answer) => answer.status().to_string(),
-                Err(error) if error.is_timeout() => "no answer in time".to_owned(),
-                Err(_) => "it cannot be reached".to_owned(),
+            // Its address may hold a secret, and is not written.
+            let why = match request(&hook, &change) {
+                Ok(request) => match poster.send(request, ANSWER).await {
+                    Ok(answer) if answer.status().is_success() => break,
+                    Ok(answer) => answer.status().to_string(),
+                    Err(error) => Chain(&error).to_string(),
+                },
+                Err(_) => "its address or its secret cannot be written into a request".to_owned(),
             };
             if tried == TRIES {
                 metrics::counter!(metric::WEBHOOKS_FAILED).increment(1);

@@ -5,6 +5,7 @@ mod tests {
     use std::collections::HashMap;
     use std::io::{Read, Write};
     use std::net::SocketAddr;
+    use std::path::{Path, PathBuf};
     use std::sync::{Arc, mpsc};
     use std::time::Duration;
 
@@ -14,6 +15,8 @@ mod tests {
     use berth_testkit::wait::{until, until_ok};
     use berth_wire::{HostBeat, LeaderRecord, Timestamp};
     use futures::StreamExt;
+    use rustls::pki_types::PrivatePkcs8KeyDer;
+    use rustls::{ServerConfig, ServerConnection, StreamOwned};
     use serde_json::Value;
     use tokio_util::sync::CancellationToken;
 
@@ -23,31 +26,58 @@ mod tests {
         std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
     }
 
-    /// Takes posts, and turns the first one down.
-    fn webhook() -> (String, mpsc::Receiver<String>) {
+    /// Takes posts, over TLS where it has a certificate, and turns the first one down.
+    fn webhook(tls: Option<Arc<ServerConfig>>) -> (String, mpsc::Receiver<String>) {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let url = format!("http://{}/alerts", listener.local_addr().unwrap());
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let url = format!("{scheme}://{}/alerts", listener.local_addr().unwrap());
         let (send, receive) = mpsc::channel();
         std::thread::spawn(move || {
-            for (n, stream) in listener.incoming().enumerate() {
-                let mut stream = stream.unwrap();
-                let (mut buffer, mut text) = ([0; 4096], String::new());
-                while !text.contains("\"state\"") {
-                    let read = stream.read(&mut buffer).unwrap();
-                    if read == 0 {
-                        break;
+            let mut taken = 0;
+            for stream in listener.incoming() {
+                let stream = stream.unwrap();
+                let text = match &tls {
+                    None => take(stream, taken == 0),
+                    Some(tls) => {
+                        let session = ServerConnection::new(Arc::clone(tls)).unwrap();
+                        take(StreamOwned::new(session, stream), taken == 0)
                     }
-                    text.push_str(&String::from_utf8_lossy(&buffer[..read]));
-                }
-                let status = if n == 0 { "503 Service Unavailable" } else { "204 No Content" };
-                let answer = format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
-                stream.write_all(answer.as_bytes()).unwrap();
-                if n > 0 && send.send(text).is_err() {
+                };
+                // Whoever does not trust the certificate says nothing.
+                let Some(text) = text else { continue };
+                taken += 1;
+                if taken > 1 && send.send(text).is_err() {
                     return;
                 }
             }
         });
         (url, receive)
+    }
+
+    /// Reads a post and answers it.
+    fn take(mut stream: impl Read + Write, turn_down: bool) -> Option<String> {
+        let (mut buffer, mut text) = ([0; 4096], String::new());
+        while !text.contains("\"state\"") {
+            let read = stream.read(&mut buffer).ok().filter(|read| *read > 0)?;
+            text.push_str(&String::from_utf8_lossy(&buffer[..read]));
+        }
+        let status = if turn_down { "503 Service Unavailable" } else { "204 No Content" };
+        let answer = format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
+        stream.write_all(answer.as_bytes()).unwrap();
+        Some(text)
+    }
+
+    /// A certificate that nobody else has signed, and the file of it.
+    fn self_signed(folder: &Path) -> (Arc<ServerConfig>, PathBuf) {
+        let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+        let file = folder.join("ca.pem");
+        std::fs::write(&file, made.cert.pem()).unwrap();
+        let key = PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        let config = config.unwrap().with_no_client_auth();
+        let config = config.with_single_cert(vec![made.cert.der().clone()], key.into()).unwrap();
+        (Arc::new(config), file)
     }
 
     async fn ask(bus: &Bus, subject: String) -> Result<Value, String> {
@@ -63,8 +93,12 @@ mod tests {
         let mut config = Config::empty();
         config.health.listen = Some(address);
         config.health.alerts.hold = Duration::from_secs(1);
-        let (url, posts) = webhook();
-        config.health.webhooks = vec![WebhookConfig { url, secret: Some(Secret::new("hush")) }];
+        let folder = tempfile::tempdir().unwrap();
+        let (tls, ca) = self_signed(folder.path());
+        let ((url, posts), (private, over_tls), (strange, untrusted)) =
+            (webhook(None), webhook(Some(Arc::clone(&tls))), webhook(Some(tls)));
+        let hook = |url: String, ca| WebhookConfig { url, secret: Some(Secret::new("hush")), ca };
+        config.health.webhooks = vec![hook(url, None), hook(private, Some(ca)), hook(strange, None)];
         let shutdown = CancellationToken::new();
         let thread = std::thread::spawn({
             let (options, shutdown) = (options.clone(), shutdown.clone());
@@ -135,9 +169,11 @@ mod tests {
         };
         let raised = tokio::time::timeout(PATIENCE, told).await.unwrap();
         assert_eq!(raised["kind"], "alert_raised");
-        let posted = std::iter::repeat_with(|| posts.recv_timeout(PATIENCE).unwrap())
-            .find(|post| post.contains("actor_stuck"));
-        assert!(posted.is_some_and(|post| post.contains("authorization: Bearer hush")));
+        for posts in [posts, over_tls] {
+            let posted = std::iter::repeat_with(|| posts.recv_timeout(PATIENCE).unwrap())
+                .find(|post| post.contains("actor_stuck"));
+            assert!(posted.is_some_and(|post| post.contains("authorization: Bearer hush")));
+        }
         assert_eq!(get("/readyz").await.unwrap().status(), 200);
 
         // The hosts' bucket goes with the server. Each leader that is found tells that health has looked again.
@@ -175,5 +211,6 @@ mod tests {
         shutdown.cancel();
         until("health has ended", PATIENCE, async || thread.is_finished()).await;
         thread.join().unwrap().unwrap();
+        assert!(untrusted.try_recv().is_err(), "nobody vouches for that server");
     }
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use async_nats::Subject;
 use berth_bus::{BusError, NatsOutput, OutputSink};
 use berth_telemetry::Chain;
+use berth_telemetry::trace::Span;
 use berth_wire::{
     ApiError, Attempt, Begin, BeginReply, Body, End, EndMarker, Ended, EngineKind, ErrorKind, Finish, Frame,
     Head, Job, Outcome, Reply, TRACEPARENT, Usage,
@@ -32,6 +33,7 @@ use crate::rewrite::Prepare;
 use crate::shared::Shared;
 use crate::silence::{Awaits, silence};
 use crate::slots::SlotGuard;
+use crate::traced;
 use crate::usage::Ends;
 
 /// A client that has taken nothing for so long is gone, whatever its connection says.
@@ -54,6 +56,8 @@ pub(crate) struct Task {
     pub(crate) credit: watch::Sender<u64>,
     /// Where the dispatch wants its answer.
     pub(crate) reply: Option<Subject>,
+    /// What a trace tells of it, if one does.
+    pub(crate) span: Option<Box<Span>>,
 }
 
 /// How an attempt ended, before it is told.
@@ -91,12 +95,17 @@ impl Task {
         let mut course = Course::new(&self);
         let outcome = course.run().await;
         let verdict = Verdict { outcome, usage: course.usage() };
+        // A stream's events are about its tokens; what is no stream tells them at its end alone.
+        course.pace(verdict.usage.completion_tokens.unwrap_or(course.counted));
         drop(course);
         self.end(verdict);
     }
 
     fn end(self, verdict: Verdict) {
-        let Self { shared, cell, job, attempt, slot, .. } = self;
+        let Self { shared, cell, job, attempt, slot, span, .. } = self;
+        if let Some(span) = span {
+            traced::end(span, &verdict.outcome, &verdict.usage);
+        }
         debug!(job = %job.id, %attempt, outcome = outcome_name(&verdict.outcome), "attempt ended");
         shared.books.borrow_mut().end(job.id, attempt);
         drop(slot);
@@ -132,6 +141,8 @@ struct Course<'a> {
     awaits: Rc<Cell<Awaits>>,
     first_byte: Option<Duration>,
     ends: Ends,
+    /// Tokens that its engine's pace has in it.
+    counted: u64,
     frames: Frames,
     /// The answer is a stream of events.
     events: bool,
@@ -151,6 +162,7 @@ impl<'a> Course<'a> {
             awaits: Rc::new(Cell::new(Awaits::First(Instant::now()))),
             first_byte: None,
             ends: Ends::default(),
+            counted: 0,
             frames: Frames::new(sink, task.job.gateway.clone(), task.job.id, task.attempt),
             events: false,
             complete: false,
@@ -168,6 +180,12 @@ impl<'a> Course<'a> {
             first_byte: self.first_byte,
             total: self.began.elapsed(),
         }
+    }
+
+    /// So many tokens have come.
+    fn pace(&mut self, tokens: u64) {
+        self.task.cell.pace.count(self.counted, tokens);
+        self.counted = tokens;
     }
 
     async fn run(&mut self) -> Outcome {
@@ -260,6 +278,7 @@ impl<'a> Course<'a> {
                 self.awaits.set(Awaits::More(Instant::now()));
                 self.first_byte.get_or_insert_with(|| self.began.elapsed());
                 self.ends.push(&piece.data);
+                self.pace(self.ends.events());
                 if events && !framed {
                     marker.see(&piece.data);
                 }

@@ -82,11 +82,11 @@ pub(crate) async fn measure(shared: &Shared) {
     }
 }
 
-/// Writes the records of engines whose slots in use have changed.
+/// Writes the records of engines that are used otherwise than before.
 fn refresh_records(shared: &Shared) {
     for engine in shared.books.borrow().engines.values() {
         let cell = &engine.cell;
-        if cell.slots_changed() {
+        if cell.use_changed() {
             shared.records.put(shared.record_key(cell.id()), Some(cell.record(&shared.host)));
         }
     }

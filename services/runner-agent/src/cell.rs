@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use berth_wire::{
     Driver, EngineFailure, EngineId, EngineKind, EngineRecord, EngineReport, EngineState, HostId, ModelSpec,
@@ -19,6 +19,7 @@ use crate::books::now;
 use crate::contexts::Contexts;
 use crate::driver::Instance;
 use crate::logs::Log;
+use crate::pace::Pace;
 use crate::procs::Mark;
 use crate::slots::Slots;
 
@@ -48,6 +49,8 @@ pub(crate) struct EngineCell {
     mark: RefCell<Option<Mark>>,
     /// Most bytes of GPUs that it was measured to hold, and how many of these were told.
     peak: Cell<(u64, u64)>,
+    /// Its output tokens.
+    pub(crate) pace: Pace,
     /// Slots in use when last asked.
     seen_taken: Cell<u32>,
     /// What it would take up asleep; `None`: it cannot sleep.
@@ -81,6 +84,7 @@ impl EngineCell {
             failure: RefCell::new(None),
             mark: RefCell::new(None),
             peak: Cell::new((0, 0)),
+            pace: Pace::new(Instant::now()),
             seen_taken: Cell::new(0),
             sleep: Cell::new(sleep),
             falling: Cell::new(false),
@@ -261,10 +265,11 @@ impl EngineCell {
         self.model().engine.kind != EngineKind::Vllm
     }
 
-    /// Whether other slots are in use than when this was last asked.
-    pub(crate) fn slots_changed(&self) -> bool {
+    /// Whether other slots are in use than when this was last asked, or it has become faster or slower.
+    pub(crate) fn use_changed(&self) -> bool {
         let taken = self.slots.taken();
-        self.seen_taken.replace(taken) != taken
+        let other_pace = self.pace.look(Instant::now());
+        self.seen_taken.replace(taken) != taken || other_pace
     }
 
     pub(crate) fn report(&self) -> EngineReport {
@@ -298,6 +303,7 @@ impl EngineCell {
             state: self.state(),
             running: self.slots.taken(),
             concurrency: model.concurrency,
+            tokens_per_second: self.pace.per_second(),
             lane: self.slots.gate(|gate| gate.takes_offers()),
             reservations: self.start.reservations.clone(),
             since: self.since.get(),

@@ -15,6 +15,9 @@ pub enum AgentError {
     /// The listener for metrics.
     #[error(transparent)]
     Probes(#[from] berth_probes::ProbeError),
+    /// Traces are configured and cannot be had.
+    #[error(transparent)]
+    Traces(#[from] berth_telemetry::trace::TraceError),
     /// The client that talks to engines.
     #[error("cannot make an HTTP client for engines")]
     Http(#[source] reqwest::Error),

@@ -13,7 +13,7 @@ use berth_telemetry::{Chain, metric};
 use berth_wire::{
     Attempt, CancelJob, Credit, DecodeError, DispatchHeaders, EngineId, Epoch, Job, Message, ReadLog, Reply,
     RollAnswer, RollCall, SessionId, SetLane, SleepEngine, StartEngine, Started, StatusRequest, StopEngine,
-    Verb, WakeEngine,
+    TRACEPARENT, Verb, WakeEngine,
 };
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -27,6 +27,7 @@ use crate::engine::{Stop, begin, can_run};
 use crate::gate::{Gate, No};
 use crate::logs;
 use crate::shared::Shared;
+use crate::traced;
 
 /// Nothing here waits, so a short queue is enough.
 const MAILBOX: usize = 64;
@@ -355,7 +356,10 @@ impl HostActor {
     fn admit(&self, message: &Inbound) -> Result<Option<Task>, Reply> {
         let headers = read_dispatch_headers(message.headers.as_ref()).map_err(|e| unreadable(&e))?;
         self.fence(headers.epoch)?;
-        let job = Job::decode(&message.payload).map_err(|e| unreadable(&e))?;
+        let mut job = Job::decode(&message.payload).map_err(|e| unreadable(&e))?;
+        if let Some(above) = message.headers.as_ref().and_then(|headers| headers.get(TRACEPARENT)) {
+            job.traceparent = Some(above.as_str().to_owned());
+        }
         let DispatchHeaders { engine, attempt, .. } = headers;
         let taken = self.take(job, engine, attempt, message.reply.clone(), Gate::dispatch);
         if matches!(taken, Err(Reply::Busy { .. })) {
@@ -368,7 +372,7 @@ impl HostActor {
     /// Takes a job, if `ask` gets it a slot; `None` for one that was taken before.
     fn take(
         &self,
-        job: Job,
+        mut job: Job,
         engine: EngineId,
         attempt: Attempt,
         reply: Option<Subject>,
@@ -402,6 +406,7 @@ impl HostActor {
             credit: credit.clone(),
         };
         books.begin(job.id, attempt, running);
-        Ok(Some(Task { shared: Rc::clone(shared), cell, job, attempt, slot, cancel, credit, reply }))
+        let span = traced::begin(&shared.tracer, &mut job, attempt, &cell);
+        Ok(Some(Task { shared: Rc::clone(shared), cell, job, attempt, slot, cancel, credit, reply, span }))
     }
 }

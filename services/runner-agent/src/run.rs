@@ -13,6 +13,7 @@ use berth_bus::{Bodies, Bus, BusError, BusOptions, Registered, register};
 use berth_config::Config;
 use berth_probes::{Component, Listener, Probes};
 use berth_telemetry::Chain;
+use berth_telemetry::trace::{self, Exporting};
 use futures::FutureExt;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -124,6 +125,7 @@ struct Agent {
     external: Option<Supervised<Worker>>,
     docker: Supervised<Worker>,
     probes: Option<Listener>,
+    traces: Option<Exporting>,
     _registered: Option<Registered>,
 }
 
@@ -157,7 +159,9 @@ impl Agent {
             .map_err(AgentError::Http)?;
         let external = Externals::new(&config, &http, devices.known());
         let hidden = config.host.registries.iter().filter_map(|entry| entry.password_env.clone()).collect();
+        let (tracer, traces) = trace::start(&config.telemetry, "agent", config.host.name.as_str())?;
         let shared = Rc::new(Shared {
+            tracer,
             host: config.host.name.clone(),
             boot: uuid::Uuid::now_v7().simple().to_string(),
             measured: RefCell::new(devices.known().to_vec()),
@@ -193,7 +197,7 @@ impl Agent {
             let address = shared.config.host.metrics_listen;
             Probes::new("agent", shared.vitals.clone(), part).listen(address, "[host] metrics_listen")?
         };
-        Ok(Self { probes, ..Self::supervise(shared, stores.hosts).await })
+        Ok(Self { probes, traces: Some(traces), ..Self::supervise(shared, stores.hosts).await })
     }
 
     async fn supervise(shared: Rc<Shared>, hosts: Store) -> Self {
@@ -241,6 +245,7 @@ impl Agent {
             external,
             docker,
             probes: None,
+            traces: None,
             _registered: registered,
         }
     }
@@ -312,6 +317,9 @@ impl Agent {
         );
         if let Some(probes) = self.probes {
             probes.stop().await;
+        }
+        if let Some(traces) = self.traces {
+            traces.stop().await;
         }
         let _ = tokio::time::timeout(END, shared.bus.close()).await;
         info!("agent ended");

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use berth_actors::Vitals;
 use berth_bus::{Bodies, Bus};
 use berth_config::Config;
+use berth_telemetry::trace::Tracer;
 use berth_wire::{
     Accelerator, Driver as DriverKind, Ended, EngineId, Estimate, HostBeat, HostId, ModelSpec, Snapshot,
     Started,
@@ -30,6 +31,7 @@ pub(crate) struct Shared {
     pub(crate) bus: Bus,
     pub(crate) bodies: Bodies,
     pub(crate) http: reqwest::Client,
+    pub(crate) tracer: Tracer,
     pub(crate) host: HostId,
     /// Identifies this run.
     pub(crate) boot: String,

@@ -89,6 +89,11 @@ impl Ends {
         }
     }
 
+    /// Events with data so far: of a stream, about its tokens.
+    pub(crate) fn events(&self) -> u64 {
+        self.events.count
+    }
+
     fn tail(&self) -> Vec<u8> {
         let mut tail = Vec::with_capacity(self.held);
         for piece in &self.last {

@@ -10,7 +10,7 @@ use berth_placement::Refusal;
 use berth_wire::{
     Attempt, CancelJob, DispatchHeaders, EngineFailure, EngineId, Epoch, Event as Fact, EventBody, GatewayId,
     HostId, JobId, ModelSpec, Notice, Reply, Reservation, SetLane, SleepEngine, Snapshot, StartEngine,
-    StatusRequest, StopEngine, Timestamp, Verb, WakeEngine,
+    StatusRequest, StopEngine, TRACEPARENT, Timestamp, Verb, WakeEngine,
 };
 use tokio::sync::OnceCell;
 use tracing::{debug, warn};
@@ -87,6 +87,7 @@ impl Carrier {
         engine: EngineId,
         attempt: Attempt,
         payload: Payload,
+        above: Option<String>,
     ) -> Answer {
         let payload = match payload {
             Payload::Here(bytes) => Ok(bytes),
@@ -99,7 +100,11 @@ impl Carrier {
             Ok(payload) => payload,
             Err(error) => return Answer::Refused(Refusal::Failed(error.to_string())),
         };
-        let headers = dispatch_headers(&DispatchHeaders { epoch: self.epoch, engine, attempt });
+        let mut headers = dispatch_headers(&DispatchHeaders { epoch: self.epoch, engine, attempt });
+        if let Some(above) = above {
+            // In the payload is what the gateway said.
+            headers.insert(TRACEPARENT, above);
+        }
         let subject = self.bus.subjects.ctl(host, Verb::Dispatch);
         self.answer(self.bus.request_raw(subject, headers, payload, COMMAND_LIMIT).await, host)
     }

@@ -15,6 +15,9 @@ pub enum SchedulerError {
     /// The listener for metrics.
     #[error(transparent)]
     Probes(#[from] berth_probes::ProbeError),
+    /// Traces are configured and cannot be had.
+    #[error(transparent)]
+    Traces(#[from] berth_telemetry::trace::TraceError),
     /// The log of decisions cannot be written.
     #[error("cannot write to {} ([scheduler] record)", path.display())]
     Record {

@@ -9,6 +9,7 @@ use berth_bus::{Bus, BusOptions, Election, Leadership, register};
 use berth_config::Config;
 use berth_probes::{Component, Probes};
 use berth_telemetry::Chain;
+use berth_telemetry::trace;
 use berth_wire::{Epoch, EventBody};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -51,7 +52,8 @@ pub async fn run(
     berth_bus::provision(&bus).await?;
     catalog::publish(&bus, &config).await?;
     let vitals = Vitals::default();
-    let shared = Shared::new(recorder);
+    let (tracer, traces) = trace::start(&config.telemetry, "scheduler", &instance)?;
+    let shared = Shared::new(recorder, tracer);
     let probes = {
         let (bus, shared) = (bus.clone(), shared.clone());
         Probes::new("scheduler", vitals.clone(), move || {
@@ -105,6 +107,7 @@ pub async fn run(
     if let Some(probes) = probes {
         probes.stop().await;
     }
+    traces.stop().await;
     bus.close().await;
     Ok(())
 }

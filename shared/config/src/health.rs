@@ -8,10 +8,11 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::problem::Findings;
-use crate::resolve::{listener, secret_file};
+use crate::resolve::{authority, listener, secret_file};
 use crate::schema;
 use crate::secret::Secret;
 use crate::spanned::Spanned;
+use crate::telemetry::web_address;
 use crate::value::{Size, Span};
 
 /// `[health]`
@@ -65,6 +66,8 @@ pub struct WebhookConfig {
     pub url: String,
     /// Sent with them, as a bearer token.
     pub secret: Option<Secret>,
+    /// Certificate of the authority that it is checked against; `None`: those that the system trusts.
+    pub ca: Option<PathBuf>,
 }
 
 /// The watcher of the fleet ([health.md](health.md)).
@@ -109,10 +112,12 @@ struct RawAlerts {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct RawWebhook {
-    /// Where it goes; `http://` alone, for others put a relay beside it.
+    /// Where it goes: `http://` or `https://`.
     url: Spanned<String>,
     /// File that holds what is sent along as a bearer token.
     secret_file: Option<Spanned<PathBuf>>,
+    /// The certificate that an https server's is checked against, instead of those that the system trusts.
+    ca: Option<Spanned<PathBuf>>,
 }
 
 pub(crate) fn resolve(raw: &RawHealth, base: &Path, findings: &mut Findings<'_>) -> HealthConfig {
@@ -152,17 +157,15 @@ fn alerts(raw: &RawAlerts, findings: &mut Findings<'_>) -> AlertConfig {
 
 fn webhook(raw: &RawWebhook, base: &Path, findings: &mut Findings<'_>) -> WebhookConfig {
     let url = raw.url.get_ref().trim();
-    // It may hold a secret, so it is not quoted.
-    let why = match url.split_once("://") {
-        Some(("http", rest)) if rest.split('/').next().is_some_and(|host| host.contains('@')) => {
-            Some("a password does not belong into an address: put it into secret_file")
-        }
-        Some(("http", rest)) if !rest.is_empty() && !rest.contains(char::is_whitespace) => None,
-        Some(("https", _)) => Some("https is not spoken here: post to a relay next to the health service"),
-        _ => Some("this is no address of a webhook"),
-    };
-    if let Some(why) = why {
-        findings.add_hidden(raw.url.span(), why, "write it as in url = \"http://127.0.0.1:9000/alerts\"");
+    if let Some(why) = web_address(url) {
+        // It may hold a secret, so it is not quoted.
+        let help =
+            "write it as in url = \"https://alerts.example.com/berth\", and what lets in into secret_file";
+        findings.add_hidden(raw.url.span(), why, help);
     }
-    WebhookConfig { url: url.to_owned(), secret: secret_file(raw.secret_file.as_ref(), base, findings) }
+    WebhookConfig {
+        url: url.to_owned(),
+        secret: secret_file(raw.secret_file.as_ref(), base, findings),
+        ca: raw.ca.as_ref().map(|path| authority(path, base, findings)),
+    }
 }

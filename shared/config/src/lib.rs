@@ -26,6 +26,7 @@ mod secret;
 mod settings;
 mod sleep;
 mod spanned;
+mod telemetry;
 mod template;
 mod value;
 
@@ -41,6 +42,7 @@ pub use resolve::EXAMPLE;
 pub use schema::schema;
 pub use secret::Secret;
 pub use settings::{BusConfig, Config, GatewayConfig, HostConfig, SchedulerConfig, is_loopback};
+pub use telemetry::TelemetryConfig;
 pub use value::{parse_duration, parse_listen};
 
 /// Bytes as people read them, as in `16.0 GiB`.

@@ -20,6 +20,7 @@ use crate::schema;
 use crate::secret::Secret;
 use crate::settings::{BusConfig, GatewayConfig, HostConfig, SchedulerConfig};
 use crate::spanned::Spanned;
+use crate::telemetry::RawTelemetry;
 use crate::value::{OneOrMany, Size, Span, Ttl, Words};
 
 /// A configuration of Berth.
@@ -32,6 +33,7 @@ pub(crate) struct RawConfig {
     pub(crate) host: RawHost,
     pub(crate) scheduler: RawScheduler,
     pub(crate) health: RawHealth,
+    pub(crate) telemetry: RawTelemetry,
     pub(crate) models: Vec<RawModel>,
     pub(crate) external: Vec<RawExternal>,
 }

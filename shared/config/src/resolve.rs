@@ -17,6 +17,7 @@ use crate::raw::{RawBus, RawConfig, RawGateway, RawHost, RawModel, RawScheduler}
 use crate::registry;
 use crate::secret::Secret;
 use crate::settings::{BusConfig, Config, GatewayConfig, HostConfig, SchedulerConfig};
+use crate::telemetry;
 use crate::value::{Size, parse_listen};
 
 /// Text of the example at the root of the repository, which `berth up` uses when it is given none.
@@ -66,7 +67,8 @@ impl Config {
 
     /// Puts what the environment says (`BERTH_NATS_URL`, `BERTH_NATS_TOKEN`, `BERTH_NATS_NKEY`,
     /// `BERTH_NATS_NKEY_FILE`, `BERTH_NATS_CREDENTIALS`, `BERTH_NATS_REPLICAS`, `BERTH_NATS_CA`, `BERTH_LISTEN`,
-    /// `BERTH_METRICS_LISTEN`, `BERTH_PUBLISHED`, `BERTH_HOST`, `BERTH_DOCKER_NETWORK`, `BERTH_KEEP_ENGINES`) over what the file says.
+    /// `BERTH_METRICS_LISTEN`, `BERTH_PUBLISHED`, `BERTH_HOST`, `BERTH_DOCKER_NETWORK`, `BERTH_KEEP_ENGINES`, and
+    /// OpenTelemetry's own) over what the file says.
     ///
     /// # Errors
     /// When a variable holds what cannot be used.
@@ -113,7 +115,7 @@ impl Config {
             }
             self.host.name = HostId::from(name);
         }
-        Ok(())
+        self.telemetry.apply_environment()
     }
 }
 
@@ -157,6 +159,7 @@ fn resolve(raw: &RawConfig, base: &Path, findings: &mut Findings<'_>) -> Config 
         host,
         scheduler,
         health,
+        telemetry: telemetry::resolve(&raw.telemetry, base, findings),
         models,
         external: external::resolve(&raw.external, scheduler_idle, base, findings),
         notes: Vec::new(),
@@ -206,17 +209,7 @@ fn bus(raw: &RawBus, base: &Path, findings: &mut Findings<'_>) -> BusConfig {
             }
             *replicas.get_ref()
         }),
-        ca: raw.ca.as_ref().map(|path| {
-            let full = below(base, path.get_ref());
-            if let Err(error) = read_text(&full) {
-                findings.add(
-                    path.span(),
-                    format!("cannot read {}: {error}", full.display()),
-                    "name the certificate (PEM) of the authority that signed the NATS server's",
-                );
-            }
-            full
-        }),
+        ca: raw.ca.as_ref().map(|path| authority(path, base, findings)),
     }
 }
 
@@ -258,6 +251,19 @@ pub(crate) fn secret_file(
             None
         }
     }
+}
+
+/// The certificate that a server's is checked against.
+pub(crate) fn authority(path: &Spanned<PathBuf>, base: &Path, findings: &mut Findings<'_>) -> PathBuf {
+    let full = below(base, path.get_ref());
+    if let Err(error) = read_text(&full) {
+        findings.add(
+            path.span(),
+            format!("cannot read {}: {error}", full.display()),
+            "name the certificate (PEM) of the authority that signed the server's",
+        );
+    }
+    full
 }
 
 /// `path` as seen from the configuration's folder.

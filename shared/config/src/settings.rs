@@ -12,6 +12,7 @@ use crate::health::HealthConfig;
 use crate::problem::Problem;
 use crate::registry::RegistryConfig;
 use crate::secret::Secret;
+use crate::telemetry::TelemetryConfig;
 
 /// One mebibyte.
 pub(crate) const MIB: u64 = 1024 * 1024;
@@ -29,6 +30,8 @@ pub struct Config {
     pub scheduler: SchedulerConfig,
     /// The watcher of the fleet.
     pub health: HealthConfig,
+    /// Traces.
+    pub telemetry: TelemetryConfig,
     /// The catalog, in the order of the file.
     pub models: Vec<ModelSpec>,
     /// Servers that somebody else runs, whose models this machine's agent finds.

@@ -222,6 +222,9 @@ metrics_table! {
     /// Seconds since an actor last came to its heartbeat, which it does every second once its mailbox leaves it the
     /// time; 10 is stuck.
     ACTOR_IDLE = "berth_actor_idle_seconds", Kind::Gauge, ["actor"], "all";
+    /// Spans of traces, by what became of them: `sent`, `dropped` because too many waited, or `failed` because the
+    /// collector did not take them.
+    SPANS = "berth_trace_spans_total", Kind::Counter, ["outcome"], "gateway, scheduler, agent";
 }
 
 static RECORDER: OnceLock<PrometheusHandle> = OnceLock::new();

@@ -95,7 +95,7 @@ impl Message for HostBeat {
 }
 
 /// `berth_engines/<host>.<engine>`: one engine as its agent sees it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct EngineRecord {
     /// The engine.
     pub engine: EngineId,
@@ -113,6 +113,9 @@ pub struct EngineRecord {
     pub running: u32,
     /// Slots there are.
     pub concurrency: u32,
+    /// Output tokens a second over the last seconds, to one decimal; an answer that is no stream counts at its end.
+    #[serde(default)]
+    pub tokens_per_second: f64,
     /// Whether it takes offers on the express lane.
     #[serde(default)]
     pub lane: bool,

@@ -92,6 +92,27 @@ impl Route {
         }
     }
 
+    /// What it does, in the words of OpenTelemetry's conventions for generative AI where they have one.
+    #[must_use]
+    pub fn operation(self) -> &'static str {
+        match self {
+            Self::ChatCompletions | Self::Responses | Self::Messages => "chat",
+            Self::Completions => "text_completion",
+            Self::Embeddings => "embeddings",
+            Self::Rerank => "rerank",
+            Self::Speech => "speech",
+            Self::Transcriptions => "transcription",
+            Self::Translations => "translation",
+            Self::ImageGenerations => "image_generation",
+            Self::ImageEdits => "image_edit",
+            Self::Moderations => "moderation",
+            Self::Tokenize => "tokenize",
+            Self::Detokenize => "detokenize",
+            Self::CountTokens => "count_tokens",
+            Self::Upstream => "upstream",
+        }
+    }
+
     /// Other paths at which the gateway takes it, for clients of services that name it otherwise.
     #[must_use]
     pub fn aliases(self) -> &'static [&'static str] {

@@ -102,6 +102,7 @@ fn records_and_events_keep_their_bytes() {
             state: EngineState::Starting,
             running: 1,
             concurrency: 4,
+            tokens_per_second: 41.5,
             lane: true,
             reservations: reservations(),
             since: Timestamp(5),

@@ -92,6 +92,7 @@ async fn up(args: &UpArgs, mut config: Config, source: &Source, data_dir: &Path)
         (Some(started), Some(file))
     };
 
+    config.telemetry.several_roles = true;
     let outcome = serve(Arc::new(config), &signals).await;
 
     if let Some(file) = bus_file {

@@ -89,6 +89,7 @@ impl Handler<Arrived> for Leader {
     fn handle(&mut self, Arrived(queued): Arrived, ctx: &mut Self::Context) {
         let facts = translate::job(&queued.job, self.clock.now());
         let pending = queued.pending;
+        self.traces.arrived(&queued.job);
         self.entries.insert(queued);
         self.feed(Event::JobSubmitted(facts), ctx);
         self.behind = pending > 0;

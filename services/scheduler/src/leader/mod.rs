@@ -9,6 +9,7 @@ mod leases;
 mod meters;
 mod operate;
 mod sleep;
+mod traces;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,6 +19,7 @@ use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler,
 use berth_actors::{Drain, Life, Vital};
 use berth_placement::{Effect, Event, Policy, Refusal, State, Verdict, step};
 use berth_telemetry::metric;
+use berth_telemetry::trace::Tracer;
 use berth_wire::{
     ApiError, EngineId, EventBody, GatewayId, HostId, JobId, LEASE_TTL, ModelId, ModelSpec, Notice,
     ReportEntry, Snapshot, Timestamp,
@@ -39,6 +41,7 @@ use crate::leader::lane::Lanes;
 use crate::leader::leases::Outcome;
 use crate::leader::meters::Meters;
 use crate::leader::sleep::{Order, Orders};
+use crate::leader::traces::{Traces, answered};
 use crate::recorder::Recorder;
 use crate::translate;
 
@@ -47,12 +50,13 @@ use crate::translate;
 pub(crate) struct Shared {
     leads: Arc<Mutex<bool>>,
     recorder: Option<Recorder>,
+    tracer: Tracer,
     pub(crate) outrun: Outrun,
 }
 
 impl Shared {
-    pub(crate) fn new(recorder: Option<Recorder>) -> Self {
-        Self { recorder, ..Self::default() }
+    pub(crate) fn new(recorder: Option<Recorder>, tracer: Tracer) -> Self {
+        Self { recorder, tracer, ..Self::default() }
     }
 
     pub(crate) fn leads(&self) -> bool {
@@ -101,6 +105,7 @@ pub(crate) struct Leader {
     lease_ttl: Duration,
     recorder: Option<Recorder>,
     meters: Meters,
+    traces: Traces,
     /// Models that hosts report of servers that others run.
     found: Found,
     over: CancellationToken,
@@ -142,6 +147,7 @@ impl Leader {
             lease_ttl,
             recorder,
             meters: Meters::new(),
+            traces: Traces::new(shared.tracer.clone()),
             found: Found::default(),
             over,
         }
@@ -193,17 +199,19 @@ impl Leader {
                 };
                 self.meters.dispatches.increment(1);
                 let payload = entry.payload.clone();
-                let sent = async move { carrier.dispatch(&host, engine, attempt, payload).await };
-                ctx.spawn(sent.into_actor(self).map(move |answer, leader, ctx| match answer {
-                    Answer::Taken => {}
-                    Answer::Refused(why) => {
-                        leader.feed(Event::DispatchRefused { job, attempt, why }, ctx);
-                    }
-                    Answer::Unanswered(why) => {
-                        let why = Refusal::Silent(why);
-                        leader.feed(Event::DispatchRefused { job, attempt, why }, ctx);
-                    }
-                    Answer::Stale => leader.over.cancel(),
+                let span = self.traces.dispatched(job, attempt, engine, &host);
+                let above = span.as_ref().map(|span| span.traceparent());
+                let sent = async move { carrier.dispatch(&host, engine, attempt, payload, above).await };
+                ctx.spawn(sent.into_actor(self).map(move |answer, leader, ctx| {
+                    answered(span, &answer);
+                    let why = match answer {
+                        Answer::Taken => return,
+                        Answer::Refused(why) => why,
+                        Answer::Unanswered(why) => Refusal::Silent(why),
+                        Answer::Stale => return leader.over.cancel(),
+                    };
+                    leader.traces.back(job);
+                    leader.feed(Event::DispatchRefused { job, attempt, why }, ctx);
                 }));
             }
             Effect::Start { engine, model, host, reservations } => {
@@ -253,11 +261,13 @@ impl Leader {
             }
             Effect::AttemptLost { job, attempt, error } => {
                 self.meters.attempts_lost.increment(1);
+                self.traces.back(job);
                 self.notify(job, Notice::AttemptLost { attempt, error }, ctx);
             }
             Effect::End { job, verdict } => self.end(job, verdict, ctx),
             Effect::Record(body) => {
                 log(&body);
+                self.traces.heard(&body);
                 ctx.spawn(async move { record(&carrier.bus, body).await }.into_actor(self));
             }
         }
@@ -345,6 +355,7 @@ impl Leader {
 
     fn end(&mut self, job: JobId, verdict: Verdict, ctx: &mut Context<Self>) {
         self.meters.ended(&verdict);
+        self.traces.ended(job, &verdict);
         let told_here = match verdict {
             Verdict::Failed { error, told: false } => {
                 self.notify(job, Notice::Failed(error), ctx);
