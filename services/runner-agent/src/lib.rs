@@ -14,6 +14,7 @@ mod attempt;
 mod beat;
 mod books;
 mod cell;
+mod cgroup;
 mod container;
 mod contexts;
 mod detect;

@@ -181,6 +181,7 @@ pub(crate) struct RawModel {
     pub(crate) read_only: Option<Spanned<bool>>,
     pub(crate) pids_limit: Option<Spanned<u32>>,
     pub(crate) ram: Option<Spanned<Size>>,
+    pub(crate) pull_timeout: Option<Spanned<Span>>,
     pub(crate) routes: Option<Spanned<Words>>,
     #[serde(default)]
     pub(crate) labels: Words,

@@ -128,6 +128,7 @@ async fn a_container_is_kept_to_what_its_model_says() {
         read_only: true,
         pids: Some(64),
         ram: Some(1 << 40),
+        pull_timeout: None,
     };
     let engine = fleet.ready_engine(model.clone()).await;
     let name = container("docker-limits", engine);
