@@ -60,7 +60,7 @@ impl Tree {
         let settled = own.file_name().is_some_and(|name| name == LEAF);
         let folder = own.parent().filter(|_| settled).unwrap_or(own);
         let told = |error: &dyn std::fmt::Display| format!("{}: {error}", folder.display());
-        access(&folder.join("cgroup.procs"), AccessFlags::W_OK).map_err(|error| told(&error))?;
+        access(&folder.join("cgroup.procs"), AccessFlags::W_OK).map_err(|error| told(&error.desc()))?;
         // The root of the whole tree is the only one that may have processes beside groups.
         let root = !folder.join("cgroup.type").exists();
         if !root && !settled {
@@ -228,7 +228,7 @@ fn own_group(cgroup: &str, mounts: &str) -> Option<PathBuf> {
         let mut fields = mount.split(' ').skip(3);
         let (root, point) = (fields.next()?, fields.next()?);
         let below = Path::new(own).strip_prefix(root).ok()?;
-        Some(Path::new(point).join(below))
+        Some(Path::new(point).join(below).components().collect())
     })
 }
 
