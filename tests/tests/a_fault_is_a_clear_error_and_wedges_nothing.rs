@@ -3,7 +3,7 @@
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
-use berth_tests::{Berth, Config, Model, SOON, at_most, berth, finish, scenario};
+use berth_tests::{Berth, Config, Model, Part, SOON, at_most, berth, docker, finish, path, scenario, until};
 use serde_json::{Value, json};
 
 /// The simulator, whose answer proves that nothing is wedged, and others.
@@ -124,6 +124,60 @@ async fn an_engine_that_cannot_start_is_told_with_its_reason() {
     assert!((500..600).contains(&stream.status), "{}", stream.status);
     let events = stream.rest().await;
     assert!(format!("{events:?}").contains("/no/such/program"), "{events:?}");
+}
+
+#[tokio::test]
+async fn a_container_that_ends_at_its_start_is_started_again_and_given_up_after_the_second_time() {
+    let weights = tempfile::tempdir().unwrap();
+    let mount = format!("{}:/weights:ro", weights.path().display());
+    let crashing = |id: &str| {
+        Model::llama_docker(id)
+            .memory("600MiB")
+            .also_args(&["-m", &format!("/weights/{id}.gguf")])
+            .list("volumes", &["WEIGHTS:/models/tiny.gguf:ro", &mount])
+    };
+    let mut berth = Berth::up(&with_sim([crashing("late"), crashing("never")])).await;
+    let gateway = berth.gateway.clone();
+    let asked = |model| {
+        let gateway = gateway.clone();
+        tokio::spawn(async move { gateway.chat(model, &json!({"max_tokens": 2})).await })
+    };
+    let (late, never) = (asked("late"), asked("never"));
+    let streaming = gateway.clone();
+    let stream = tokio::spawn(async move {
+        let mut stream = streaming.stream("late", &json!({"max_tokens": 2})).await;
+        stream.rest().await
+    });
+    let fallen = |berth: &mut Berth, model: &str| {
+        // What a failure is logged with ends so, behind the engine's own words.
+        let end = format!("model={model} permanent=");
+        berth.role("up").lines().iter().filter(|line| line.contains(&end)).count()
+    };
+    until("its first container has ended", SOON, async || fallen(&mut berth, "late") > 0).await;
+    // What was wrong is put right; nobody who waits has heard of it.
+    let copy = weights.path().join("copy");
+    std::fs::copy(path(Part::Gguf), &copy).unwrap();
+    std::fs::rename(copy, weights.path().join("late.gguf")).unwrap();
+    let late = late.await.unwrap();
+    assert_eq!(late.status, 200, "{}", late.text);
+    let events = stream.await.unwrap();
+    assert!(events.contains(&berth_tests::Event::Done), "{events:?}");
+    assert_eq!(fallen(&mut berth, "late"), 1);
+
+    let never = never.await.unwrap();
+    let begun = Instant::now();
+    let again = gateway.chat("never", &json!({})).await;
+    assert!(begun.elapsed() < Duration::from_secs(1), "nothing is tried meanwhile");
+    for told in [never, again] {
+        assert_eq!((told.status, &told.json["error"]["code"]), (503, &json!("engine_start_failed")));
+        assert!(told.error().contains("/weights/never.gguf"), "the engine's own words: {}", told.text);
+        let after = told.headers["retry-after"].to_str().unwrap().parse::<u64>().unwrap();
+        assert!((1..=10).contains(&after), "{after}");
+    }
+    assert_eq!(fallen(&mut berth, "never"), 2);
+    let left = docker(&["ps", "-aq", "--filter", &format!("volume={}", weights.path().display())]);
+    assert_eq!(left.lines().count(), 1, "only the one that serves: {left}");
+    is_well(&berth).await;
 }
 
 #[tokio::test]

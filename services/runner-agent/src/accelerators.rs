@@ -95,8 +95,11 @@ impl Devices {
                     *sum = sum.saturating_add(bytes);
                 }
             } else {
-                // It fell off its bus, or the driver is being exchanged.
                 now.free = None;
+                // It fell off its bus, or cannot be read for a moment: only what stays counts.
+                if before.iter().any(|last| last.id == known.id && last.free.is_none()) {
+                    now.memory = reserved(claims, &known.id).min(known.memory);
+                }
             }
             measured.accelerators.push(now);
         }
@@ -121,7 +124,7 @@ impl Devices {
         now.memory = left.max(reserved).min(now.memory);
     }
 
-    /// Bytes measured free on one accelerator, and who else is on it.
+    /// Bytes measured free on one accelerator, and who else is on it; `None` where it cannot be read.
     pub(crate) fn free(&self, id: &AcceleratorId, claims: &[Claim]) -> Option<(u64, String)> {
         let known = self.get(id)?;
         if known.kind == AcceleratorKind::Ram {

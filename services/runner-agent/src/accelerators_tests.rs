@@ -119,8 +119,17 @@ fn who_holds_the_memory_is_said_by_name() {
 }
 
 #[test]
-fn a_gpu_that_is_gone_has_nothing_free_that_could_be_measured() {
+fn a_gpu_that_stays_gone_offers_no_more_than_was_promised_until_it_is_back() {
+    let devices = replayed(&[gpu(0, &[]), Vec::new(), Vec::new(), Vec::new(), gpu(0, &[])]);
+    let mut last = Vec::new();
+    let mut measured = |claims: &[Claim]| {
+        last = devices.measure(claims, &last).accelerators;
+        (last[0].free.is_some(), last[0].memory / GIB)
+    };
+    assert_eq!(measured(&[]), (false, 80), "it may be for a moment");
+    assert_eq!(measured(&[claim(30 * GIB, None)]), (false, 30));
+    assert_eq!(measured(&[]), (false, 0));
+    assert_eq!(measured(&[]), (true, 80));
     let devices = replayed(&[gpu(0, &[]), Vec::new()]);
-    let measured = devices.measure(&[], &[]);
-    assert_eq!((measured.accelerators[0].free, measured.accelerators[0].memory), (None, 80 * GIB));
+    assert_eq!(devices.free(&"GPU-1".into(), &[]), None, "nothing is started there");
 }

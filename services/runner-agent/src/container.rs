@@ -16,7 +16,7 @@ use futures::{FutureExt, StreamExt};
 use tracing::{debug, warn};
 
 use crate::docker::ANSWER;
-use crate::driver::{Doing, Instance, TOLD_LINES};
+use crate::driver::{Doing, Instance, TOLD_LINES, starved};
 use crate::logs::Log;
 use crate::mask::Mask;
 use crate::procs::Mark;
@@ -154,10 +154,7 @@ impl Container {
         let code = state.exit_code.unwrap_or(-1);
         if self.starved(state) {
             return match self.known.ram {
-                Some(bytes) => format!(
-                    "was killed for using more than its {} MiB of memory; give the model more `memory`",
-                    bytes >> 20
-                ),
+                Some(bytes) => starved(bytes),
                 None => "was killed for want of memory".into(),
             };
         }

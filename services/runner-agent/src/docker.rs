@@ -24,7 +24,7 @@ use crate::docker_spec::{
 use crate::driver::{Doing, Driver, Failure, Instance, Order, Progress};
 use crate::mask::Mask;
 use crate::network::{self, Place};
-use crate::pull::{name_of, pull};
+use crate::pull::{STALL, name_of, pull};
 use crate::record::Leader;
 use crate::registry::url_safe;
 use crate::watch::Watch;
@@ -119,7 +119,8 @@ impl DockerDriver {
         if let Some(source) = missing_source(&spec.volumes).filter(|_| self.on_host) {
             return Err(Failure::permanent(self.tell_missing(&source)));
         }
-        let runs = pull(&self.docker, &self.registries, image, progress).await?;
+        let stall = spec.container.pull_timeout.unwrap_or(STALL);
+        let runs = pull(&self.docker, &self.registries, image, stall, progress).await?;
         progress("creating its container".into());
         let name = self.owner.name(order.engine());
         let mask = order.mask(&order.values(ANY, spec.port));

@@ -8,7 +8,7 @@ use bollard::models::{
     ResourcesUlimits, RestartPolicy, RestartPolicyNameEnum,
 };
 
-use crate::driver::Order;
+use crate::driver::{Order, PIDS};
 use crate::fill::fill_all;
 use crate::network::Place;
 
@@ -24,8 +24,6 @@ pub(crate) const ANY: &str = "0.0.0.0";
 /// vLLM's workers share tensors through `/dev/shm`, of which Docker gives 64 MiB.
 const VLLM_SHM: i64 = 2 << 30;
 
-/// Beyond any engine, and below what takes the machine along.
-const PIDS: i64 = 32_768;
 /// Where an engine writes whose image is read-only.
 const TMP: &str = "rw,nosuid,nodev,mode=1777";
 
@@ -208,7 +206,7 @@ pub(crate) fn container(owner: &Owner, order: &Order, place: &Place) -> Containe
             cpuset_cpus: may.cpus.clone(),
             readonly_rootfs: Some(may.read_only),
             tmpfs: may.read_only.then(|| HashMap::from([("/tmp".to_owned(), TMP.to_owned())])),
-            pids_limit: Some(may.pids.map_or(PIDS, i64::from)),
+            pids_limit: Some(i64::from(may.pids.unwrap_or(PIDS))),
             restart_policy: Some(RestartPolicy {
                 name: Some(RestartPolicyNameEnum::NO),
                 maximum_retry_count: None,

@@ -180,6 +180,14 @@ pub(crate) trait Instance {
 /// Log lines told to those who wait.
 pub(crate) const TOLD_LINES: usize = 20;
 
+/// Processes and threads of an engine: beyond any engine, and below what takes the machine along.
+pub(crate) const PIDS: u32 = 32_768;
+
+/// The end of an engine for want of memory, of which it was given so much.
+pub(crate) fn starved(bytes: u64) -> String {
+    format!("was killed for using more than its {} MiB of memory; give the model more `memory`", bytes >> 20)
+}
+
 /// `NAME=value` entries with their placeholders filled, and bare `NAME`s with this agent's own value.
 fn environment(env: &[String], values: &Values) -> Vec<(String, String)> {
     env.iter()

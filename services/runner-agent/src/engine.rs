@@ -5,15 +5,12 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix::{Actor, ActorContext, AsyncContext, Context, Handler, Message, WrapFuture};
 use berth_actors::{Drain, Life, Supervised, Vital, supervise};
 use berth_telemetry::metric;
-use berth_wire::{
-    AcceleratorKind, Driver as DriverKind, EngineFailure, EngineKind, EngineState, Reservation,
-};
+use berth_wire::{AcceleratorKind, Driver as DriverKind, EngineFailure, EngineKind, EngineState};
 use futures::FutureExt;
 use tracing::{info, warn};
 
@@ -23,13 +20,13 @@ use crate::books::Engine;
 use crate::cell::EngineCell;
 use crate::contexts;
 use crate::driver::{Driver, Failure, Instance, Order};
+use crate::nvidia::is_alone;
 use crate::ready::wait_ready;
 use crate::share;
 use crate::shared::Shared;
+use crate::shortage::memory_is_free;
 use crate::tail::with_log;
 
-/// How long memory that was promised may take to be measured as free.
-const MEMORY_WAIT: Duration = Duration::from_secs(15);
 /// Progress is told no more often than this.
 const TELL: Duration = Duration::from_millis(500);
 
@@ -137,13 +134,6 @@ struct Course<'a> {
     began: Instant,
 }
 
-/// Memory that was promised and is not free.
-struct Shortage {
-    reservation: Reservation,
-    free: u64,
-    who: String,
-}
-
 fn failed(failure: Failure) -> EngineFailure {
     EngineFailure { message: failure.message, permanent: failure.permanent, was_ready: false }
 }
@@ -202,8 +192,13 @@ impl Course<'_> {
             {
                 return Err(Failure::permanent(format!("{why}: put it there, or correct its `path`")));
             }
+            if order.gpus.len() > 1 && is_alone(&order.gpus) {
+                return Err(Failure::permanent(
+                    "a program can use one MIG instance and no more: say accelerators = 1, or end MIG mode on this host",
+                ));
+            }
             self.shared.external.make_room(self.shared, &order).await;
-            self.memory_is_free(0).await?;
+            memory_is_free(self.shared, self.cell, 0).await?;
             driver.launch(&order, &progress).await
         };
         let launched = tokio::select! {
@@ -223,53 +218,6 @@ impl Course<'_> {
                 None
             }
         }
-    }
-
-    /// A GPU's memory may still be held by what was just stopped, or by somebody else.
-    /// The engine itself holds so much of each.
-    async fn memory_is_free(&self, kept: u64) -> Result<(), Failure> {
-        // A server of others sees to its memory itself.
-        if self.cell.model().is_found() {
-            return Ok(());
-        }
-        let began = Instant::now();
-        loop {
-            let Some(Shortage { reservation, free, who }) = self.shortage(kept).await else {
-                return Ok(());
-            };
-            if began.elapsed() >= MEMORY_WAIT {
-                // A model of which nothing is known gets what there is.
-                if self.cell.model().memory.is_none() {
-                    return Ok(());
-                }
-                return Err(Failure::passing(format!(
-                    "accelerator {} has only {} MiB free of the {} MiB set aside for this engine; the rest is held by \
-                     {who}",
-                    reservation.accelerator,
-                    free >> 20,
-                    reservation.bytes >> 20
-                )));
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-    }
-
-    /// The first GPU of which less is measured free than was promised, of which the engine holds `kept` already. Drivers
-    /// may block, so not on this thread.
-    async fn shortage(&self, kept: u64) -> Option<Shortage> {
-        let (devices, claims) = (Arc::clone(&self.shared.devices), self.shared.claims());
-        let reservations = self.cell.start.reservations.clone();
-        let looked = tokio::task::spawn_blocking(move || {
-            reservations.into_iter().find_map(|reservation| {
-                if devices.get(&reservation.accelerator)?.kind == AcceleratorKind::Ram {
-                    return None;
-                }
-                let (free, who) = devices.free(&reservation.accelerator, &claims)?;
-                let wanted = reservation.bytes.saturating_sub(kept);
-                (free < wanted).then_some(Shortage { reservation, free, who })
-            })
-        });
-        looked.await.ok().flatten()
     }
 
     async fn load(&self, mut instance: Box<dyn Instance>) -> Option<EngineFailure> {
@@ -403,7 +351,7 @@ impl Course<'_> {
             Turn::Asleep => night.fall_asleep(instance).await,
             Turn::Awake => {
                 let residue = self.cell.sleep_cost().map_or(0, |cost| cost.residue);
-                self.memory_is_free(residue).await.map_err(|failure| failure.message)?;
+                memory_is_free(self.shared, self.cell, residue).await.map_err(|failure| failure.message)?;
                 let took = night.wake(instance).await?;
                 self.cell.set_ready(took);
                 Ok(())

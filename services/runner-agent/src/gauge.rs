@@ -3,15 +3,12 @@
 use std::path::PathBuf;
 
 use berth_wire::{AcceleratorId, AcceleratorKind};
-use nvml_wrapper::enums::device::UsedGpuMemory;
-use nvml_wrapper::error::NvmlError;
-use nvml_wrapper::{Device, Nvml};
 use serde::{Deserialize, Serialize};
-use tracing::{debug, warn};
 
 use crate::amd;
+use crate::nvidia::Nvidia;
 
-/// A GPU at one moment.
+/// A GPU, or an instance of one, at one moment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Reading {
     pub(crate) id: AcceleratorId,
@@ -43,58 +40,22 @@ pub(crate) trait Gauge: Send + Sync + std::fmt::Debug {
 /// The GPUs of this machine.
 #[derive(Debug)]
 pub(crate) struct Machine {
-    /// Loaded at run time; a machine without it is a normal one.
-    nvml: Option<Nvml>,
+    nvidia: Option<Nvidia>,
     sysfs: PathBuf,
 }
 
 impl Machine {
     pub(crate) fn this() -> Self {
-        let nvml = Nvml::init().inspect_err(|error| debug!(%error, "no NVML")).ok();
-        Self { nvml, sysfs: "/sys/class/drm".into() }
+        Self { nvidia: Nvidia::load(), sysfs: "/sys/class/drm".into() }
     }
 }
 
 impl Gauge for Machine {
     fn read(&self) -> Vec<Reading> {
-        let mut readings = self.nvml.as_ref().map(nvidia).unwrap_or_default();
+        let mut readings = self.nvidia.as_ref().map(Nvidia::read).unwrap_or_default();
         readings.extend(amd::read(&self.sysfs));
         readings
     }
-}
-
-fn nvidia(nvml: &Nvml) -> Vec<Reading> {
-    let count = nvml.device_count().unwrap_or(0);
-    (0..count)
-        .filter_map(|index| {
-            let read = nvml.device_by_index(index).and_then(|device| reading(&device));
-            read.inspect_err(|error| warn!(index, %error, "left out a GPU that NVML cannot read")).ok()
-        })
-        .collect()
-}
-
-fn reading(device: &Device<'_>) -> Result<Reading, NvmlError> {
-    let memory = device.memory_info()?;
-    let mut holders: Vec<Holder> = Vec::new();
-    let lists = [device.running_compute_processes(), device.running_graphics_processes()];
-    for process in lists.into_iter().flatten().flatten() {
-        let bytes = match process.used_gpu_memory {
-            UsedGpuMemory::Used(bytes) => Some(bytes),
-            UsedGpuMemory::Unavailable => None,
-        };
-        // A program that computes and draws is in both lists with the same sum.
-        if !holders.iter().any(|holder| holder.pid == process.pid) {
-            holders.push(Holder { pid: process.pid, bytes });
-        }
-    }
-    Ok(Reading {
-        id: device.uuid()?.into(),
-        kind: AcceleratorKind::Nvidia,
-        name: device.name()?,
-        usable: memory.total.saturating_sub(memory.reserved),
-        free: memory.free,
-        holders,
-    })
 }
 
 /// Readings that were written down, one after the other; the last one stays.

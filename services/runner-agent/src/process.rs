@@ -1,4 +1,4 @@
-//! Engines as bare processes: each its own process group on a free port.
+//! Engines as bare processes: each its own process group on a free port, in a cgroup of its own where that can be.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::process::{ExitStatus, Stdio};
@@ -8,8 +8,10 @@ use berth_wire::EngineId;
 use futures::FutureExt;
 use nix::sys::signal::Signal;
 use tokio::process::{Child, Command};
+use tracing::warn;
 
-use crate::driver::{Doing, Driver, Failure, Instance, Order, Progress, TOLD_LINES};
+use crate::cgroup::{Group, Limits, Tree};
+use crate::driver::{Doing, Driver, Failure, Instance, Order, PIDS, Progress, TOLD_LINES, starved};
 use crate::fill::fill_all;
 use crate::logs::Log;
 use crate::procs::Mark;
@@ -23,13 +25,38 @@ const OURS: [&str; 3] = ["BERTH_NATS_TOKEN", "BERTH_NATS_NKEY", "BERTH_NATS_CRED
 #[derive(Debug, Clone)]
 pub(crate) struct ProcessDriver {
     notes: Notes,
+    /// Where engines get cgroups, if there is such a place.
+    tree: Option<Tree>,
     /// Variables of the agent's own that hold passwords.
     hidden: Vec<String>,
 }
 
 impl ProcessDriver {
-    pub(crate) fn new(notes: Notes, hidden: Vec<String>) -> Self {
-        Self { notes, hidden }
+    pub(crate) fn new(notes: Notes, tree: Option<Tree>, hidden: Vec<String>) -> Self {
+        Self { notes, tree, hidden }
+    }
+
+    /// The engine's own cgroup, with its limits. Without one it runs all the same.
+    fn group(&self, order: &Order) -> Result<Option<Group>, Failure> {
+        let may = &order.model().engine.container;
+        let limits = Limits {
+            memory: order.ram.or(may.ram),
+            pids: may.pids.unwrap_or(PIDS),
+            cpus: may.cpus.as_deref(),
+        };
+        let can = self.tree.as_ref().map(Tree::controllers).unwrap_or_default();
+        let asked = [
+            ("ram", "memory", may.ram.is_some()),
+            ("pids_limit", "pids", may.pids.is_some()),
+            ("cpuset", "cpuset", may.cpus.is_some()),
+        ];
+        for (field, controller, _) in
+            asked.iter().filter(|(_, name, asked)| *asked && !can.iter().any(|can| can == name))
+        {
+            warn!(engine = %order.engine(), field, controller, "this host cannot limit an engine so");
+        }
+        let Some(tree) = &self.tree else { return Ok(None) };
+        tree.group(order.engine(), limits).map(Some).map_err(Failure::permanent)
     }
 
     fn spawn(&self, order: &Order) -> Result<Process, Failure> {
@@ -59,7 +86,8 @@ impl ProcessDriver {
             command.env("ROCR_VISIBLE_DEVICES", order.amd.join(","));
         }
         command.envs(order.environment(&values));
-        let mut child = command.spawn().map_err(|error| match error.kind() {
+        let cgroup = self.group(order)?;
+        let spawned = command.spawn().map_err(|error| match error.kind() {
             std::io::ErrorKind::NotFound if std::path::Path::new(program).exists() => {
                 Failure::permanent(format!(
                     "cannot run `{program}`: what its first line (`#!`) names does not exist on this host"
@@ -75,10 +103,24 @@ impl ProcessDriver {
                 Failure::permanent(format!("cannot run `{program}`: it is not executable; correct `command`"))
             }
             _ => Failure::passing(format!("cannot run `{program}`: {error}")),
-        })?;
+        });
+        let mut child = match spawned {
+            Ok(child) => child,
+            Err(failure) => {
+                if let Some(cgroup) = &cgroup {
+                    cgroup.remove_empty();
+                }
+                return Err(failure);
+            }
+        };
         let group = child.id().and_then(|id| i32::try_from(id).ok()).unwrap_or(0);
+        if let (Some(cgroup), Some(pid)) = (&cgroup, child.id())
+            && let Err(error) = cgroup.add(pid)
+        {
+            warn!(engine = %order.engine(), %error, "an engine cannot be put into its cgroup");
+        }
         if let Some(leader) = Leader::of(group) {
-            self.notes.write(order.engine(), leader);
+            self.notes.write(order.engine(), leader, cgroup.as_ref());
         }
         let tail = Tail::new(order.mask(&values));
         if let Some(out) = child.stdout.take() {
@@ -93,6 +135,7 @@ impl ProcessDriver {
             endpoint: format!("127.0.0.1:{port}"),
             child,
             group,
+            cgroup,
             tail,
             ended: false,
         })
@@ -136,29 +179,45 @@ struct Process {
     endpoint: String,
     child: Child,
     group: i32,
+    cgroup: Option<Group>,
     tail: Tail,
     ended: bool,
 }
 
 impl Process {
+    /// Whether any process of it does: one that left its process group is in its cgroup still.
+    fn lives(&self) -> bool {
+        group_lives(self.group) || self.cgroup.as_ref().is_some_and(Group::is_populated)
+    }
+
+    fn kill(&self) {
+        signal_group(self.group, Signal::SIGKILL);
+        if let Some(cgroup) = &self.cgroup {
+            cgroup.kill();
+        }
+    }
+
     async fn end(&mut self, grace: Duration) {
         if self.ended {
             return;
         }
-        let asked = async {
-            // The leader may go before its workers, which hold memory too.
-            let _ = self.child.wait().await;
-            while group_lives(self.group) {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        };
         if !grace.is_zero() {
             signal_group(self.group, Signal::SIGTERM);
         }
+        let asked = async {
+            // The leader may go before its workers, which hold memory too.
+            let _ = self.child.wait().await;
+            while self.lives() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
         if tokio::time::timeout(grace, asked).await.is_err() {
-            signal_group(self.group, Signal::SIGKILL);
+            self.kill();
             let _ = self.child.wait().await;
             group_gone(self.group).await;
+        }
+        if let Some(cgroup) = &self.cgroup {
+            cgroup.end().await;
         }
         self.ended = true;
         self.notes.remove(self.engine);
@@ -168,7 +227,7 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         if !self.ended {
-            signal_group(self.group, Signal::SIGKILL);
+            self.kill();
         }
     }
 }
@@ -179,7 +238,11 @@ impl Instance for Process {
     }
 
     fn mark(&mut self) -> Doing<'_, Option<Mark>> {
-        let mark = u32::try_from(self.group).ok().filter(|pid| *pid > 0).map(Mark::Process);
+        let pid = u32::try_from(self.group).ok().filter(|pid| *pid > 0);
+        let mark = pid.map(|pid| match &self.cgroup {
+            Some(cgroup) => Mark::Group(pid, cgroup.folder().to_owned()),
+            None => Mark::Process(pid),
+        });
         async move { mark }.boxed_local()
     }
 
@@ -198,7 +261,10 @@ impl Instance for Process {
     fn how(&mut self) -> Doing<'_, String> {
         async {
             match self.child.wait().await {
-                Ok(status) => describe(status),
+                Ok(status) => match self.cgroup.as_ref().and_then(Group::starved_of) {
+                    Some(bytes) => starved(bytes),
+                    None => describe(status),
+                },
                 Err(error) => format!("could not be waited for: {error}"),
             }
         }
@@ -221,7 +287,8 @@ impl Instance for Process {
     }
 
     fn memory(&mut self) -> Doing<'_, Option<u64>> {
-        std::future::ready(group_memory(self.group)).boxed_local()
+        let charged = self.cgroup.as_ref().and_then(Group::memory);
+        std::future::ready(charged.or_else(|| group_memory(self.group))).boxed_local()
     }
 }
 

@@ -11,6 +11,8 @@ use berth_wire::EngineId;
 pub(crate) enum Mark {
     /// They are this process and what it started.
     Process(u32),
+    /// The same, and all else in the cgroup of this folder.
+    Group(u32, PathBuf),
     /// They run in the container of this id.
     Container(String),
 }
@@ -21,17 +23,42 @@ const GENERATIONS: usize = 64;
 /// Whose a process is.
 pub(crate) fn owner(pid: u32, marks: &[(EngineId, Mark)]) -> Option<EngineId> {
     let cgroup = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+    let line = line(pid);
+    let is_in = |name: &str| !name.is_empty() && cgroup.contains(name);
+    let is = |mark: &Mark| match mark {
+        Mark::Process(first) => line.contains(first),
+        Mark::Group(first, folder) => {
+            line.contains(first) || folder.file_name().and_then(|name| name.to_str()).is_some_and(is_in)
+        }
+        Mark::Container(id) => is_in(id),
+    };
+    marks.iter().find(|(_, mark)| is(mark)).map(|(engine, _)| *engine)
+}
+
+/// Whether a process is `first`, or was started by it or by one that was.
+pub(crate) fn descends(pid: u32, first: u32) -> bool {
+    line(pid).contains(&first)
+}
+
+/// What a process has started, and what that has.
+pub(crate) fn descendants(first: u32) -> impl Iterator<Item = u32> {
+    pids().filter(move |pid| *pid != first && descends(*pid, first))
+}
+
+fn pids() -> impl Iterator<Item = u32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
+/// A process, the one that started it, and so on.
+fn line(pid: u32) -> Vec<u32> {
     let mut line = vec![pid];
     while line.len() < GENERATIONS
         && let Some(parent) = line.last().and_then(|pid| parent(*pid)).filter(|parent| *parent > 1)
     {
         line.push(parent);
     }
-    let is = |mark: &Mark| match mark {
-        Mark::Process(first) => line.contains(first),
-        Mark::Container(id) => !id.is_empty() && cgroup.contains(id.as_str()),
-    };
-    marks.iter().find(|(_, mark)| is(mark)).map(|(engine, _)| *engine)
+    line
 }
 
 /// The fields of `/proc/PID/stat` behind the program's name, which may hold anything.
@@ -61,9 +88,12 @@ pub(crate) fn ram(marks: &[(EngineId, Mark)]) -> BTreeMap<EngineId, u64> {
     if marks.is_empty() {
         return held;
     }
-    let mut groups: BTreeMap<EngineId, PathBuf> = BTreeMap::new();
-    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    for pid in entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok()) {
+    let own = marks.iter().filter_map(|(engine, mark)| match mark {
+        Mark::Group(_, folder) => Some((*engine, folder.clone())),
+        Mark::Process(_) | Mark::Container(_) => None,
+    });
+    let mut groups: BTreeMap<EngineId, PathBuf> = own.collect();
+    for pid in pids() {
         let Some(engine) = owner(pid, marks) else { continue };
         if marks.iter().any(|(id, mark)| *id == engine && matches!(mark, Mark::Container(_)))
             && let Some(group) = memory_group(pid)
@@ -105,7 +135,8 @@ fn memory_group(pid: u32) -> Option<PathBuf> {
     text.lines().filter_map(of).find(|path| path.is_dir())
 }
 
-fn charged(group: &Path) -> Option<u64> {
+/// Bytes that a memory cgroup is charged with, less what could be dropped from the page cache.
+pub(crate) fn charged(group: &Path) -> Option<u64> {
     let read = |name: &str| fs::read_to_string(group.join(name)).ok();
     let number = |text: String| text.trim().parse::<u64>().ok();
     let charged = read("memory.current").or_else(|| read("memory.usage_in_bytes")).and_then(number)?;

@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use berth_config::RegistryConfig;
+use berth_config::{RegistryConfig, show_duration};
 use berth_telemetry::Chain;
 use bollard::Docker;
 use bollard::errors::Error as DockerError;
-use bollard::models::ImageInspect;
+use bollard::models::{CreateImageInfo, ImageInspect};
 use bollard::query_parameters::CreateImageOptionsBuilder;
 use futures::StreamExt;
 use tracing::{info, warn};
@@ -16,20 +16,22 @@ use crate::driver::{Failure, Progress};
 use crate::layers::Layers;
 use crate::registry::{Pass, pass, registry_of};
 
-/// A pull that has made no progress for so long is given up.
-const STALL: Duration = Duration::from_secs(180);
+/// A pull that has made no progress for so long is given up, where its model says nothing else.
+pub(crate) const STALL: Duration = Duration::from_secs(180);
 
-/// Has the image here; returns the digest or id of what there is under that name.
+/// Has the image here; returns the digest or id of what there is under that name. A pull may make no progress for
+/// `stall`.
 pub(crate) async fn pull(
     docker: &Docker,
     registries: &[RegistryConfig],
     image: &str,
+    stall: Duration,
     progress: Progress<'_>,
 ) -> Result<String, Failure> {
     let found = match inspect(docker, image).await? {
         Some(found) => found,
         None => {
-            fetch(docker, registries, image, progress).await?;
+            fetch(docker, registries, image, stall, progress).await?;
             inspect(docker, image).await?.ok_or_else(|| {
                 Failure::passing(format!("image {image} was pulled and is not there: was it removed?"))
             })?
@@ -75,6 +77,7 @@ async fn fetch(
     docker: &Docker,
     registries: &[RegistryConfig],
     image: &str,
+    stall: Duration,
     progress: Progress<'_>,
 ) -> Result<(), Failure> {
     let began = Instant::now();
@@ -102,13 +105,17 @@ async fn fetch(
         }
         Failure { message, permanent: !may_pass(&why) }
     };
+    let mut moved = tokio::time::Instant::now();
     loop {
-        match tokio::time::timeout(STALL, steps.next()).await {
+        match tokio::time::timeout_at(moved + stall, steps.next()).await {
             Ok(None) => {
                 info!(image, took_ms = began.elapsed().as_millis(), "pulled an image");
                 return Ok(());
             }
             Ok(Some(Ok(step))) => {
+                if !is_another_try(&step) {
+                    moved = tokio::time::Instant::now();
+                }
                 if layers.take(step, began.elapsed()) {
                     progress(layers.text());
                 }
@@ -120,12 +127,18 @@ async fn fetch(
             Ok(Some(Err(error))) => return Err(refused(Chain(&error).to_string())),
             Err(_) => {
                 return Err(Failure::passing(format!(
-                    "pulling image {image} made no progress for {} s",
-                    STALL.as_secs()
+                    "pulling image {image} made no progress for {} (pull_timeout): {}",
+                    show_duration(stall),
+                    layers.text()
                 )));
             }
         }
     }
+}
+
+/// Docker counts the seconds to its next try at a layer: no progress.
+fn is_another_try(step: &CreateImageInfo) -> bool {
+    step.status.as_deref().is_some_and(|status| status.starts_with("Retrying"))
 }
 
 const FULL: &str = "no space left on device";

@@ -8,6 +8,8 @@ use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
+use crate::cgroup::Group;
+
 /// A process that leads its own group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Leader {
@@ -15,6 +17,16 @@ pub(crate) struct Leader {
     pub(crate) pid: i32,
     /// When it started, in clock ticks since boot: tells it from a later process of the same id.
     pub(crate) started: u64,
+}
+
+/// What is noted of an engine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Note {
+    #[serde(flatten)]
+    leader: Leader,
+    /// The folder of its cgroup.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    group: Option<PathBuf>,
 }
 
 /// One line of `/proc/<pid>/stat`, as far as it matters.
@@ -96,8 +108,9 @@ impl Notes {
         self.0.join(format!("{engine}.json"))
     }
 
-    pub(crate) fn write(&self, engine: EngineId, leader: Leader) {
-        let text = serde_json::to_vec(&leader).unwrap_or_default();
+    pub(crate) fn write(&self, engine: EngineId, leader: Leader, group: Option<&Group>) {
+        let note = Note { leader, group: group.map(|group| group.folder().to_owned()) };
+        let text = serde_json::to_vec(&note).unwrap_or_default();
         if let Err(error) = std::fs::write(self.path(engine), text) {
             warn!(%engine, %error, "cannot note the engine's process; it would be missed after a crash of the agent");
         }
@@ -126,17 +139,24 @@ impl Notes {
 }
 
 async fn kill_noted(path: &Path) -> bool {
-    let Some(noted) = std::fs::read(path).ok().and_then(|text| serde_json::from_slice::<Leader>(&text).ok())
+    let Some(noted) = std::fs::read(path).ok().and_then(|text| serde_json::from_slice::<Note>(&text).ok())
     else {
         return false;
     };
-    if Leader::of(noted.pid) != Some(noted) {
-        return false;
+    let (leader, group) = (noted.leader, noted.group.and_then(Group::noted));
+    let led = Leader::of(leader.pid) == Some(leader);
+    let grouped = group.as_ref().is_some_and(Group::is_populated);
+    if led || grouped {
+        info!(pid = leader.pid, "killing an engine process that an earlier run of this agent left");
     }
-    info!(pid = noted.pid, "killing an engine process that an earlier run of this agent left");
-    signal_group(noted.pid, Signal::SIGKILL);
-    group_gone(noted.pid).await;
-    true
+    if led {
+        signal_group(leader.pid, Signal::SIGKILL);
+        group_gone(leader.pid).await;
+    }
+    if let Some(group) = group {
+        group.end().await;
+    }
+    led || grouped
 }
 
 /// Waits until nothing of a killed group holds memory; what sits in the kernel for longer is given up.

@@ -14,6 +14,7 @@ use berth_config::Config;
 use berth_probes::{Component, Listener, Probes};
 use berth_telemetry::Chain;
 use berth_telemetry::trace::{self, Exporting};
+use berth_wire::Driver;
 use futures::FutureExt;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -24,6 +25,7 @@ use crate::actor::{END, Worker};
 use crate::asleep;
 use crate::beat;
 use crate::books::Books;
+use crate::cgroup::Tree;
 use crate::contexts;
 use crate::detect::try_drivers;
 use crate::docker::DockerDriver;
@@ -113,6 +115,24 @@ pub(crate) fn state_folder(config: &Config, kind: &str) -> PathBuf {
     base.join(kind).join(&config.bus.root).join(config.host.name.as_str())
 }
 
+/// Where engines that are processes get cgroups.
+fn cgroups(config: &Config, folder: &Path) -> Option<Tree> {
+    if !config.host.drivers.contains(&Driver::Process) {
+        return None;
+    }
+    match Tree::find(folder) {
+        Ok(tree) => {
+            let limits = tree.controllers().join(", ");
+            info!(folder = %tree.folder().display(), limits, "engines that are processes get cgroups of their own");
+            Some(tree)
+        }
+        Err(why) => {
+            info!(why, "engines that are processes run without limits and cgroups of their own");
+            None
+        }
+    }
+}
+
 struct Agent {
     shared: Rc<Shared>,
     hosts: Store,
@@ -132,11 +152,13 @@ struct Agent {
 impl Agent {
     async fn start(config: Arc<Config>, bus: Bus, stores: Stores) -> Result<Self, AgentError> {
         let folder = state_folder(&config, "engines");
-        let notes =
-            Notes::open(folder.clone()).map_err(|source| AgentError::StateDir { path: folder, source })?;
+        let notes = Notes::open(folder.clone())
+            .map_err(|source| AgentError::StateDir { path: folder.clone(), source })?;
         contexts::clear(&config);
         // Before anything starts: their memory must be free.
+        let tree = cgroups(&config, &folder);
         let killed = notes.kill_leftovers().await;
+        let killed = killed + if let Some(tree) = &tree { tree.clear().await } else { 0 };
         let devices = Arc::new(Devices::find(&config));
         let (found, docker) = try_drivers(&config, &devices).await;
         for (driver, why) in &found.missing {
@@ -173,7 +195,7 @@ impl Agent {
             devices,
             drivers: RefCell::new(found.drivers),
             docker: docker.map_or_else(OnceCell::new, OnceCell::from),
-            process: ProcessDriver::new(notes, hidden),
+            process: ProcessDriver::new(notes, tree, hidden),
             external,
             vitals: Vitals::default(),
             books: RefCell::new(Books::default()),

@@ -45,6 +45,7 @@ pub(crate) fn config(spec: &ModelSpec) -> String {
     // How long is waited for it changes nothing about it.
     engine.start_timeout = Duration::ZERO;
     engine.stop_grace = Duration::ZERO;
+    engine.container.pull_timeout = None;
     let run = Run {
         engine,
         memory: &spec.memory,
@@ -183,6 +184,7 @@ mod tests {
             "labels = [\"a\"]",
             "start_timeout = \"9m\"",
             "stop_grace = \"1s\"",
+            "driver = \"docker\"\npull_timeout = \"1m\"",
         ];
         for more in same {
             assert_eq!(named(more), plain, "{more}");

@@ -1,13 +1,14 @@
-//! What a model's container may use: the fields of `[[models]]` for the Docker driver alone, checked.
+//! What a model's container or process may use: fields of `[[models]]`, some of them for the Docker driver alone, checked.
 
 use std::ops::Range;
+use std::time::Duration;
 
-use crate::spanned::Spanned;
 use berth_wire::{ContainerSpec, Driver, EngineKind, Ulimit};
 
 use crate::model::check_memory;
 use crate::problem::{Findings, suggest};
 use crate::raw::RawModel;
+use crate::spanned::Spanned;
 
 pub(crate) const IPC: [&str; 4] = ["private", "shareable", "none", "host"];
 const ULIMITS: [&str; 16] = [
@@ -44,7 +45,6 @@ pub(crate) fn resolve(
                 format!("remove `{name}`, or say driver = \"docker\""),
             );
         }
-        return ContainerSpec::default();
     }
     if let Some(shm) = raw.shm_size.as_ref().filter(|shm| shm.get_ref().0 == 0) {
         findings.add(
@@ -72,27 +72,40 @@ pub(crate) fn resolve(
         }
         check_memory(ram, findings);
     }
+    if let Some(span) = raw.pull_timeout.as_ref().filter(|span| span.get_ref().0 < Duration::from_secs(1)) {
+        findings.add(
+            span.span(),
+            "no registry is that steady: at least a second",
+            "say how long a pull may make no progress, or leave it out for 3m",
+        );
+    }
+    let limits = ContainerSpec {
+        cpus: raw.cpuset.as_ref().map(|cpus| cpus.get_ref().clone()),
+        pids: raw.pids_limit.as_ref().map(|pids| *pids.get_ref()),
+        ram: raw.ram.as_ref().map(|ram| ram.get_ref().0),
+        ..ContainerSpec::default()
+    };
+    if driver != Driver::Docker {
+        return limits;
+    }
     ContainerSpec {
         shm: raw.shm_size.as_ref().map(|size| size.get_ref().0),
         ipc: raw.ipc.as_ref().map(|ipc| ipc.get_ref().clone()),
         ulimits: raw.ulimits.0.iter().filter_map(|word| ulimit(word, findings)).collect(),
-        cpus: raw.cpuset.as_ref().map(|cpus| cpus.get_ref().clone()),
         read_only: raw.read_only.as_ref().map_or_else(|| needs_no_writes(raw, kind), |only| *only.get_ref()),
-        pids: raw.pids_limit.as_ref().map(|pids| *pids.get_ref()),
-        ram: raw.ram.as_ref().map(|ram| ram.get_ref().0),
+        pull_timeout: raw.pull_timeout.as_ref().map(|span| span.get_ref().0),
+        ..limits
     }
 }
 
-/// The fields that are of a container, where they are written.
+/// The fields that are of a container alone, where they are written.
 fn given(raw: &RawModel) -> Vec<(&'static str, Range<usize>)> {
     let fields = [
         ("shm_size", raw.shm_size.as_ref().map(Spanned::span)),
         ("ipc", raw.ipc.as_ref().map(Spanned::span)),
         ("ulimits", raw.ulimits.0.first().map(Spanned::span)),
-        ("cpuset", raw.cpuset.as_ref().map(Spanned::span)),
         ("read_only", raw.read_only.as_ref().map(Spanned::span)),
-        ("pids_limit", raw.pids_limit.as_ref().map(Spanned::span)),
-        ("ram", raw.ram.as_ref().map(Spanned::span)),
+        ("pull_timeout", raw.pull_timeout.as_ref().map(Spanned::span)),
     ];
     fields.into_iter().filter_map(|(name, span)| Some((name, span?))).collect()
 }

@@ -354,7 +354,7 @@ fn a_registry_is_named_by_its_address_and_its_password_by_where_it_is() {
 }
 
 #[test]
-fn what_a_container_may_use_is_checked_and_is_of_containers_alone() {
+fn what_an_engine_may_use_is_checked_and_some_of_it_is_of_containers_alone() {
     let model = "[[models]]\nid = \"x\"\nengine = \"llama.cpp\"\n";
     let container = |more: &str| {
         let config = Config::parse(&format!("{model}{more}"), "berth.toml").unwrap();
@@ -369,6 +369,10 @@ fn what_a_container_may_use_is_checked_and_is_of_containers_alone() {
     assert!(!container("args = [\"-hf\", \"x/y\"]\n").read_only, "what it fetches must go somewhere");
     assert!(container("args = [\"-hf\", \"x/y\"]\nvolumes = [\"cache:/cache\"]\n").read_only);
     assert!(!container("read_only = false\n").read_only);
+    let process = container("driver = \"process\"\ncpuset = \"0\"\npids_limit = 99\nram = \"1GiB\"\n");
+    assert_eq!((process.cpus.as_deref(), process.pids, process.ram), (Some("0"), Some(99), Some(1 << 30)));
+    let slow = container("pull_timeout = \"10m\"\n");
+    assert_eq!(slow.pull_timeout, Some(std::time::Duration::from_secs(600)));
     for (field, at, part) in [
         ("ulimits = [\"memlok=-1\"]", "4:12", "did you mean `memlock`?"),
         ("ulimits = [\"nofile=9:1\"]", "4:12", "name=soft:hard"),
@@ -377,7 +381,10 @@ fn what_a_container_may_use_is_checked_and_is_of_containers_alone() {
         ("pids_limit = 1", "4:14", "32768"),
         ("ram = \"0GiB\"", "4:7", "no limit"),
         ("shm_size = \"0MiB\"", "4:12", "shared memory"),
+        ("pull_timeout = \"0s\"", "4:16", "leave it out for 3m"),
         ("driver = \"process\"\nread_only = true", "5:13", "runs as a process"),
+        ("driver = \"process\"\npull_timeout = \"1m\"", "5:16", "runs as a process"),
+        ("driver = \"process\"\ncpuset = \"x\"", "5:10", "\"0-3,8\""),
     ] {
         refuses(&format!("{model}{field}\n"), at, &[part]);
     }

@@ -1,4 +1,6 @@
-//! What an engine's container may use beside its accelerators.
+//! What an engine's container or process may use beside its accelerators.
+
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -13,7 +15,8 @@ pub struct Ulimit {
     pub hard: i64,
 }
 
-/// What an engine's container may use; what is left out is as the agent has it for the engine's kind.
+/// What an engine may use; what is left out is as the agent has it for the engine's kind. Of a process `cpus`, `pids` and
+/// `ram` count, where its host can limit it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContainerSpec {
     /// Bytes of `/dev/shm`.
@@ -37,6 +40,14 @@ pub struct ContainerSpec {
     /// Bytes of RAM that it may use on a host whose accelerators are GPUs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ram: Option<u64>,
+    /// How long the pull of its image may make no progress.
+    #[serde(
+        rename = "pull_timeout_ms",
+        default,
+        skip_serializing_if = "Option::is_none",
+        with = "crate::time::option_millis"
+    )]
+    pub pull_timeout: Option<Duration>,
 }
 
 impl ContainerSpec {

@@ -14,7 +14,7 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 GO_ON = threading.Event()
-STATS = {"requests": 0, "aborted": 0, "bodies": [], "calls": []}
+STATS = {"requests": 0, "connections": 0, "aborted": 0, "bodies": [], "calls": []}
 ASLEEP = set()
 ROUTES = ("/sleep", "/wake_up", "/collective_rpc", "/reset_prefix_cache")
 READY_AT = time.time() + (float(sys.argv[sys.argv.index("--load") + 1]) if "--load" in sys.argv else 0)
@@ -22,6 +22,7 @@ READY_AT = time.time() + (float(sys.argv[sys.argv.index("--load") + 1]) if "--lo
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    counted = False
 
     def log_message(self, *_):
         pass
@@ -82,6 +83,10 @@ class Handler(BaseHTTPRequestHandler):
         while ASLEEP:
             time.sleep(0.01)
         STATS["requests"] += 1
+        # One handler is made for each connection.
+        if not self.counted:
+            self.counted = True
+            STATS["connections"] += 1
         STATS["bodies"].append({"text": raw[:200].decode(), "traceparent": self.headers.get("traceparent")})
         body = json.loads(raw)
         do = body.get("do", "plain")

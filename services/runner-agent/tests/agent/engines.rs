@@ -1,11 +1,14 @@
 //! Engines that are processes: how they start, fail and stop.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use berth_testkit::wait::until;
-use berth_wire::{BeginReply, EngineState, Outcome, Reply};
+use berth_wire::{BeginReply, EngineId, EngineState, Outcome, Reply};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
-use crate::fixture::{Fleet, STREAM, WAIT, engine_py, group_members, noted_pid, process, python};
+use crate::fixture::{Fleet, GIB, STREAM, WAIT, engine_py, group_members, noted_pid, process, python};
 
 #[actix::test]
 async fn an_engine_that_ends_before_it_is_ready_is_reported_with_its_log() {
@@ -156,5 +159,57 @@ async fn an_engine_is_not_stopped_while_it_serves_unless_forced() {
     assert_eq!(fleet.stop_engine(engine, true).await, Reply::Ok);
     assert!(matches!(fleet.ended(attempt).await.outcome, Outcome::Failed { output_sent: false, .. }));
     fleet.engine_in(engine, EngineState::Stopped).await;
+    fleet.leave().await;
+}
+
+/// The folder of an engine's cgroup.
+fn group_of(fleet: &Fleet, engine: EngineId) -> Option<PathBuf> {
+    let note = std::fs::read_to_string(fleet.notes().join(format!("{engine}.json"))).unwrap();
+    let note: serde_json::Value = serde_json::from_str(&note).unwrap();
+    note["group"].as_str().map(PathBuf::from)
+}
+
+#[actix::test]
+async fn a_process_that_outgrows_its_memory_is_killed_and_told_so() {
+    let mut fleet = Fleet::start("process-oom").await;
+    let engine = fleet.ready_engine(python(&[])).await;
+    let group = group_of(&fleet, engine).unwrap_or_default();
+    let limits = ["memory.max", "memory.oom.group"].map(|name| std::fs::read_to_string(group.join(name)));
+    if limits[0].is_err() {
+        eprintln!("not run: this machine has no cgroup v2 with the memory controller for us");
+        return fleet.leave().await;
+    }
+    assert_eq!(limits.map(|text| text.unwrap()), [format!("{}\n", GIB / 4), "1\n".into()]);
+    let mut greedy =
+        process(&["python3", "-c", "print('loading', flush=True); x = b'x' * (600 << 20)", "{port}"]);
+    greedy.memory = Some(48 << 20);
+    let greedy = fleet.start_engine(greedy).await;
+    let failure = fleet.failure_of(greedy).await;
+    assert!(failure.message.contains("more than its 48 MiB of memory"), "{}", failure.message);
+    assert!(failure.message.contains("loading"), "{}", failure.message);
+    fleet.engine_in(engine, EngineState::Ready).await;
+    fleet.leave().await;
+}
+
+#[actix::test]
+async fn what_an_engine_has_started_ends_with_it_wherever_it_has_gone() {
+    let mut fleet = Fleet::start("runaway").await;
+    let path = engine_py();
+    let away = "setsid sleep 86399 & exec python3 -u \"$0\" \"$1\"";
+    let engine = fleet.ready_engine(process(&["sh", "-c", away, &path, "{port}"])).await;
+    let Some(group) = group_of(&fleet, engine) else {
+        eprintln!("not run: this machine has no cgroup v2 that may be written to");
+        return fleet.leave().await;
+    };
+    let members = std::fs::read_to_string(group.join("cgroup.procs")).unwrap();
+    assert_eq!(members.lines().count(), 2, "the engine, and what has left its session");
+    let leader = noted_pid(&fleet).unwrap();
+    kill(Pid::from_raw(leader.try_into().unwrap()), Signal::SIGKILL).unwrap();
+    assert!(fleet.failure_of(engine).await.message.contains("SIGKILL"));
+    assert!(!group.exists(), "{}", group.display());
+    for pid in members.lines().filter(|pid| *pid != leader.to_string()) {
+        let line = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        assert!(!line.contains("86399"), "{pid} lives on");
+    }
     fleet.leave().await;
 }

@@ -122,6 +122,20 @@ async fn a_plain_answer_is_one_frame_with_its_end() {
 }
 
 #[actix::test]
+async fn requests_one_after_the_other_use_one_connection_to_their_engine() {
+    let mut fleet = Fleet::start("connection").await;
+    let engine = fleet.ready_engine(python(&[])).await;
+    for body in [r#"{"model":"m"}"#, STREAM].repeat(10) {
+        let (_, attempt) = fleet.run(engine, body).await;
+        fleet.gateway.take_all(1 << 20).await;
+        assert_eq!(fleet.ended(attempt).await.outcome, Outcome::Completed);
+    }
+    let told = stats(&fleet).await;
+    assert_eq!((&told["requests"], &told["connections"]), (&20.into(), &1.into()));
+    fleet.leave().await;
+}
+
+#[actix::test]
 async fn slots_in_use_are_in_the_engines_bucket_before_the_next_heartbeat() {
     let mut fleet = Fleet::start("slots").await;
     let engine = fleet.ready_engine(python(&[])).await;

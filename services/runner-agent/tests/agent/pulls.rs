@@ -1,5 +1,7 @@
 //! Images that have to be pulled, from a real registry.
 
+use std::time::Duration;
+
 use berth_config::{Config, RegistryConfig};
 use berth_testkit::proxy::Mode;
 use berth_testkit::wait::{until, until_ok};
@@ -93,6 +95,29 @@ async fn a_pull_that_nobody_waits_for_any_more_is_given_up() {
     fleet.engine_in(engine, EngineState::Stopped).await;
     assert_eq!(docker(&["images", "-q", &image]), "");
     fleet.leave().await;
+}
+
+#[actix::test]
+async fn a_pull_that_makes_no_progress_is_given_up_after_its_models_time_and_the_next_one_goes_on() {
+    let parts = parts();
+    let mut registry = Registry::start().await;
+    let (image, _) = registry.image(&parts.image, "stalled", [4 << 20, 1 << 10]).await;
+    let mut fleet = fleet("docker-pull-stall", vec![registry.entry(PASSWORD)]).await;
+    registry.proxy.set(Mode::Slow(1 << 20));
+    let mut model = llama(&parts);
+    model.engine.image = Some(image.clone());
+    model.engine.container.pull_timeout = Some(Duration::from_secs(2));
+    // It takes longer than that in all, which is no reason to give it up.
+    let engine = fleet.start_engine(model.clone()).await;
+    until("it pulls", WAIT, async || details(&fleet, engine).iter().any(|text| text.contains("MiB"))).await;
+    registry.proxy.set(Mode::Blackhole);
+    let failure = fleet.failure_of(engine).await;
+    assert!(failure.message.contains("made no progress for 2s (pull_timeout)"), "{}", failure.message);
+    assert!(!failure.permanent, "the registry may be better soon");
+    registry.proxy.set(Mode::Slow(1 << 20));
+    fleet.ready_engine(model).await;
+    fleet.leave().await;
+    assert_eq!(containers_of("docker-pull-stall"), "");
 }
 
 #[actix::test]

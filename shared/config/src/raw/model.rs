@@ -110,18 +110,22 @@ pub(crate) struct RawModel {
     /// Limits of its container's processes: `name=limit` or `name=soft:hard`, -1 is none.
     #[serde(default)]
     pub(crate) ulimits: Words,
-    /// CPUs that its container may run on, as in `"0-3,8"`.
+    /// CPUs that its container, or its process where its host can limit it, may run on, as in `"0-3,8"`.
     #[schemars(extend("x-default" = "all"))]
     pub(crate) cpuset: Option<Spanned<String>>,
     /// Its image is read-only to its container, which then writes to its volumes and `/tmp` alone.
     #[schemars(extend("x-default" = "true for llama.cpp, unless it fetches weights without a volume"))]
     pub(crate) read_only: Option<Spanned<bool>>,
-    /// Processes and threads that its container may have.
+    /// Processes and threads that its container, or its process where its host can limit it, may have.
     #[schemars(range(min = 16), extend("x-default" = "32768"))]
     pub(crate) pids_limit: Option<Spanned<u32>>,
-    /// RAM that its container may use where its accelerators are GPUs; elsewhere `memory` is the limit.
+    /// RAM that its container, or its process where its host can limit it, may use where its accelerators are GPUs; elsewhere
+    /// `memory` is the limit.
     #[schemars(extend("x-default" = "no limit", "x-least" = "1B", "x-most" = schema::size(MOST_MEMORY)))]
     pub(crate) ram: Option<Spanned<Size>>,
+    /// How long the pull of its image may make no progress; it is tried again later.
+    #[schemars(extend("x-default" = "3m", "x-least" = "1s"))]
+    pub(crate) pull_timeout: Option<Spanned<Span>>,
     /// The routes that it serves; others get 501 ([http.md](http.md)).
     #[schemars(default, schema_with = "schema::routes", extend("x-default" = "those of its kind; custom: all"))]
     pub(crate) routes: Option<Spanned<Words>>,
