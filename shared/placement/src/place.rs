@@ -124,7 +124,7 @@ impl Step<'_> {
         let stays = |id| self.state.engines.get(id).is_some_and(|engine| !engine.leaving);
         let served = self.state.models.get(id).is_some_and(|model| model.engines.iter().any(stays));
         if self.state.settled && !self.state.hosts.is_empty() && demand.cause == Cause::Jobs && !served {
-            let error = self.cannot_fit(id);
+            let error = self.state.cannot_fit(id);
             self.fail_queue(id, &error);
         }
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use berth_wire::{EngineId, HostId, JobId, JobView, JobWhy, KeyId, ModelId, PlaceView, Timestamp};
+use berth_wire::{ApiError, EngineId, HostId, JobId, JobView, JobWhy, KeyId, ModelId, PlaceView, Timestamp};
 
 use crate::books::{Engine, EnginePhase, Job, JobPhase, Model};
 use crate::explain::{Explanation, Place};
@@ -33,8 +33,8 @@ pub struct ModelFacts {
     pub estimated: Option<u64>,
     /// Most bytes that were measured, of an engine run as it is configured now.
     pub measured: Option<u64>,
-    /// Why it is given up for now.
-    pub error: Option<String>,
+    /// Why it has no engine and gets none: it is given up for now, the last start failed, or it fits nowhere.
+    pub error: Option<ApiError>,
 }
 
 impl State {
@@ -155,8 +155,32 @@ impl State {
             asked_for: model.load.is_some(),
             estimated: model.estimate,
             measured: self.measured(model),
-            error: model.blocked.as_ref().filter(|(until, _)| *until > now).map(|(_, e)| e.message.clone()),
+            error: self.standing(model, now),
         })
+    }
+
+    /// What stands in the way of the model's engines. How the last start failed is told until somebody asks again, though
+    /// it may be tried again before.
+    fn standing(&self, model: &Model, now: Timestamp) -> Option<ApiError> {
+        let none = model.engines.is_empty();
+        match &model.blocked {
+            Some((until, error)) if none || *until > now => Some(error.clone()),
+            _ if none => self.cannot_serve(&model.needs.id, now),
+            _ => None,
+        }
+    }
+
+    /// Why no engine of the model can be had, now or ever.
+    pub(crate) fn cannot_serve(&self, id: &ModelId, now: Timestamp) -> Option<ApiError> {
+        let model = self.models.get(id)?;
+        if let Some((until, error)) = &model.blocked
+            && *until > now
+        {
+            return Some(error.clone().retry_after(until.since(now)));
+        }
+        let fits = self.fits_somewhere(model);
+        let known = self.settled && !self.hosts.is_empty();
+        (known && !fits).then(|| self.cannot_fit(id))
     }
 
     fn measured(&self, model: &Model) -> Option<u64> {

@@ -119,6 +119,8 @@ fn a_model_that_can_never_fit_is_refused_with_the_numbers() {
     let job = world.submit(0, "huge");
     let Some(Verdict::Failed { error, .. }) = world.verdicts.get(&job) else { panic!("not refused") };
     assert_eq!(error.code, "model_cannot_fit");
+    let shown = world.state.model_facts(&"huge".into(), world.now).unwrap().error;
+    assert_eq!(shown.as_ref(), Some(error), "it is shown to whoever looks");
     assert!(error.message.contains("needs 40.0 GiB of memory"), "{}", error.message);
     assert!(error.message.contains("8.0 GiB"), "{}", error.message);
 }
