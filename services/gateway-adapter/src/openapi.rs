@@ -285,6 +285,16 @@ fn of_http(method: &Method) -> Option<HttpMethod> {
     })
 }
 
+/// The path that was probably meant by one that is not there: without the slash at its end, or with the `/v1` that clients
+/// put before it, once.
+pub(crate) fn meant(path: &str) -> Option<String> {
+    let known = |path: &str| Route::of_path(path).is_some() || own().iter().any(|own| own.path == path);
+    let bare = path.trim_end_matches('/');
+    let once = bare.strip_prefix("/v1").filter(|rest| rest.starts_with("/v1/"));
+    let candidates = [bare.to_owned(), format!("/v1{bare}"), once.unwrap_or_default().to_owned()];
+    candidates.into_iter().find(|candidate| candidate != path && known(candidate))
+}
+
 /// The methods that a route takes, for `Allow`; its pattern is the server's.
 pub(crate) fn methods(pattern: &str) -> Vec<&'static str> {
     if pattern.starts_with(crate::upstream::PREFIX) {
@@ -398,6 +408,16 @@ mod tests {
         }
         assert!(seen > 10, "only {seen} are found in server.rs");
         assert_eq!(methods("/v1/models/{id:.+}"), ["GET", "HEAD"]);
+        for (path, meant_by) in [
+            ("/v1/chat/completions/", Some("/v1/chat/completions")),
+            ("/v1/models/", Some("/v1/models")),
+            ("/chat/completions", Some("/v1/chat/completions")),
+            ("/v1/v1/messages", Some("/v1/messages")),
+            ("/v1/nothing/", None),
+            ("/v1", None),
+        ] {
+            assert_eq!(meant(path).as_deref(), meant_by, "{path}");
+        }
         assert_eq!(methods("/api/v1/jobs/{id}"), ["GET", "HEAD", "DELETE"]);
     }
 }

@@ -27,10 +27,7 @@ impl Patience {
         if deadline == Some(Duration::ZERO) {
             return Err(invalid("x-berth-deadline"));
         }
-        // SDKs write these by themselves, and not always as a number.
-        let read = seconds(headers, "x-stainless-read-timeout").unwrap_or_default();
-        let whole = seconds(headers, "x-stainless-timeout").unwrap_or_default();
-        let own = if stream { None } else { read.or(whole).map(before) };
+        let own = if stream { None } else { time_out(headers).map(before) };
         let wait = [own, deadline].into_iter().flatten().fold(limit, Duration::min);
         Ok(Self { wait, deadline })
     }
@@ -50,6 +47,12 @@ impl Patience {
     pub(crate) fn over(&self) -> ApiError {
         if self.is_final() { error::expired(self.wait) } else { error::waited(self.wait) }
     }
+}
+
+/// The time-out that the client's SDK has: it writes it by itself, and not always as a number.
+pub(crate) fn time_out(headers: &HeaderMap) -> Option<Duration> {
+    let read = seconds(headers, "x-stainless-read-timeout").unwrap_or_default();
+    read.or_else(|| seconds(headers, "x-stainless-timeout").unwrap_or_default())
 }
 
 /// Our answer must be there before the client gives up. Clients that count in whole seconds say 0 for less than one.

@@ -45,6 +45,7 @@ pub(crate) struct RawBus {
 pub(crate) struct RawGateway {
     pub(crate) listen: Option<Spanned<OneOrMany>>,
     pub(crate) published: Option<Spanned<String>>,
+    pub(crate) hosts: Words,
     pub(crate) workers: Option<Spanned<usize>>,
     pub(crate) body_limit: Option<Spanned<Size>>,
     pub(crate) body_timeout: Option<Spanned<Span>>,

@@ -99,6 +99,8 @@ async fn a_job_that_fails_says_why_and_with_which_status() {
     assert_eq!(failed["error"]["code"], "cannot_fit");
     let result = get(&gateway, &format!("{url}/result")).await;
     assert_eq!(result.status(), 503);
+    // It stays as it is: an SDK need not ask for it again.
+    assert_eq!(header(&result, "x-should-retry").as_deref(), Some("false"));
     assert_eq!(error_of(result).await["code"], "cannot_fit");
 
     let (url, _) = later(&gateway, false).await;
