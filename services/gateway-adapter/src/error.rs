@@ -306,11 +306,14 @@ pub(crate) fn span(span: Duration) -> String {
     }
 }
 
+/// The code of [`waited`] and [`kept`].
+pub(crate) const WAIT_LIMIT: &str = "wait_limit";
+
 /// Nothing came in time.
 pub(crate) fn waited(limit: Duration) -> ApiError {
     ApiError::new(
         ErrorKind::Unavailable,
-        "wait_limit",
+        WAIT_LIMIT,
         format!("no answer within {}; try again, or ask for a stream, which may wait longer", span(limit)),
     )
     .retry_after(Duration::from_secs(10))
@@ -340,7 +343,7 @@ pub(crate) fn expired(limit: Duration) -> ApiError {
 pub(crate) fn kept(limit: Duration, grace: Duration) -> ApiError {
     ApiError::new(
         ErrorKind::Unavailable,
-        "wait_limit",
+        WAIT_LIMIT,
         format!(
             "no answer within {}; the request keeps its place for {}: send it again",
             span(limit),

@@ -4,6 +4,8 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use actix_web::body::{self, BodySize, BoxBody, MessageBody};
+use actix_web::http::Method;
 use actix_web::http::header::CONTENT_TYPE;
 use actix_web::web::{Data, Payload};
 use actix_web::{HttpMessage, HttpRequest, HttpResponse};
@@ -40,10 +42,15 @@ pub(crate) async fn handle(
         Ok(order) => course::run(worker.get_ref(), order).await,
         Err(refusal) => Err(refusal),
     };
-    response.unwrap_or_else(|refusal| {
+    let response = response.unwrap_or_else(|refusal| {
         debug!(route = route.path(), code = refusal.error.code, "refused a request");
         refusal.response()
-    })
+    });
+    if request.method() == Method::HEAD && response.body().size() == BodySize::Sized(0) {
+        // The engine told no length, which is not that of no body.
+        return response.set_body(BoxBody::new(body::None::new()));
+    }
+    response
 }
 
 /// What a request says, the `Content-Type` that its body keeps, and what an upstream request is for.

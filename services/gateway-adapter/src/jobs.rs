@@ -30,7 +30,7 @@ pub(crate) struct Shown {
     status: &'static str,
     model: String,
     route: &'static str,
-    position: u32,
+    position: Option<u32>,
     eta_s: Option<u64>,
     submitted_at: String,
     began_at: Option<String>,
@@ -52,13 +52,14 @@ impl Shown {
                 "bytes": note.len,
             })
         });
+        let waits = matches!(record.status, JobStatus::Queued | JobStatus::Loading);
         Self {
             id: record.id.to_string(),
             object: "berth.job",
             status: record.status.as_str(),
             model: record.model.to_string(),
             route: record.route.path(),
-            position: record.position,
+            position: waits.then_some(record.position),
             eta_s: record.eta.map(|eta| eta.as_secs()),
             submitted_at: rfc3339(record.submitted_at),
             began_at: record.began_at.map(rfc3339),

@@ -40,7 +40,8 @@ impl Patience {
     /// What a client is told of an error: that its job's time is over may be the scheduler's word on what is our own
     /// limit.
     pub(crate) fn said(&self, error: ApiError) -> ApiError {
-        if error.code == error::DEADLINE_EXCEEDED && self.deadline.is_none() { self.over() } else { error }
+        let ours = matches!(error.code.as_str(), error::DEADLINE_EXCEEDED | error::WAIT_LIMIT);
+        if ours && self.deadline.is_none() { self.over() } else { error }
     }
 
     /// What a client is told that has waited in vain.
@@ -151,7 +152,10 @@ mod tests {
     fn our_own_limit_is_told_as_such_whoever_notices_it() {
         let said = |pairs: &[(&'static str, &'static str)]| {
             let late = error::expired(Duration::from_secs(1));
-            Patience::of(&headers(pairs), false, LIMIT).unwrap().said(late).kind
+            let theirs = ApiError { code: error::WAIT_LIMIT.into(), ..late.clone() };
+            let patience = Patience::of(&headers(pairs), false, LIMIT).unwrap();
+            assert!(patience.deadline.is_some() || patience.said(theirs) == patience.over());
+            patience.said(late).kind
         };
         assert_eq!(said(&[]), ErrorKind::Unavailable);
         assert_eq!(said(&[("x-berth-deadline", "30")]), ErrorKind::Expired);

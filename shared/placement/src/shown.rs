@@ -1,6 +1,7 @@
 //! What people are shown of jobs and models.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use berth_wire::{ApiError, EngineId, HostId, JobId, JobView, JobWhy, KeyId, ModelId, PlaceView, Timestamp};
 
@@ -78,11 +79,11 @@ impl State {
             job,
             model: engine.model.clone(),
             running: true,
-            position: 0,
+            position: None,
             class: counted.map(|counted| counted.class).unwrap_or_default(),
             session: counted.and_then(|counted| counted.session.clone()),
             key: counted.and_then(|counted| counted.key.clone()),
-            age_s: counted.map_or(0.0, |counted| now.since(counted.arrival).as_secs_f64()),
+            age_s: counted.map_or(0.0, |counted| seconds(now.since(counted.arrival))),
             eta_s: None,
             why: None,
             engine: Some(id),
@@ -112,17 +113,17 @@ impl State {
                 let reason = reasons.entry(&job.model).or_insert_with(|| Scene::new(self, now).reason(model));
                 why = Some(reason.clone());
             }
-            eta_s = self.expected_wait(model, position, now).map(|wait| wait.as_secs_f64());
+            eta_s = self.expected_wait(model, position, now).map(seconds);
         }
         JobView {
             job: id,
             model: job.model.clone(),
             running: engine.is_some(),
-            position: position as u64,
+            position: engine.is_none().then_some(position as u64),
             class: job.class,
             session: job.session.clone(),
             key: job.key.clone(),
-            age_s: now.since(job.arrival).as_secs_f64(),
+            age_s: seconds(now.since(job.arrival)),
             eta_s,
             why,
             engine,
@@ -137,6 +138,7 @@ impl State {
         let Explanation { why, model_waited_s, places, .. } = self.explain(id, now)?;
         let mut job = self.job_view(id, self.jobs.get(&id)?, &mut BTreeMap::new(), now);
         job.why = Some(why);
+        let model_waited_s = to_millis(model_waited_s);
         Some(JobWhy { job, model_waited_s, places: places.into_iter().map(place).collect() })
     }
 
@@ -149,7 +151,7 @@ impl State {
             engines: engines().map(|(id, engine)| (id, engine.host.clone(), engine.phase)).collect(),
             waiting: model.queue.len(),
             running: engines().map(|(_, engine): (_, &Engine)| engine.taken()).sum(),
-            wait_s: self.expected_wait(model, model.queue.len(), now).map(|wait| wait.as_secs_f64()),
+            wait_s: self.expected_wait(model, model.queue.len(), now).map(seconds),
             leases: model.leases.len(),
             hints: model.hints.count(),
             asked_for: model.load.is_some(),
@@ -196,9 +198,18 @@ fn place(place: Place) -> PlaceView {
         accelerators: place.accelerators,
         evicts: place.victims.into_iter().map(|(_, model)| model).collect(),
         wake: place.wake,
-        loss_s: place.loss_s,
-        drain_s: place.drain_s,
-        start_s: place.start_s,
-        cost_s: place.cost_s,
+        loss_s: to_millis(place.loss_s),
+        drain_s: to_millis(place.drain_s),
+        start_s: to_millis(place.start_s),
+        cost_s: to_millis(place.cost_s),
     }
+}
+
+/// As people are shown it: no clock here tells less than a millisecond.
+pub(crate) fn seconds(span: Duration) -> f64 {
+    to_millis(span.as_secs_f64())
+}
+
+fn to_millis(seconds: f64) -> f64 {
+    (seconds * 1000.0).round() / 1000.0
 }

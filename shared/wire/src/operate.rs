@@ -134,8 +134,8 @@ pub struct JobView {
     pub model: ModelId,
     /// It runs; else it waits.
     pub running: bool,
-    /// Jobs of its model that came before it and wait too.
-    pub position: u64,
+    /// Jobs of its model that came before it and wait too; `None`: it runs.
+    pub position: Option<u64>,
     /// How much its waiting counts.
     pub class: Class,
     /// The conversation it belongs to.

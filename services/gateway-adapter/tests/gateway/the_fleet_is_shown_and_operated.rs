@@ -34,7 +34,7 @@ fn jobs() -> OperateReply {
         job: JobId(7),
         model: MODEL.into(),
         running: true,
-        position: 0,
+        position: None,
         class: Class::Standard,
         session: Some("s".into()),
         key: Some("user".into()),
@@ -122,6 +122,14 @@ async fn an_order_names_a_model_by_its_alias_and_says_what_is_wrong() {
     );
     let expected = OperateRequest::Unload { model: MODEL.into(), host: Some("h".into()), force: true };
     assert_eq!((response.status().as_u16(), request), (202, expected));
+    let nothing = OperateReply::Done { engines: Vec::new(), already: true };
+    let (response, _) = tokio::join!(post(json!({"model": "tiny"})), answer(&played, &mut asked, nothing));
+    assert_eq!(response.status(), 200);
+    let document: Value = reqwest::get(gateway.url("/openapi.json")).await.unwrap().json().await.unwrap();
+    for path in ["/api/v1/load", "/api/v1/unload", "/api/v1/pin", "/api/v1/unpin"] {
+        let told = &document["paths"][path]["post"]["responses"];
+        assert!(told["200"].is_object() && told["202"].is_object(), "{path}: {told}");
+    }
     for (body, param) in [
         (json!({}), "model"),
         (json!({"model": "tiny", "force": "yes"}), "force"),
