@@ -197,6 +197,14 @@ scenarios = {
     # What of its input was cached it does not count.
     "a message with a tool": lambda: claude_says(**assign).content,
     "a message with a tool streamed": lambda: claude_streams(**assign),
+    "a message with a tool's answer": lambda: claude_says(
+        tools=assign["tools"],
+        messages=[
+            *messages,
+            {"role": "assistant", "content": [{"type": "tool_use", "id": "c1", "name": "assign", "input": {"berth": 1}}]},
+            {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "c1", "content": "done"}]},
+        ],
+    ).content,
     "a message with an image": lambda: claude_says(messages=[{"role": "user", "content": [photo]}]),
     "a message with a wrong parameter": lambda: claude_says(extra_body={"temperature": "hot"}),
     "tokens counted": lambda: claude.messages.count_tokens(model=model, messages=messages),

@@ -82,10 +82,8 @@ fn text(why: &JobWhy) -> String {
     if let Some(reason) = &job.why {
         text.push_str(&format!("{}\n", table::plain(reason)));
     }
-    if job.running {
-        return text;
-    }
-    let before = match job.position {
+    let Some(position) = job.position.filter(|_| !job.running) else { return text };
+    let before = match position {
         0 => "it is the first of its model".to_owned(),
         1 => "1 job of its model came before it".to_owned(),
         n => format!("{n} jobs of its model came before it"),

@@ -79,7 +79,7 @@ fn dash(text: Option<String>) -> String {
 fn queue(jobs: &[JobView]) -> String {
     let row = |job: &JobView| {
         vec![
-            job.position.to_string(),
+            dash(job.position.map(|position| position.to_string())),
             job.job.to_string(),
             job.model.to_string(),
             job.class.as_str().into(),
@@ -100,7 +100,7 @@ pub(crate) fn all(jobs: &[JobView]) -> String {
         vec![
             job.job.to_string(),
             job.model.to_string(),
-            if job.running { "runs".into() } else { format!("waits ({})", job.position) },
+            job.position.filter(|_| !job.running).map_or_else(|| "runs".into(), |n| format!("waits ({n})")),
             job.class.as_str().into(),
             dash(job.session.as_ref().map(ToString::to_string)),
             span(job.age_s),
@@ -128,7 +128,7 @@ mod tests {
             job: JobId(7),
             model: "demo".into(),
             running: false,
-            position: 2,
+            position: Some(2),
             class: Class::Batch,
             session: Some("a\u{1b}[2J".into()),
             key: None,

@@ -57,7 +57,7 @@ fn kind(error: &ApiError) -> (&'static str, Option<u16>) {
         // A full queue is everybody's, other limits are the key's own.
         ErrorKind::Overloaded if error.code != "queue_full" => ("rate_limit_error", None),
         ErrorKind::Overloaded => ("overloaded_error", Some(529)),
-        ErrorKind::Unavailable if error.code == "wait_limit" => ("overloaded_error", Some(529)),
+        ErrorKind::Unavailable if error.code == crate::error::WAIT_LIMIT => ("overloaded_error", Some(529)),
         ErrorKind::Expired => ("timeout_error", None),
         ErrorKind::Unavailable | ErrorKind::CannotFit | ErrorKind::EngineFailed | ErrorKind::Internal => {
             ("api_error", None)

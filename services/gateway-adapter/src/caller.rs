@@ -11,7 +11,7 @@ use actix_web::http::header::{AUTHORIZATION, HeaderMap, HeaderValue, WWW_AUTHENT
 use actix_web::middleware::Next;
 use actix_web::{FromRequest, HttpMessage, HttpRequest, HttpResponse, ResponseError, web};
 use berth_telemetry::metric;
-use berth_wire::{ApiError, Class, ErrorKind, KeyHash, KeyId, Scope};
+use berth_wire::{ApiError, Class, ErrorKind, KeyHash, KeyId, Route, Scope};
 use tracing::{debug, info};
 
 use crate::allowance::Permit;
@@ -20,6 +20,7 @@ use crate::error::{self, Refusal};
 use crate::fleet::Fleet;
 use crate::intake;
 use crate::keys::Key;
+use crate::names;
 
 /// Who asks, and what they may. A handler takes it as an argument; where it must be an administrator, [`Admin`].
 #[derive(Debug, Clone)]
@@ -104,6 +105,12 @@ impl Caller {
         self.key.as_ref().map(|key| key.allowance.begin(Instant::now())).transpose()
     }
 
+    /// Whether some of what the route is for may be forbidden to it.
+    pub(crate) fn is_bounded(&self, route: Route) -> bool {
+        let some = self.key.as_ref().is_some_and(|key| !key.record.models.is_empty());
+        some || (route == Route::Upstream && !self.is_admin())
+    }
+
     /// That it is an administrator.
     pub(crate) fn admin(&self) -> Result<(), ApiError> {
         if self.is_admin() {
@@ -186,7 +193,7 @@ pub(crate) async fn authenticate<B: MessageBody>(
         return Ok(next.call(request).await?.map_into_left_body());
     }
     let admitted = fleet.keys.admit(presented(request.headers()));
-    match admitted.and_then(|caller| not_of_a_page(&caller, &request).map(|()| caller)) {
+    match admitted.and_then(|caller| not_of_a_page(&fleet, &caller, &request).map(|()| caller)) {
         Ok(caller) => {
             let key = caller.key.clone();
             request.extensions_mut().insert(caller);
@@ -215,10 +222,15 @@ pub(crate) async fn authenticate<B: MessageBody>(
 }
 
 /// Where no key is asked for, a page from elsewhere in somebody's browser could change things all the same: browsers say so
-/// of such requests (Fetch Metadata, <https://www.w3.org/TR/fetch-metadata/>). What only reads they do not let it see.
-fn not_of_a_page(caller: &Caller, request: &ServiceRequest) -> Result<(), ApiError> {
+/// of such requests (Fetch Metadata, <https://www.w3.org/TR/fetch-metadata/>). What only reads they do not let it see, unless
+/// its name has come to lead here: then they call us by it.
+fn not_of_a_page(fleet: &Fleet, caller: &Caller, request: &ServiceRequest) -> Result<(), ApiError> {
+    if caller.key.is_some() {
+        return Ok(());
+    }
+    names::check(fleet.config(), request.headers())?;
     let site = request.headers().get("sec-fetch-site").map(HeaderValue::as_bytes);
-    if caller.key.is_some() || request.method().is_safe() || site != Some(b"cross-site") {
+    if request.method().is_safe() || site != Some(b"cross-site") {
         return Ok(());
     }
     let message = "a page of another site asks for this, and this gateway asks for no API key; make one with \

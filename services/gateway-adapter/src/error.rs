@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::http::StatusCode;
-use actix_web::http::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use actix_web::http::header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use actix_web::web::Payload;
 use actix_web::{HttpRequest, HttpResponse};
 use berth_bus::BusError;
@@ -143,18 +143,44 @@ fn with_status(status: StatusCode, error: &ApiError) -> HttpResponse {
     if let Some(after) = error.retry_after {
         response.insert_header((RETRY_AFTER, retry_after(after)));
     }
-    if matches!(error.kind, ErrorKind::NotServed | ErrorKind::Forbidden) {
-        // SDKs take a 5xx for something that passes, and proxies of them other statuses.
-        response.insert_header(("x-should-retry", "false"));
+    if is_lasting(error) {
+        response.insert_header(NO_RETRY);
     }
     let mut response = response.body(body(error));
     response.extensions_mut().insert(Told(error.clone()));
     response
 }
 
+/// What SDKs take for a word not to try again by themselves.
+pub(crate) const NO_RETRY: (HeaderName, HeaderValue) =
+    (HeaderName::from_static("x-should-retry"), HeaderValue::from_static("false"));
+
+/// Whether the same request fares no better in a while: SDKs take a 5xx for something that passes, and proxies of them
+/// other statuses. Nobody wants an answer after its deadline.
+fn is_lasting(error: &ApiError) -> bool {
+    matches!(
+        error.kind,
+        ErrorKind::NotServed | ErrorKind::Forbidden | ErrorKind::CannotFit | ErrorKind::Expired
+    )
+}
+
+/// The longest `Retry-After` that clients heed.
+const HEEDED: Duration = Duration::from_secs(60);
+
+/// Tells SDKs of an error that is over only after more time than their clients have, or than can be said, not to sleep for it.
+pub(crate) fn spare_the_wait<B>(response: &mut HttpResponse<B>, patience: Option<Duration>) {
+    let after = response.extensions().get::<Told>().and_then(|told| told.0.retry_after);
+    if after.is_some_and(|after| after > patience.unwrap_or(HEEDED).min(HEEDED)) {
+        response.headers_mut().insert(NO_RETRY.0, NO_RETRY.1);
+    }
+}
+
 /// No such route.
 pub(crate) async fn not_found(request: HttpRequest) -> HttpResponse {
-    let message = format!("there is no {} {}", request.method(), shown(request.path()));
+    let mut message = format!("there is no {} {}", request.method(), shown(request.path()));
+    if let Some(meant) = openapi::meant(request.path()) {
+        message.push_str(&format!("; write {meant}"));
+    }
     with_status(StatusCode::NOT_FOUND, &ApiError::new(ErrorKind::InvalidRequest, "unknown_url", message))
 }
 
@@ -280,11 +306,14 @@ pub(crate) fn span(span: Duration) -> String {
     }
 }
 
+/// The code of [`waited`] and [`kept`].
+pub(crate) const WAIT_LIMIT: &str = "wait_limit";
+
 /// Nothing came in time.
 pub(crate) fn waited(limit: Duration) -> ApiError {
     ApiError::new(
         ErrorKind::Unavailable,
-        "wait_limit",
+        WAIT_LIMIT,
         format!("no answer within {}; try again, or ask for a stream, which may wait longer", span(limit)),
     )
     .retry_after(Duration::from_secs(10))
@@ -314,7 +343,7 @@ pub(crate) fn expired(limit: Duration) -> ApiError {
 pub(crate) fn kept(limit: Duration, grace: Duration) -> ApiError {
     ApiError::new(
         ErrorKind::Unavailable,
-        "wait_limit",
+        WAIT_LIMIT,
         format!(
             "no answer within {}; the request keeps its place for {}: send it again",
             span(limit),

@@ -8,6 +8,8 @@ use berth_wire::{ApiError, ErrorKind};
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::{Map, Value};
 
+use crate::request;
+
 /// What is left of a body or query.
 #[derive(Debug)]
 pub(crate) struct Fields(Map<String, Value>);
@@ -47,6 +49,7 @@ impl<'de> Deserialize<'de> for Pairs {
 impl Fields {
     /// Those of a JSON object.
     pub(crate) fn of_body(body: &[u8]) -> Result<Self, ApiError> {
+        let body = body.strip_prefix(request::MARK).unwrap_or(body);
         let wrong = |message: String| ApiError::new(ErrorKind::InvalidRequest, "invalid_body", message);
         if body.iter().all(u8::is_ascii_whitespace) {
             return Err(wrong("the request has no body; send a JSON object".into()));

@@ -25,6 +25,7 @@ use crate::lanes::Lanes;
 use crate::later::Later;
 use crate::ledger::Ledger;
 use crate::shelf::Shelf;
+use crate::troubles::Troubles;
 
 /// Shared by all threads of a gateway.
 pub(crate) struct Fleet {
@@ -59,6 +60,7 @@ pub(crate) struct Fleet {
     pub(crate) engines: View<EngineRecord>,
     pub(crate) leader: View<LeaderRecord>,
     pub(crate) lanes: Arc<Lanes>,
+    pub(crate) troubles: Troubles,
     staff: Mutex<Vec<(Supervised<Demux>, Bus)>>,
 }
 
@@ -114,6 +116,7 @@ impl Fleet {
             engines: View::follow(bus, "engines"),
             leader: View::follow(bus, "leader"),
             lanes: Arc::default(),
+            troubles: Troubles::default(),
             staff: Mutex::new(Vec::new()),
         });
         let (lanes, mut engines, ended) = (Arc::clone(&fleet.lanes), fleet.engines.clone(), end.clone());

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
+use actix_web::body::{self, BodySize, BoxBody, MessageBody};
+use actix_web::http::Method;
 use actix_web::http::header::CONTENT_TYPE;
 use actix_web::web::{Data, Payload};
 use actix_web::{HttpMessage, HttpRequest, HttpResponse};
@@ -46,10 +48,15 @@ pub(crate) async fn handle(
             Err(refusal)
         }
     };
-    response.unwrap_or_else(|refusal| {
+    let response = response.unwrap_or_else(|refusal| {
         debug!(route = route.path(), code = refusal.error.code, "refused a request");
         refusal.response()
-    })
+    });
+    if request.method() == Method::HEAD && response.body().size() == BodySize::Sized(0) {
+        // The engine told no length, which is not that of no body.
+        return response.set_body(BoxBody::new(body::None::new()));
+    }
+    response
 }
 
 /// What a request says, the `Content-Type` that its body keeps, and what an upstream request is for.
@@ -65,13 +72,30 @@ fn look<'a>(
         return Ok((asked, kind, Some(target)));
     }
     let form = kind.filter(|kind| multipart::is_form(kind));
+    let wrong = |code: &str, message: String| {
+        Err(ApiError::new(ErrorKind::InvalidRequest, code, message).param("content-type"))
+    };
+    let (path, is_object) = (route.path(), body.trim_ascii_start().starts_with(b"{"));
     match form {
-        Some(kind) => Ok((form::look(&kind, body)?, Some(kind), None)),
-        None if route.takes_form() && !body.trim_ascii_start().starts_with(b"{") => {
-            let message =
-                format!("{} takes multipart/form-data, as HTTP clients write for files", route.path());
-            Err(ApiError::new(ErrorKind::InvalidRequest, "invalid_form", message).param("content-type"))
+        Some(_) if is_object && route.takes_form() => {
+            let message = "the body is JSON, and its content-type says that it is a form; let your HTTP client write \
+                           the form and its header (curl -F, `files=` of a Python client)";
+            wrong("invalid_form", message.into())
         }
+        Some(_) if !route.takes_form() => wrong(
+            "invalid_body",
+            format!("{path} takes a JSON object, and the content-type says that this is a form"),
+        ),
+        Some(kind) => Ok((form::look(&kind, body)?, Some(kind), None)),
+        None if route.takes_form() && body.starts_with(b"--") => {
+            let message = "the body is a form, and its content-type says something else; leave this header to your \
+                           HTTP client, which writes multipart/form-data with the boundary there";
+            wrong("invalid_form", message.into())
+        }
+        None if route.takes_form() && !is_object => wrong(
+            "invalid_form",
+            format!("{path} takes multipart/form-data, as HTTP clients write for files"),
+        ),
         None => Ok((request::look(route, body)?, None, None)),
     }
 }
@@ -101,21 +125,30 @@ async fn prepare(
 ) -> Result<Box<Order>, Refusal> {
     let fleet = worker.fleet();
     let config = fleet.config();
-    let admitted = caller.class(request.headers()).and_then(|class| Ok((class, caller.begin()?)));
-    let (class, mut permit) = match admitted {
-        Ok(admitted) => admitted,
-        Err(error) => return Err(intake::unread(request, payload, error, config.body_limit)),
+    let begun = caller.class(request.headers()).map(|class| (class, caller.begin()));
+    let (class, mut permit, used_up) = match begun {
+        Ok((class, Ok(permit))) => (class, permit, None),
+        // What it may not do at all it is told first; whether it is that, its body says.
+        Ok((class, Err(error))) if caller.is_bounded(route) => (class, None, Some(error)),
+        Ok((_, Err(error))) | Err(error) => {
+            return Err(intake::unread(request, payload, error, config.body_limit));
+        }
     };
     let (body, at) = intake::read(request, payload, config.into()).await?;
+    let body = if route == Route::Upstream { body } else { request::unmarked(body) };
     if fleet.draining.load(Ordering::Acquire) {
         return Err(error::shutting_down().into());
     }
-    let (asked, content_type, target) = look(route, request, &body, &fleet.catalog())?;
+    let first = |error: ApiError| match &used_up {
+        Some(used_up) if error.kind != ErrorKind::Forbidden => used_up.clone(),
+        _ => error,
+    };
+    let (asked, content_type, target) = look(route, request, &body, &fleet.catalog()).map_err(first)?;
     if !fleet.catalog_known() {
         return Err(error::starting().into());
     }
     let allowed = allowed(caller, &fleet.catalog(), &asked.model, target.as_ref());
-    let named = allowed.inspect_err(|error| {
+    let named = allowed.map_err(first).inspect_err(|error| {
         // What a key may not do does not count as one of its requests.
         if error.kind == ErrorKind::Forbidden
             && let Some(permit) = permit.take()
@@ -123,6 +156,9 @@ async fn prepare(
             permit.forgive(at);
         }
     })?;
+    if let Some(used_up) = used_up {
+        return Err(used_up.into());
+    }
     let (spec, adapter) = (&named.spec, named.adapter.as_ref());
     if !spec.engine.serves(route) {
         return Err(error::not_served(spec, route).into());

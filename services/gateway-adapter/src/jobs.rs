@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::adopt;
 use crate::caller::Caller;
-use crate::error::{self, Refusal};
+use crate::error::{self, NO_RETRY, Refusal};
 use crate::later::{self, Store};
 use crate::respond;
 use crate::worker::Worker;
@@ -30,7 +30,7 @@ pub(crate) struct Shown {
     status: &'static str,
     model: String,
     route: &'static str,
-    position: u32,
+    position: Option<u32>,
     eta_s: Option<u64>,
     submitted_at: String,
     began_at: Option<String>,
@@ -52,13 +52,14 @@ impl Shown {
                 "bytes": note.len,
             })
         });
+        let waits = matches!(record.status, JobStatus::Queued | JobStatus::Loading);
         Self {
             id: record.id.to_string(),
             object: "berth.job",
             status: record.status.as_str(),
             model: record.model.to_string(),
             route: record.route.path(),
-            position: record.position,
+            position: waits.then_some(record.position),
             eta_s: record.eta.map(|eta| eta.as_secs()),
             submitted_at: rfc3339(record.submitted_at),
             began_at: record.began_at.map(rfc3339),
@@ -113,11 +114,15 @@ async fn fetch(caller: &Caller, id: &str, worker: &Worker) -> Result<HttpRespons
         response.insert_header(("x-berth-model", record.model.to_string()));
         return Ok(response.body(body));
     }
-    let error = record.error.clone().unwrap_or_else(error::lost);
+    // How it ended stays: asking for its result again changes nothing.
+    let error = ApiError { retry_after: None, ..record.error.clone().unwrap_or_else(error::lost) };
+    let mut refusal = Refusal::from(error);
     if record.status == JobStatus::Cancelled {
-        return Err(Refusal { status: StatusCode::CONFLICT, ..error.into() });
+        refusal.status = StatusCode::CONFLICT;
     }
-    Err(error.into())
+    let mut response = refusal.response();
+    response.headers_mut().insert(NO_RETRY.0, NO_RETRY.1);
+    Ok(response)
 }
 
 /// `DELETE /api/v1/jobs/{id}`

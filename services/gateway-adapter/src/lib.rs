@@ -34,6 +34,7 @@ mod leases;
 mod ledger;
 mod meters;
 mod models;
+mod names;
 mod offers;
 mod openapi;
 mod operate;
@@ -51,6 +52,7 @@ mod spans;
 mod status;
 mod stream;
 mod strip;
+mod troubles;
 mod upstream;
 mod worker;
 

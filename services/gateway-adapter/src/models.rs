@@ -11,6 +11,7 @@ use crate::caller::Caller;
 use crate::catalog::Named;
 use crate::error;
 use crate::fleet::Fleet;
+use crate::troubles::Failing;
 use crate::worker::Worker;
 
 const PREFIX: &str = "/v1/models/";
@@ -26,7 +27,10 @@ struct Model<'a> {
     parent: Option<&'a str>,
     aliases: &'a [String],
     engine: &'static str,
-    state: &'static str,
+    state: String,
+    /// Why it has no engine and gets none now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     context_length: Option<u32>,
     concurrency: u32,
@@ -38,8 +42,12 @@ struct List<'a> {
     data: Vec<Model<'a>>,
 }
 
-fn model<'a>(fleet: &Fleet, named: &'a Named) -> Model<'a> {
+fn model<'a>(fleet: &Fleet, caller: &Caller, failing: &Failing, named: &'a Named) -> Model<'a> {
     let spec = &named.spec;
+    let (state, error) = match (fleet.state_of(spec), failing.get(&spec.id)) {
+        ("stopped" | "failed", Some(why)) => (why.state.clone(), Some(why.told(caller))),
+        (state, _) => (state.to_owned(), None),
+    };
     Model {
         id: named.id().as_str(),
         object: "model",
@@ -49,7 +57,8 @@ fn model<'a>(fleet: &Fleet, named: &'a Named) -> Model<'a> {
         parent: named.adapter.is_some().then(|| spec.id.as_str()),
         aliases: named.aliases(),
         engine: spec.engine.kind.as_str(),
-        state: fleet.state_of(spec),
+        state,
+        error,
         context_length: spec.context,
         concurrency: spec.concurrency,
     }
@@ -58,12 +67,12 @@ fn model<'a>(fleet: &Fleet, named: &'a Named) -> Model<'a> {
 /// `GET /v1/models`
 pub(crate) async fn list(caller: Caller, worker: Data<Arc<Worker>>) -> HttpResponse {
     let fleet = worker.fleet();
-    let catalog = fleet.catalog();
+    let (catalog, failing) = (fleet.catalog(), fleet.troubles.failing(&worker).await);
     let data = catalog
         .models()
         .iter()
         .filter(|named| caller.may_use(named))
-        .map(|named| model(fleet, named))
+        .map(|named| model(fleet, &caller, &failing, named))
         .collect();
     HttpResponse::Ok().json(List { object: "list", data })
 }
@@ -77,7 +86,10 @@ pub(crate) async fn one(request: HttpRequest, caller: Caller, worker: Data<Arc<W
     };
     let fleet = worker.fleet();
     match caller.resolve(&fleet.catalog(), &name) {
-        Ok(named) => HttpResponse::Ok().json(model(fleet, named)),
+        Ok(named) => {
+            let failing = fleet.troubles.failing(&worker).await;
+            HttpResponse::Ok().json(model(fleet, &caller, &failing, named))
+        }
         Err(error) => error::response(&error),
     }
 }

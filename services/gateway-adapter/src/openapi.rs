@@ -35,13 +35,32 @@ struct Own {
     summary: &'static str,
     takes: Option<Shape>,
     gives: (&'static str, Shape),
+    /// Another status that is no error, when it is given, and what comes with it.
+    also: Option<(&'static str, &'static str, Shape)>,
     /// Whether it needs no key where keys are asked for.
     open: bool,
 }
 
 fn own() -> Vec<Own> {
-    let own = |method, path, summary, takes, gives| Own { method, path, summary, takes, gives, open: false };
+    let own = |method, path, summary, takes, gives| Own {
+        method,
+        path,
+        summary,
+        takes,
+        gives,
+        also: None,
+        open: false,
+    };
     let get = |path, summary, gives| own(HttpMethod::Get, path, summary, None, ("200", gives));
+    let order = |path, summary, takes| Own {
+        also: Some(("202", "It is being done", shapes::DONE)),
+        ..own(HttpMethod::Post, path, summary, Some(takes), ("200", shapes::DONE))
+    };
+    let probe = |path, summary, gives| Own {
+        also: Some(("503", "It does not", gives)),
+        open: true,
+        ..get(path, summary, gives)
+    };
     vec![
         get("/v1/models", "The models of the catalog", shapes::MODELS),
         get("/v1/models/{id}", "One model, by its name or an alias", shapes::MODEL),
@@ -68,46 +87,32 @@ fn own() -> Vec<Own> {
             ("202", shapes::HINT),
         ),
         get("/api/v1/jobs/{id}", "How far an asynchronous job is", shapes::JOB),
-        own(
-            HttpMethod::Delete,
-            "/api/v1/jobs/{id}",
-            "Cancel an asynchronous job",
-            None,
-            ("200", shapes::JOB),
-        ),
-        get("/api/v1/jobs/{id}/result", "The engine's answer to an asynchronous job", shapes::ANYTHING),
+        Own {
+            also: Some(("202", "It is being cancelled", shapes::JOB)),
+            ..own(
+                HttpMethod::Delete,
+                "/api/v1/jobs/{id}",
+                "Cancel an asynchronous job",
+                None,
+                ("200", shapes::JOB),
+            )
+        },
+        Own {
+            also: Some(("202", "It waits or runs still", shapes::JOB)),
+            ..get(
+                "/api/v1/jobs/{id}/result",
+                "The engine's answer to an asynchronous job, with the engine's own status",
+                shapes::ANYTHING,
+            )
+        },
         get("/api/v1/models", "The models as they stand", shapes::MODEL_VIEWS),
         get("/api/v1/queue", "The jobs that wait, those of the caller's key", shapes::JOB_VIEWS),
         get("/api/v1/jobs", "The jobs that wait and run, those of the caller's key", shapes::JOB_VIEWS),
         get("/api/v1/explain/{id}", "Why a job waits, or what became of it", shapes::EXPLAINED),
-        own(
-            HttpMethod::Post,
-            "/api/v1/load",
-            "Have an engine of a model started; scope admin",
-            Some(shapes::LOAD_ASKED),
-            ("202", shapes::DONE),
-        ),
-        own(
-            HttpMethod::Post,
-            "/api/v1/unload",
-            "Have the engines of a model stopped; scope admin",
-            Some(shapes::UNLOAD_ASKED),
-            ("202", shapes::DONE),
-        ),
-        own(
-            HttpMethod::Post,
-            "/api/v1/pin",
-            "Keep one engine of a model ready always; scope admin",
-            Some(shapes::PIN_ASKED),
-            ("202", shapes::DONE),
-        ),
-        own(
-            HttpMethod::Post,
-            "/api/v1/unpin",
-            "Take a pin off; scope admin",
-            Some(shapes::PIN_ASKED),
-            ("202", shapes::DONE),
-        ),
+        order("/api/v1/load", "Have an engine of a model started; scope admin", shapes::LOAD_ASKED),
+        order("/api/v1/unload", "Have the engines of a model stopped; scope admin", shapes::UNLOAD_ASKED),
+        order("/api/v1/pin", "Keep one engine of a model ready always; scope admin", shapes::PIN_ASKED),
+        order("/api/v1/unpin", "Take a pin off; scope admin", shapes::PIN_ASKED),
         get("/api/v1/leases", "The leases there are", shapes::LEASES),
         get("/api/v1/hints", "What sessions said they will need", shapes::HINT_VIEWS),
         own(
@@ -121,9 +126,9 @@ fn own() -> Vec<Own> {
         get("/api/v1/engines", "Each engine; scope admin", shapes::ENGINES),
         get("/api/v1/fleet", "Hosts, engines and the leader", shapes::FLEET),
         Own { open: true, ..get("/", "What this is and where to go", shapes::ABOUT) },
-        Own { open: true, ..get("/healthz", "Whether the process makes progress", shapes::HEALTH) },
-        Own { open: true, ..get("/livez", "The same as /healthz", shapes::HEALTH) },
-        Own { open: true, ..get("/readyz", "Whether a request will be taken", shapes::READY) },
+        probe("/healthz", "Whether the process makes progress", shapes::HEALTH),
+        probe("/livez", "The same as /healthz", shapes::HEALTH),
+        probe("/readyz", "Whether a request will be taken", shapes::READY),
         get("/openapi.json", "This document", shapes::ANYTHING),
     ]
 }
@@ -204,7 +209,10 @@ fn error(dialect: Dialect) -> ResponseBuilder {
         Dialect::Anthropic => shapes::ANTHROPIC_ERROR,
     };
     ResponseBuilder::new()
-        .description("What is wrong and what to do; 429 and 503 say when to come back")
+        .description(
+            "What is wrong and what to do; 429 and 503 say when to come back, where that is of use, and x-should-retry: \
+             false where it is not",
+        )
         .content(JSON, json(shape))
 }
 
@@ -250,7 +258,10 @@ fn job(operation: OperationBuilder) -> OperationBuilder {
     };
     operation
         .parameter(header("x-berth-session", "The conversation that it belongs to"))
-        .parameter(header("x-berth-deadline", "Seconds that its answer may take to begin"))
+        .parameter(header(
+            "x-berth-deadline",
+            "Seconds after which nobody wants the answer: all of a plain one, of a stream its first data",
+        ))
         .parameter(header("x-berth-class", "interactive, standard or batch; never above its key's"))
         .parameter(header("Prefer", "respond-async: 202 at once and the answer by /api/v1/jobs"))
         .parameter(header("Idempotency-Key", "The same key and body are one job"))
@@ -283,6 +294,16 @@ fn of_http(method: &Method) -> Option<HttpMethod> {
         "OPTIONS" => HttpMethod::Options,
         _ => return None,
     })
+}
+
+/// The path that was probably meant by one that is not there: without the slash at its end, or with the `/v1` that clients
+/// put before it, once.
+pub(crate) fn meant(path: &str) -> Option<String> {
+    let known = |path: &str| Route::of_path(path).is_some() || own().iter().any(|own| own.path == path);
+    let bare = path.trim_end_matches('/');
+    let once = bare.strip_prefix("/v1").filter(|rest| rest.starts_with("/v1/"));
+    let candidates = [bare.to_owned(), format!("/v1{bare}"), once.unwrap_or_default().to_owned()];
+    candidates.into_iter().find(|candidate| candidate != path && known(candidate))
 }
 
 /// The methods that a route takes, for `Allow`; its pattern is the server's.
@@ -351,6 +372,10 @@ fn of_berth(own: &Own) -> Operation {
             ResponseBuilder::new().description(own.summary).content(JSON, json(own.gives.1)),
         )
         .response("default", error(Dialect::OpenAi));
+    if let Some((status, when, shape)) = own.also {
+        let other = ResponseBuilder::new().description(when).content(JSON, json(shape));
+        operation = operation.response(status, other);
+    }
     if !own.open {
         operation = operation.security(needs_key());
     }
@@ -398,6 +423,16 @@ mod tests {
         }
         assert!(seen > 10, "only {seen} are found in server.rs");
         assert_eq!(methods("/v1/models/{id:.+}"), ["GET", "HEAD"]);
+        for (path, meant_by) in [
+            ("/v1/chat/completions/", Some("/v1/chat/completions")),
+            ("/v1/models/", Some("/v1/models")),
+            ("/chat/completions", Some("/v1/chat/completions")),
+            ("/v1/v1/messages", Some("/v1/messages")),
+            ("/v1/nothing/", None),
+            ("/v1", None),
+        ] {
+            assert_eq!(meant(path).as_deref(), meant_by, "{path}");
+        }
         assert_eq!(methods("/api/v1/jobs/{id}"), ["GET", "HEAD", "DELETE"]);
     }
 }

@@ -22,6 +22,7 @@ use crate::error::{self, Refusal};
 use crate::fields::Fields;
 use crate::leader;
 use crate::leases::{read, resolve};
+use crate::troubles::in_short;
 use crate::worker::Worker;
 
 /// Jobs in an answer.
@@ -52,7 +53,7 @@ async fn show_models(caller: &Caller, worker: &Worker) -> Result<HttpResponse, R
             // Where it runs, and what its engines said, is for operators.
             model.hosts.clear();
             model.engines.clear();
-            model.error = model.error.take().map(|_| "it is given up for now".into());
+            model.error = model.error.take().map(|_| in_short(&model.state).into());
         }
     }
     Ok(HttpResponse::Ok().json(json!({ "models": models })))

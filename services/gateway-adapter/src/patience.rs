@@ -27,10 +27,7 @@ impl Patience {
         if deadline == Some(Duration::ZERO) {
             return Err(invalid("x-berth-deadline"));
         }
-        // SDKs write these by themselves, and not always as a number.
-        let read = seconds(headers, "x-stainless-read-timeout").unwrap_or_default();
-        let whole = seconds(headers, "x-stainless-timeout").unwrap_or_default();
-        let own = if stream { None } else { read.or(whole).map(before) };
+        let own = if stream { None } else { time_out(headers).map(before) };
         let wait = [own, deadline].into_iter().flatten().fold(limit, Duration::min);
         Ok(Self { wait, deadline })
     }
@@ -43,13 +40,20 @@ impl Patience {
     /// What a client is told of an error: that its job's time is over may be the scheduler's word on what is our own
     /// limit.
     pub(crate) fn said(&self, error: ApiError) -> ApiError {
-        if error.code == error::DEADLINE_EXCEEDED && self.deadline.is_none() { self.over() } else { error }
+        let ours = matches!(error.code.as_str(), error::DEADLINE_EXCEEDED | error::WAIT_LIMIT);
+        if ours && self.deadline.is_none() { self.over() } else { error }
     }
 
     /// What a client is told that has waited in vain.
     pub(crate) fn over(&self) -> ApiError {
         if self.is_final() { error::expired(self.wait) } else { error::waited(self.wait) }
     }
+}
+
+/// The time-out that the client's SDK has: it writes it by itself, and not always as a number.
+pub(crate) fn time_out(headers: &HeaderMap) -> Option<Duration> {
+    let read = seconds(headers, "x-stainless-read-timeout").unwrap_or_default();
+    read.or_else(|| seconds(headers, "x-stainless-timeout").unwrap_or_default())
 }
 
 /// Our answer must be there before the client gives up. Clients that count in whole seconds say 0 for less than one.
@@ -148,7 +152,10 @@ mod tests {
     fn our_own_limit_is_told_as_such_whoever_notices_it() {
         let said = |pairs: &[(&'static str, &'static str)]| {
             let late = error::expired(Duration::from_secs(1));
-            Patience::of(&headers(pairs), false, LIMIT).unwrap().said(late).kind
+            let theirs = ApiError { code: error::WAIT_LIMIT.into(), ..late.clone() };
+            let patience = Patience::of(&headers(pairs), false, LIMIT).unwrap();
+            assert!(patience.deadline.is_some() || patience.said(theirs) == patience.over());
+            patience.said(late).kind
         };
         assert_eq!(said(&[]), ErrorKind::Unavailable);
         assert_eq!(said(&[("x-berth-deadline", "30")]), ErrorKind::Expired);

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 
 use actix_web::http::header::HeaderMap;
 use berth_wire::{ApiError, Dialect, ErrorKind, JobId, Route, SESSION_MAX};
+use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::error::Category;
 use serde_json::value::RawValue;
@@ -67,6 +68,14 @@ pub(crate) fn missing_model() -> ApiError {
     .param("model")
 }
 
+/// The body without the byte order mark that some editors write before JSON; engines pass over it, or do not.
+pub(crate) fn unmarked(body: Bytes) -> Bytes {
+    if body.starts_with(MARK) { body.slice(MARK.len()..) } else { body }
+}
+
+/// What some editors write before a text in UTF-8.
+pub(crate) const MARK: &[u8] = b"\xef\xbb\xbf";
+
 /// Reads a JSON body.
 pub(crate) fn look(route: Route, body: &[u8]) -> Result<Asked<'_>, ApiError> {
     let peek: Peek<'_> = serde_json::from_slice(body).map_err(|e| malformed(body, &e))?;
@@ -105,6 +114,9 @@ fn text(raw: Option<&RawValue>) -> Option<Cow<'_, str>> {
 fn malformed(body: &[u8], error: &serde_json::Error) -> ApiError {
     if body.iter().all(u8::is_ascii_whitespace) {
         return invalid("the request has no body; send a JSON object");
+    }
+    if body.starts_with(b"--") {
+        return invalid("the body is a form, and this route takes a JSON object");
     }
     let reason = error.to_string();
     match error.classify() {

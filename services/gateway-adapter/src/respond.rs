@@ -8,8 +8,8 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
 use actix_web::{HttpResponse, HttpResponseBuilder};
 use berth_telemetry::Chain;
-use berth_wire::{ApiError, Head};
-use tracing::warn;
+use berth_wire::{ApiError, ErrorKind, Head};
+use tracing::{info, warn};
 
 use crate::answer::Reading;
 use crate::client::{Client, Next, SILENCE};
@@ -161,8 +161,11 @@ fn events(client: &mut Client) -> HttpResponseBuilder {
 /// An error as the whole answer to a job.
 fn refused(client: &mut Client, error: &ApiError) -> HttpResponse {
     client.answered(error.kind.status());
-    if error.kind.status() >= 500 {
-        warn!(job = %client.job(), model = client.model(), error = %Chain(error), "a job failed");
+    let (job, model) = (client.job(), client.model());
+    if error.code == error::WAIT_LIMIT || error.kind == ErrorKind::Expired {
+        info!(%job, model, error = %error, "a client has waited in vain");
+    } else if error.kind.status() >= 500 {
+        warn!(%job, model, error = %Chain(error), "a job failed");
     }
     let mut built = HttpResponse::Ok();
     stamp(&mut built, client);

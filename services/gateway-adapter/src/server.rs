@@ -30,7 +30,9 @@ use crate::fleet::Fleet;
 use crate::intake::Complete;
 use crate::upstream::PREFIX;
 use crate::worker::Worker;
-use crate::{about, error, infer, jobs, leases, meters, models, openapi, operate, status, upstream};
+use crate::{
+    about, error, infer, jobs, leases, meters, models, openapi, operate, patience, status, upstream,
+};
 
 /// Renders this process's metrics as Prometheus text.
 pub type RenderMetrics = Arc<dyn Fn() -> String + Send + Sync>;
@@ -355,7 +357,9 @@ async fn stamp(
     if let Some(id) = known.clone() {
         request.extensions_mut().insert(id);
     }
+    let time_out = patience::time_out(request.headers());
     let mut response = anthropic::speak(next.call(request).await?, known.as_ref());
+    error::spare_the_wait(response.response_mut(), time_out);
     meters::answered(response.status().as_u16());
     let headers = response.headers_mut();
     if let Some(id) = id {

@@ -51,28 +51,20 @@ impl Prepare {
     }
 }
 
-/// The body with its model's name set to `served`, by the kind that `content_type` says it is; `None` is JSON. What is
-/// of another kind stays.
+/// The body with its model's name set to `served`. What does not call itself a form is JSON if it reads as such, whatever
+/// its `Content-Type`: curl calls all a form of another kind, and engines read it all the same. What is neither stays.
 fn rewrite(body: Bytes, content_type: Option<&str>, served: &str) -> Bytes {
     match content_type {
-        None => rewrite_model(body, served),
         Some(kind) if multipart::is_form(kind) => rewrite_field(body, kind, served),
-        Some(kind) if is_json(kind) => rewrite_model(body, served),
-        Some(_) => body,
+        _ => rewrite_model(body, served),
     }
-}
-
-fn is_json(content_type: &str) -> bool {
-    let kind = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    kind == "application/json" || kind.ends_with("+json")
 }
 
 /// The same for a body that may name something else by `model` (an adapter, say): only `names` are replaced.
 fn rewrite_own(body: Bytes, content_type: Option<&str>, names: &[&str], served: &str) -> Bytes {
     let spans = match content_type {
         Some(kind) if multipart::is_form(kind) => field_spans(&body, kind),
-        Some(kind) if is_json(kind) => model_spans(&body),
-        _ => return body,
+        _ => model_spans(&body),
     };
     let own = |span: &Range<usize>| {
         let value = body.get(span.clone()).unwrap_or_default();
@@ -188,6 +180,12 @@ mod tests {
         assert_eq!(own(r#"{"model":"b","x":1}"#), r#"{"model":"m","x":1}"#);
         for text in [r#"{"model":"lora"}"#, r#"{"model":"a","model":"lora"}"#, "[1]", r#"{"model":1}"#] {
             assert_eq!(own(text), text);
+        }
+        for kind in [None, Some("application/x-www-form-urlencoded"), Some("text/plain")] {
+            let curls = rewrite_own(Bytes::from_static(br#"{"model":"a"}"#), kind, &["a"], "m");
+            assert_eq!(curls, r#"{"model":"m"}"#, "{kind:?}");
+            let other = Bytes::from_static(b"model=a&x={\"model\":\"a\"}");
+            assert_eq!(rewrite_own(other.clone(), kind, &["a"], "m"), other);
         }
         assert_eq!(rewrite_own(form("a"), Some(FORM), &["a"], "m"), form("m"));
         assert_eq!(rewrite_own(form("c"), Some(FORM), &["a"], "m"), form("c"));

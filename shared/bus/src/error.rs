@@ -22,7 +22,8 @@ pub enum BusError {
     /// The server refused our credentials.
     #[error(
         "the NATS server at {urls} refused our credentials: name the key of this role or host by nkey_file under [bus] or \
-         BERTH_NATS_NKEY (`berth nats init` and `berth nats add-host` make them), or correct token or credentials there"
+         BERTH_NATS_NKEY (`berth nats init` and `berth nats add-host` make them), or correct token or credentials there; \
+         a token is given by token_file or BERTH_NATS_TOKEN, and not in the address"
     )]
     Denied {
         /// Which server.

@@ -83,6 +83,9 @@ pub(crate) struct RawGateway {
     /// For a gateway in a container: where its port is published on the host, which then decides whether a key is needed.
     #[schemars(extend("x-env" = "BERTH_PUBLISHED"))]
     pub(crate) published: Option<Spanned<String>>,
+    /// Names by which a gateway that asks for no key may be reached, besides its own; a request by another is refused (403
+    /// `host_not_known`), since it may come from a web page.
+    pub(crate) hosts: Words,
     /// HTTP threads.
     #[schemars(range(min = 1), extend("x-default" = "one per core"))]
     pub(crate) workers: Option<Spanned<usize>>,

@@ -18,7 +18,7 @@ use crate::registry;
 use crate::secret::Secret;
 use crate::settings::{BusConfig, Config, GatewayConfig, HostConfig, SchedulerConfig};
 use crate::telemetry;
-use crate::value::{Size, parse_listen};
+use crate::value::{Size, Words, parse_listen};
 
 /// Text of the example at the root of the repository, which `berth up` uses when it is given none.
 pub const EXAMPLE: &str = include_str!("../../../berth.toml");
@@ -280,6 +280,7 @@ fn gateway(raw: &RawGateway, models: &[RawModel], findings: &mut Findings<'_>) -
         listen.get_ref().0.iter().filter_map(|text| address(text, listen, findings)).collect()
     });
     let published = raw.published.as_ref().and_then(|text| address(text.get_ref(), text, findings));
+    check_names(&raw.hosts, findings);
     if let Some(workers) = raw.workers.as_ref().filter(|workers| *workers.get_ref() == 0) {
         findings.add(workers.span(), "workers must be at least 1", "leave it out for one per core");
     }
@@ -305,6 +306,7 @@ fn gateway(raw: &RawGateway, models: &[RawModel], findings: &mut Findings<'_>) -
     let config = GatewayConfig {
         listen,
         published,
+        hosts: raw.hosts.0.iter().map(|name| name.get_ref().clone()).collect(),
         workers: raw.workers.as_ref().map(|workers| *workers.get_ref()),
         inline_limit: size(raw.inline_limit.as_ref(), default.inline_limit, 0, INLINE),
         window: size(raw.window.as_ref(), default.window, 4096, u64::MAX),
@@ -322,6 +324,17 @@ fn gateway(raw: &RawGateway, models: &[RawModel], findings: &mut Findings<'_>) -
     };
     check_open(raw, &config, findings);
     config
+}
+
+/// What may stand in `hosts`.
+fn check_names(names: &Words, findings: &mut Findings<'_>) {
+    for name in &names.0 {
+        let known = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+        if name.get_ref().is_empty() || !name.get_ref().bytes().all(known) {
+            let message = format!("`{}` is no name of a host", name.get_ref());
+            findings.add(name.span(), message, "write the name alone, as in \"llm.example.org\"");
+        }
+    }
 }
 
 /// Who may come in, where other machines can.

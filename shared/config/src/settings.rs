@@ -80,6 +80,8 @@ pub struct GatewayConfig {
     pub listen: Vec<SocketAddr>,
     /// Where it is reached instead, if it listens in a container whose port is published there.
     pub published: Option<SocketAddr>,
+    /// Names by which it may be called while it asks for no key, beside addresses and those of this machine.
+    pub hosts: Vec<String>,
     /// HTTP worker threads; `None`: one per core.
     pub workers: Option<usize>,
     /// Largest request body taken, in bytes.
@@ -130,6 +132,7 @@ impl Default for GatewayConfig {
         Self {
             listen: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 8421))],
             published: None,
+            hosts: Vec::new(),
             workers: None,
             body_limit: 32 * MIB,
             body_timeout: Duration::from_secs(30),

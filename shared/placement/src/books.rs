@@ -358,6 +358,8 @@ pub(crate) struct Job {
     pub(crate) model: ModelId,
     pub(crate) arrival: Timestamp,
     pub(crate) deadline: Option<Timestamp>,
+    /// The deadline is its client's own.
+    pub(crate) hurried: bool,
     pub(crate) key: Option<KeyId>,
     pub(crate) session: Option<SessionId>,
     pub(crate) class: Class,

@@ -76,6 +76,22 @@ impl State {
         let leaving = self.hosts.values().filter(|host| host.leaving);
         leaving.filter(|host| suits(host, model)).any(|host| self.fits_empty(host, model))
     }
+
+    /// Where only hosts that a person drains could have the model: what those who want it are told.
+    pub(crate) fn all_drained(&self, id: &ModelId) -> Option<ApiError> {
+        let model = self.models.get(id)?;
+        let could = |host: &Host| suits(host, model) && !host.leaving && self.fits_empty(host, model);
+        let drained = self.drained.iter().filter_map(|id| Some((id, self.hosts.get(id)?)));
+        let names: Vec<&str> =
+            drained.filter(|(_, host)| could(host)).map(|(id, _)| id.as_str()).take(NAMED).collect();
+        let first = names.first()?;
+        let text = format!(
+            "only hosts that are being drained could run `{id}`: {}; try again later, or have one back with `berth \
+             undrain {first}`",
+            names.join(", ")
+        );
+        Some(ApiError::new(ErrorKind::Unavailable, "host_drained", text).param("model").retry_after(RETRY))
+    }
 }
 
 impl Step<'_> {
@@ -104,22 +120,6 @@ impl Step<'_> {
             self.touch(&claimant);
         }
         self.room_changed();
-    }
-
-    /// Where only hosts that a person drains could have the model: what those who want it are told.
-    pub(crate) fn all_drained(&self, id: &ModelId) -> Option<ApiError> {
-        let model = self.state.models.get(id)?;
-        let could = |host: &Host| suits(host, model) && !host.leaving && self.state.fits_empty(host, model);
-        let drained = self.state.drained.iter().filter_map(|id| Some((id, self.state.hosts.get(id)?)));
-        let names: Vec<&str> =
-            drained.filter(|(_, host)| could(host)).map(|(id, _)| id.as_str()).take(NAMED).collect();
-        let first = names.first()?;
-        let text = format!(
-            "only hosts that are being drained could run `{id}`: {}; try again later, or have one back with `berth \
-             undrain {first}`",
-            names.join(", ")
-        );
-        Some(ApiError::new(ErrorKind::Unavailable, "host_drained", text).param("model").retry_after(RETRY))
     }
 
     /// Stops what is idle on drained hosts, unless it stays until another engine takes its place.

@@ -300,7 +300,9 @@ impl Step<'_> {
         }
         why
     }
+}
 
+impl State {
     /// Says what a model needs and what there is.
     pub(crate) fn cannot_fit(&self, id: &ModelId) -> ApiError {
         if let Some(error) = self.all_drained(id) {
@@ -308,9 +310,9 @@ impl Step<'_> {
         }
         let mut offers: Vec<String> = Vec::new();
         let mut needs = "more than there is".to_owned();
-        if let Some(model) = self.state.models.get(id) {
+        if let Some(model) = self.models.get(id) {
             needs = need_text(model);
-            for (name, host) in self.state.hosts.iter() {
+            for (name, host) in self.hosts.iter() {
                 let memory = host.devices.iter().map(|d| d.memory).max().unwrap_or(0);
                 let offer = if eligible(host, model) {
                     format!("{name} has {} accelerator(s) of up to {}", host.devices.len(), show(memory))

@@ -7,6 +7,7 @@ use berth_wire::{ApiError, ErrorKind, HintView, KeyId, ModelId, SessionId, Times
 
 use crate::books::Model;
 use crate::effect::Effect;
+use crate::shown::seconds;
 use crate::state::{State, Step};
 use crate::timers::Due;
 
@@ -91,7 +92,7 @@ impl State {
                 session: session.clone(),
                 model: id.clone(),
                 key: hint.key.clone(),
-                due_s: hint.due.since(now).as_secs_f64(),
+                due_s: seconds(hint.due.since(now)),
             };
             model.hints.by_session.iter().map(shown).collect::<Vec<_>>()
         };

@@ -65,6 +65,7 @@ impl Step<'_> {
             model: facts.model.clone(),
             arrival: facts.arrival,
             deadline: facts.deadline,
+            hurried: facts.hurried,
             key: facts.key.clone(),
             session: facts.session.clone(),
             class: facts.class,
@@ -408,11 +409,13 @@ impl Step<'_> {
         let late = job.deadline.is_some_and(|deadline| deadline <= self.now);
         if job.phase == JobPhase::Queued && late {
             let waited = self.now.since(job.arrival).as_secs();
-            let error = ApiError::new(
-                ErrorKind::Expired,
-                "deadline_exceeded",
-                format!("the job waited {waited} s and its deadline passed before it could start"),
-            );
+            let (code, why) = if job.hurried {
+                ("deadline_exceeded", "its deadline passed before it could start")
+            } else {
+                ("wait_limit", "may wait no longer for its start")
+            };
+            let error =
+                ApiError::new(ErrorKind::Expired, code, format!("the job waited {waited} s and {why}"));
             self.end(id, Verdict::Failed { error, told: false });
         }
     }

@@ -255,23 +255,10 @@ impl Step<'_> {
     /// Why neither a lease on the model nor a hint of it would lead to anything.
     pub(crate) fn refusal(&self, model: &ModelId) -> Option<ApiError> {
         if self.state.models.contains_key(model) {
-            return self.cannot_serve(model);
+            return self.state.cannot_serve(model, self.now);
         }
         let message = format!("the model `{model}` is not in the catalog");
         Some(ApiError::new(ErrorKind::ModelNotFound, "model_not_found", message).param("model"))
-    }
-
-    /// Why no engine of the model can be had, now or ever.
-    fn cannot_serve(&self, id: &ModelId) -> Option<ApiError> {
-        let model = self.state.models.get(id)?;
-        if let Some((until, error)) = &model.blocked
-            && *until > self.now
-        {
-            return Some(error.clone().retry_after(until.since(self.now)));
-        }
-        let fits = self.state.fits_somewhere(model);
-        let known = self.state.settled && !self.state.hosts.is_empty() && !self.state.one_is_leaving(id);
-        (known && !fits).then(|| self.cannot_fit(id))
     }
 
     /// Why the session or its key may hold no more.

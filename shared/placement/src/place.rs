@@ -125,7 +125,7 @@ impl Step<'_> {
         let served = self.state.models.get(id).is_some_and(|model| model.engines.iter().any(stays));
         let known = self.state.settled && !self.state.hosts.is_empty() && !self.state.one_is_leaving(id);
         if known && demand.cause == Cause::Jobs && !served {
-            let error = self.cannot_fit(id);
+            let error = self.state.cannot_fit(id);
             self.fail_queue(id, &error);
         }
     }

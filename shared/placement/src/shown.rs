@@ -1,8 +1,9 @@
 //! What people are shown of jobs and models.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
-use berth_wire::{EngineId, HostId, JobId, JobView, JobWhy, KeyId, ModelId, PlaceView, Timestamp};
+use berth_wire::{ApiError, EngineId, HostId, JobId, JobView, JobWhy, KeyId, ModelId, PlaceView, Timestamp};
 
 use crate::books::{Engine, EnginePhase, Job, JobPhase, Model};
 use crate::explain::{Explanation, Place};
@@ -33,8 +34,8 @@ pub struct ModelFacts {
     pub estimated: Option<u64>,
     /// Most bytes that were measured, of an engine run as it is configured now.
     pub measured: Option<u64>,
-    /// Why it is given up for now.
-    pub error: Option<String>,
+    /// Why it has no engine and gets none: it is given up for now, the last start failed, or it fits nowhere.
+    pub error: Option<ApiError>,
 }
 
 impl State {
@@ -78,11 +79,11 @@ impl State {
             job,
             model: engine.model.clone(),
             running: true,
-            position: 0,
+            position: None,
             class: counted.map(|counted| counted.class).unwrap_or_default(),
             session: counted.and_then(|counted| counted.session.clone()),
             key: counted.and_then(|counted| counted.key.clone()),
-            age_s: counted.map_or(0.0, |counted| now.since(counted.arrival).as_secs_f64()),
+            age_s: counted.map_or(0.0, |counted| seconds(now.since(counted.arrival))),
             eta_s: None,
             why: None,
             engine: Some(id),
@@ -112,17 +113,17 @@ impl State {
                 let reason = reasons.entry(&job.model).or_insert_with(|| Scene::new(self, now).reason(model));
                 why = Some(reason.clone());
             }
-            eta_s = self.expected_wait(model, position, now).map(|wait| wait.as_secs_f64());
+            eta_s = self.expected_wait(model, position, now).map(seconds);
         }
         JobView {
             job: id,
             model: job.model.clone(),
             running: engine.is_some(),
-            position: position as u64,
+            position: engine.is_none().then_some(position as u64),
             class: job.class,
             session: job.session.clone(),
             key: job.key.clone(),
-            age_s: now.since(job.arrival).as_secs_f64(),
+            age_s: seconds(now.since(job.arrival)),
             eta_s,
             why,
             engine,
@@ -137,6 +138,7 @@ impl State {
         let Explanation { why, model_waited_s, places, .. } = self.explain(id, now)?;
         let mut job = self.job_view(id, self.jobs.get(&id)?, &mut BTreeMap::new(), now);
         job.why = Some(why);
+        let model_waited_s = to_millis(model_waited_s);
         Some(JobWhy { job, model_waited_s, places: places.into_iter().map(place).collect() })
     }
 
@@ -149,14 +151,38 @@ impl State {
             engines: engines().map(|(id, engine)| (id, engine.host.clone(), engine.phase)).collect(),
             waiting: model.queue.len(),
             running: engines().map(|(_, engine): (_, &Engine)| engine.taken()).sum(),
-            wait_s: self.expected_wait(model, model.queue.len(), now).map(|wait| wait.as_secs_f64()),
+            wait_s: self.expected_wait(model, model.queue.len(), now).map(seconds),
             leases: model.leases.len(),
             hints: model.hints.count(),
             asked_for: model.load.is_some(),
             estimated: model.estimate,
             measured: self.measured(model),
-            error: model.blocked.as_ref().filter(|(until, _)| *until > now).map(|(_, e)| e.message.clone()),
+            error: self.standing(model, now),
         })
+    }
+
+    /// What stands in the way of the model's engines. How the last start failed is told until somebody asks again, though
+    /// it may be tried again before.
+    fn standing(&self, model: &Model, now: Timestamp) -> Option<ApiError> {
+        let none = model.engines.is_empty();
+        match &model.blocked {
+            Some((until, error)) if none || *until > now => Some(error.clone()),
+            _ if none => self.cannot_serve(&model.needs.id, now),
+            _ => None,
+        }
+    }
+
+    /// Why no engine of the model can be had, now or ever.
+    pub(crate) fn cannot_serve(&self, id: &ModelId, now: Timestamp) -> Option<ApiError> {
+        let model = self.models.get(id)?;
+        if let Some((until, error)) = &model.blocked
+            && *until > now
+        {
+            return Some(error.clone().retry_after(until.since(now)));
+        }
+        let fits = self.fits_somewhere(model);
+        let known = self.settled && !self.hosts.is_empty() && !self.one_is_leaving(id);
+        (known && !fits).then(|| self.cannot_fit(id))
     }
 
     fn measured(&self, model: &Model) -> Option<u64> {
@@ -172,9 +198,18 @@ fn place(place: Place) -> PlaceView {
         accelerators: place.accelerators,
         evicts: place.victims.into_iter().map(|(_, model)| model).collect(),
         wake: place.wake,
-        loss_s: place.loss_s,
-        drain_s: place.drain_s,
-        start_s: place.start_s,
-        cost_s: place.cost_s,
+        loss_s: to_millis(place.loss_s),
+        drain_s: to_millis(place.drain_s),
+        start_s: to_millis(place.start_s),
+        cost_s: to_millis(place.cost_s),
     }
+}
+
+/// As people are shown it: no clock here tells less than a millisecond.
+pub(crate) fn seconds(span: Duration) -> f64 {
+    to_millis(span.as_secs_f64())
+}
+
+fn to_millis(seconds: f64) -> f64 {
+    (seconds * 1000.0).round() / 1000.0
 }

@@ -64,6 +64,17 @@ async fn a_streamed_chat_says_it_is_simulated_and_ends_with_usage_and_done() {
 }
 
 #[tokio::test]
+async fn head_is_taken_where_get_is_and_a_path_that_it_lacks_is_named() {
+    let sim = simulator(|_| ());
+    let head = reqwest::Client::new().head(format!("{}/v1/models", sim.url())).send().await.unwrap();
+    assert_eq!(head.status(), 200);
+    let nothing = reqwest::get(format!("{}/", sim.url())).await.unwrap();
+    assert_eq!(nothing.status(), 404);
+    let said: Value = nothing.json().await.unwrap();
+    assert_eq!(said["error"]["message"], "the simulator has no GET /", "{said}");
+}
+
+#[tokio::test]
 async fn a_plain_answer_keeps_max_tokens_and_says_length() {
     let sim = simulator(|_| ());
     let body = chat(&json!({"max_tokens": 2}));

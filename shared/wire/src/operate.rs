@@ -134,8 +134,8 @@ pub struct JobView {
     pub model: ModelId,
     /// It runs; else it waits.
     pub running: bool,
-    /// Jobs of its model that came before it and wait too.
-    pub position: u64,
+    /// Jobs of its model that came before it and wait too; `None`: it runs.
+    pub position: Option<u64>,
     /// How much its waiting counts.
     pub class: Class,
     /// The conversation it belongs to.
@@ -198,7 +198,8 @@ pub struct ModelView {
     pub aliases: Vec<String>,
     /// The kind of its engine.
     pub engine: String,
-    /// How near its best engine is: ready, loading, sleeping, stopping or stopped; `failed`: given up for now.
+    /// How near its best engine is: ready, loading, sleeping, stopping or stopped; without any, `failed`: the last start
+    /// failed, and `cannot_fit`: no host can give what it needs.
     pub state: String,
     /// Hosts that have an engine of it.
     pub hosts: Vec<HostId>,
@@ -228,7 +229,7 @@ pub struct ModelView {
     pub hints: u64,
     /// An operator asked for an engine that is not there yet.
     pub asked_for: bool,
-    /// Why it is given up for now.
+    /// Why it has no engine and gets none now.
     pub error: Option<String>,
 }
 

@@ -213,7 +213,7 @@ fn what_operators_ask_and_are_told() {
         job: JobId(1),
         model: model.clone(),
         running: false,
-        position: 2,
+        position: Some(2),
         class: berth_wire::Class::Batch,
         session: Some("s".into()),
         key,

@@ -59,6 +59,7 @@ async fn a_job_is_told_of_while_it_waits_and_its_answer_is_kept() {
     played.frame(&queued, end(2, Finish::Stop)).await;
     let done = becomes(&gateway, &url, "completed").await;
     assert_eq!((done["result"]["bytes"].as_u64(), done["host"].as_str()), (Some(23), Some("h1")));
+    assert!(loading["position"].is_u64() && done["position"].is_null(), "{done}");
     assert!(done["began_at"].is_string() && done["ended_at"].is_string(), "{done}");
 
     // A restart of the gateway loses nothing of it.
@@ -99,6 +100,8 @@ async fn a_job_that_fails_says_why_and_with_which_status() {
     assert_eq!(failed["error"]["code"], "cannot_fit");
     let result = get(&gateway, &format!("{url}/result")).await;
     assert_eq!(result.status(), 503);
+    // It stays as it is: an SDK need not ask for it again.
+    assert_eq!(header(&result, "x-should-retry").as_deref(), Some("false"));
     assert_eq!(error_of(result).await["code"], "cannot_fit");
 
     let (url, _) = later(&gateway, false).await;

@@ -91,6 +91,35 @@ async fn overload_is_529_and_other_failures_keep_their_status() {
 }
 
 #[tokio::test]
+async fn sdks_are_told_not_to_try_again_what_stays_so_or_lasts_longer_than_they_wait() {
+    let (_nats, mut played, gateway) = house(|_| {}).await;
+    add_model(&played, &gateway, &all_routes()).await;
+    let failed = |after| {
+        let error = ApiError::new(ErrorKind::Unavailable, "engine_start_failed", "it did not start");
+        error.retry_after(Duration::from_secs(after))
+    };
+    let never = || ApiError::new(ErrorKind::CannotFit, "model_cannot_fit", "too large");
+    let cases = [
+        (never(), "600", None, Some("false")),
+        (failed(200), "600", Some("60"), Some("false")),
+        (failed(40), "600", Some("40"), None),
+        (failed(40), "30", Some("40"), Some("false")),
+    ];
+    for path in ["/v1/messages", "/v1/chat/completions"] {
+        for (error, time_out, after, retry) in &cases {
+            let request = reqwest::Client::new().post(gateway.url(path)).body(message(true));
+            let request = tokio::spawn(request.header("x-stainless-timeout", *time_out).send());
+            let job = played.job().await;
+            played.notify(&job, 1, Notice::Failed(error.clone())).await;
+            let response = request.await.unwrap().unwrap();
+            assert_eq!(response.status(), 503, "{path} {error}");
+            assert_eq!(header(&response, "retry-after").as_deref(), *after, "{path} {error}");
+            assert_eq!(header(&response, "x-should-retry").as_deref(), *retry, "{path} {error} {time_out}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn an_error_within_a_stream_is_an_event_of_its_own_name() {
     let (_nats, mut played, gateway) = house(|_| {}).await;
     add_model(&played, &gateway, &all_routes()).await;

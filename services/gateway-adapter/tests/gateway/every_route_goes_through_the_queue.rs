@@ -196,6 +196,10 @@ async fn a_bad_form_is_refused_by_the_name_of_its_field() {
     assert!(error["message"].as_str().unwrap().contains("boundary"), "{error}");
     let error = send("audio/wav", whole.clone()).await;
     assert_eq!(error["param"], "content-type");
+    let error = send("application/json", whole.clone()).await;
+    assert!(error["message"].as_str().unwrap().contains("the body is a form"), "{error}");
+    let error = send(&kind, br#"{"model":"tiny"}"#.to_vec()).await;
+    assert!(error["message"].as_str().unwrap().contains("the body is JSON"), "{error}");
     let twice = [&whole[..whole.len() - 8], &whole].concat();
     let error = send(&kind, twice).await;
     assert_eq!((error["code"].as_str(), error["param"].as_str()), (Some("invalid_form"), Some("model")));

@@ -255,6 +255,49 @@ async fn what_a_key_may_not_do_does_not_count_as_one_of_its_requests() {
     // What is wrong by what it says does.
     let wrong = reqwest::Client::new().post(gateway.url(CHAT)).bearer_auth(secret("mine")).body("{}");
     assert_eq!(header(&wrong.send().await.unwrap(), "x-ratelimit-remaining-requests"), "1");
+    // What it may not do at all it hears also when it has used up what it may do.
+    let send = async |model: &str| {
+        let request = reqwest::Client::new().post(gateway.url(CHAT)).bearer_auth(secret("mine"));
+        let response = request.body(format!("{{\"model\":\"{model}\"")).send().await.unwrap();
+        response.status().as_u16()
+    };
+    assert_eq!(send("tiny").await, 400);
+    assert_eq!(send("tiny").await, 429);
+    let sleep = reqwest::Client::new().post(gateway.url("/upstream/tiny/sleep")).bearer_auth(secret("mine"));
+    assert_eq!(error_of(sleep.send().await.unwrap()).await["code"], "scheduler_decides");
+}
+
+#[tokio::test]
+async fn without_keys_it_answers_to_its_own_names_and_to_no_page_of_another_site() {
+    let (_nats, _played, gateway) =
+        house(|config| config.gateway.hosts = vec!["llm.example.org".into()]).await;
+    let list = async |host: &str| {
+        let request = reqwest::Client::new().get(gateway.url("/v1/models")).header("host", host);
+        request.send().await.unwrap()
+    };
+    for host in ["localhost:8421", "gateway:8421", "host.docker.internal", "llm.example.org", "[::1]:8421"] {
+        assert_eq!(list(host).await.status(), 200, "{host}");
+    }
+    let refused = list("rebound.example:8421").await;
+    assert_eq!(refused.status(), 403);
+    let error = error_of(refused).await;
+    assert_eq!(error["code"], "host_not_known");
+    assert!(error["message"].as_str().unwrap().contains("berth key create"), "{error}");
+
+    let send = async |site: &str, method: reqwest::Method, path: &str| {
+        let request =
+            reqwest::Client::new().request(method, gateway.url(path)).header("sec-fetch-site", site);
+        request.body("{}").send().await.unwrap()
+    };
+    for path in ["/lease", "/api/v1/unload", CHAT] {
+        let refused = send("cross-site", reqwest::Method::POST, path).await;
+        assert_eq!((refused.status().as_u16(), header(&refused, "x-should-retry")), (403, "false"));
+        assert_eq!(error_of(refused).await["code"], "cross_site", "{path}");
+        for site in ["same-origin", "none"] {
+            assert_eq!(send(site, reqwest::Method::POST, path).await.status(), 400, "{site} {path}");
+        }
+    }
+    assert_eq!(send("cross-site", reqwest::Method::GET, "/v1/models").await.status(), 200);
 }
 
 #[tokio::test]

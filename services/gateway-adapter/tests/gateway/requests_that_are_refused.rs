@@ -36,8 +36,35 @@ async fn a_wrong_request_is_answered_with_what_is_wrong() {
     let (status, error) = refused(&gateway, Method::POST, "/v1/nothing", "").await;
     assert_eq!((status, error["code"].as_str()), (404, Some("unknown_url")));
 
+    for (path, meant) in
+        [("/v1/chat/completions/", chat), ("/chat/completions", chat), ("/leases/", "/leases")]
+    {
+        let (status, error) = refused(&gateway, Method::POST, path, "{}").await;
+        assert_eq!((status, error["code"].as_str()), (404, Some("unknown_url")));
+        assert!(error["message"].as_str().unwrap().ends_with(&format!("; write {meant}")), "{error}");
+    }
+
+    let (_, error) = refused(&gateway, Method::POST, chat, "--x\r\n").await;
+    assert!(error["message"].as_str().unwrap().contains("the body is a form"), "{error}");
+    let form = reqwest::Client::new().post(gateway.url(chat)).body("--x--");
+    let form = form.header("content-type", "multipart/form-data; boundary=x").send().await.unwrap();
+    assert_eq!((form.status().as_u16(), error_of(form).await["param"].as_str()), (400, Some("content-type")));
+
     let (status, error) = refused(&gateway, Method::GET, "/v1/models/none", "").await;
     assert_eq!((status, error["code"].as_str()), (404, Some("model_not_found")));
+}
+
+#[tokio::test]
+async fn a_byte_order_mark_before_json_is_passed_over() {
+    let (_nats, mut played, gateway) = house(|_| {}).await;
+    let request = post(&gateway, "/v1/chat/completions", format!("\u{feff}{}", chat(false)));
+    let job = played.job().await;
+    assert_eq!(job.body, berth_wire::Body::Inline(chat(false).into()));
+    played.answer(&job, 200, "application/json", b"{}").await;
+    assert_eq!(request.await.unwrap().status(), 200);
+    let lease = "\u{feff}{\"sessionKey\":\"s\"}";
+    let (status, error) = refused(&gateway, Method::POST, "/lease", lease).await;
+    assert_eq!((status, error["param"].as_str()), (400, Some("model")));
 }
 
 #[tokio::test]

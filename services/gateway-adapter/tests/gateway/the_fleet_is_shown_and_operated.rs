@@ -34,7 +34,7 @@ fn jobs() -> OperateReply {
         job: JobId(7),
         model: MODEL.into(),
         running: true,
-        position: 0,
+        position: None,
         class: Class::Standard,
         session: Some("s".into()),
         key: Some("user".into()),
@@ -82,6 +82,32 @@ async fn a_users_key_sees_its_own_jobs_and_nothing_of_others() {
 }
 
 #[tokio::test]
+async fn a_model_that_cannot_be_had_says_so_in_every_list() {
+    let (_nats, played, gateway) =
+        house_with_keys(vec![key("user", Scope::User), key("ops", Scope::Admin)]).await;
+    let mut asked = played.bus.subscribe(played.bus.subjects.operate()).await.unwrap();
+    let said = "no engine for `org/tiny:1.5` could be started: on secret-host";
+    let view = json!({
+        "model": MODEL, "aliases": ["tiny"], "engine": "sim", "state": "failed", "hosts": [], "engines": [],
+        "pinned": false, "memory": null, "estimated": null, "measured": null, "context": null, "concurrency": 1,
+        "waiting": 0, "running": 0, "wait_s": null, "leases": 0, "hints": 0, "asked_for": false, "error": said,
+    });
+    let reply = || OperateReply::Models(vec![serde_json::from_value(view.clone()).unwrap()]);
+    let (seen, request) =
+        tokio::join!(get(&gateway, "ops", "/v1/models"), answer(&played, &mut asked, reply()));
+    assert_eq!(request, OperateRequest::Models);
+    let model = &seen["data"][0];
+    assert_eq!((&model["state"], &model["error"]), (&json!("failed"), &json!(said)), "{seen}");
+    // From memory.
+    let one = get(&gateway, "user", "/v1/models/tiny").await;
+    assert_eq!(one["state"], "failed");
+    assert!(one["error"].is_string() && !one.to_string().contains("secret-host"), "{one}");
+    let (seen, _) =
+        tokio::join!(get(&gateway, "user", "/api/v1/models"), answer(&played, &mut asked, reply()));
+    assert!(seen["models"][0]["error"].is_string() && !seen.to_string().contains("secret-host"), "{seen}");
+}
+
+#[tokio::test]
 async fn an_order_names_a_model_by_its_alias_and_says_what_is_wrong() {
     let (_nats, played, gateway) = house(|_| {}).await;
     let mut asked = played.bus.subscribe(played.bus.subjects.operate()).await.unwrap();
@@ -96,6 +122,14 @@ async fn an_order_names_a_model_by_its_alias_and_says_what_is_wrong() {
     );
     let expected = OperateRequest::Unload { model: MODEL.into(), host: Some("h".into()), force: true };
     assert_eq!((response.status().as_u16(), request), (202, expected));
+    let nothing = OperateReply::Done { engines: Vec::new(), already: true };
+    let (response, _) = tokio::join!(post(json!({"model": "tiny"})), answer(&played, &mut asked, nothing));
+    assert_eq!(response.status(), 200);
+    let document: Value = reqwest::get(gateway.url("/openapi.json")).await.unwrap().json().await.unwrap();
+    for path in ["/api/v1/load", "/api/v1/unload", "/api/v1/pin", "/api/v1/unpin"] {
+        let told = &document["paths"][path]["post"]["responses"];
+        assert!(told["200"].is_object() && told["202"].is_object(), "{path}: {told}");
+    }
     for (body, param) in [
         (json!({}), "model"),
         (json!({"model": "tiny", "force": "yes"}), "force"),

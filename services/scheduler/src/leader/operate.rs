@@ -218,6 +218,8 @@ fn view(spec: &ModelSpec, facts: ModelFacts) -> ModelView {
     hosts.dedup();
     let best = facts.engines.iter().map(|(_, _, phase)| rank(*phase)).max();
     let state = match (best, &facts.error) {
+        (None, Some(error)) if error.kind == ErrorKind::CannotFit => "cannot_fit",
+        (None, Some(error)) if error.code == "host_drained" => "stopped",
         (None, Some(_)) => "failed",
         (None, None) => "stopped",
         (Some((_, name)), _) => name,
@@ -241,7 +243,7 @@ fn view(spec: &ModelSpec, facts: ModelFacts) -> ModelView {
         leases: facts.leases as u64,
         hints: facts.hints as u64,
         asked_for: facts.asked_for,
-        error: facts.error,
+        error: facts.error.map(|error| error.message),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use berth_placement::{Event, Policy};
-use berth_wire::HostId;
+use berth_wire::{EngineFailure, HostId};
 
 use crate::world::{GIB, World, model};
 
@@ -62,6 +62,39 @@ fn a_load_that_cannot_be_says_why() {
     let codes: Vec<&str> = world.refused.iter().map(|error| error.code.as_str()).collect();
     assert_eq!(codes, ["model_cannot_fit", "model_not_found", "host_not_found"]);
     assert!(world.refused[2].message.contains("there are"), "{:?}", world.refused[2]);
+}
+
+#[test]
+fn an_unload_on_a_host_that_there_is_not_says_which_there_are() {
+    let mut world = World::new(&[(1, 8 * GIB)], vec![model("a", GIB, 1)]);
+    load(&mut world, "a", None);
+    world.settle();
+    world.tell(Event::UnloadAsked { model: "a".into(), host: Some("nowhere".into()), force: true });
+    let [error] = world.refused.as_slice() else { panic!("{:?}", world.refused) };
+    assert_eq!((error.code.as_str(), error.param.as_deref()), ("host_not_found", Some("host")));
+    let host = world.hosts.keys().next().unwrap().clone();
+    assert!(error.message.contains(host.as_str()), "{error}");
+    assert!(world.engine_of("a").is_some(), "nothing else is unloaded for it");
+}
+
+#[test]
+fn a_model_whose_engine_did_not_start_is_shown_as_failed_until_it_is_asked_for_again() {
+    let mut world = World::new(&[(1, 8 * GIB)], vec![model("a", GIB, 1)]);
+    let shown = |world: &World| world.state.model_facts(&"a".into(), world.now).unwrap().error;
+    world.submit(1, "a");
+    assert_eq!(shown(&world), None);
+    let failure = EngineFailure { message: "no such image".into(), permanent: true, was_ready: false };
+    world.gone(world.engine_of("a").unwrap(), Some(failure));
+    let error = shown(&world).unwrap();
+    assert!(error.code == "engine_start_failed" && error.message.contains("no such image"), "{error}");
+    world.wait(Duration::from_secs(HOUR));
+    assert_eq!(
+        shown(&world).map(|error| error.code),
+        Some(error.code),
+        "it may be tried again, and nobody did"
+    );
+    world.submit(2, "a");
+    assert_eq!(shown(&world), None);
 }
 
 #[test]
@@ -129,7 +162,7 @@ fn jobs_are_listed_in_the_order_in_which_they_came_with_why_they_wait() {
     });
     let (jobs, total) = world.state.job_views(true, None, 10, world.now);
     let seen: Vec<_> = jobs.iter().map(|job| (job.job, job.position)).collect();
-    assert_eq!((seen.as_slice(), total), ([(second, 0), (third, 1)].as_slice(), 2));
+    assert_eq!((seen.as_slice(), total), ([(second, Some(0)), (third, Some(1))].as_slice(), 2));
     assert!(jobs[0].why.as_ref().unwrap().contains("slots"), "{:?}", jobs[0]);
     let (all, total) = world.state.job_views(false, None, 2, world.now);
     assert_eq!((all.len(), total), (2, 3), "as many as were asked for");

@@ -119,6 +119,8 @@ fn a_model_that_can_never_fit_is_refused_with_the_numbers() {
     let job = world.submit(0, "huge");
     let Some(Verdict::Failed { error, .. }) = world.verdicts.get(&job) else { panic!("not refused") };
     assert_eq!(error.code, "model_cannot_fit");
+    let shown = world.state.model_facts(&"huge".into(), world.now).unwrap().error;
+    assert_eq!(shown.as_ref(), Some(error), "it is shown to whoever looks");
     assert!(error.message.contains("needs 40.0 GiB of memory"), "{}", error.message);
     assert!(error.message.contains("8.0 GiB"), "{}", error.message);
 }
@@ -338,14 +340,20 @@ fn a_job_that_is_delivered_again_after_its_end_is_only_taken_off_the_stream() {
 fn a_job_past_its_deadline_is_told_and_not_run() {
     let mut world = World::new(&[], vec![model("a", GIB, 1)]);
     let deadline = Some(world.now.plus(Duration::from_secs(5)));
-    let facts = berth_placement::JobFacts { arrival: world.now, deadline, ..crate::world::job(0, "a") };
-    world.jobs.insert(JobId(0));
-    world.tell(Event::JobSubmitted(facts));
+    // The one is the client's own, the other what its gateway allows.
+    for (n, hurried) in [(0, true), (1, false)] {
+        let facts =
+            berth_placement::JobFacts { arrival: world.now, deadline, hurried, ..crate::world::job(n, "a") };
+        world.jobs.insert(JobId(n));
+        world.tell(Event::JobSubmitted(facts));
+    }
     world.wait(Duration::from_secs(4));
     assert!(world.verdicts.is_empty());
     world.wait(Duration::from_secs(1));
-    let Verdict::Failed { error, .. } = &world.verdicts[&JobId(0)] else { panic!("not told") };
-    assert_eq!(error.code, "deadline_exceeded");
+    for (n, code) in [(0, "deadline_exceeded"), (1, "wait_limit")] {
+        let Verdict::Failed { error, .. } = &world.verdicts[&JobId(n)] else { panic!("not told") };
+        assert_eq!(error.code, code);
+    }
 }
 
 #[test]

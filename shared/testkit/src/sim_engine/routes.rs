@@ -1,6 +1,6 @@
 //! The HTTP routes.
 
-use actix_web::{HttpResponse, web};
+use actix_web::{HttpRequest, HttpResponse, Route, guard, web};
 use bytes::Bytes;
 use serde_json::{Value, json};
 
@@ -18,14 +18,27 @@ pub(super) type App = web::Data<Sim>;
 pub(super) fn configure(config: &mut web::ServiceConfig) {
     config
         .app_data(web::PayloadConfig::new(BODY_LIMIT))
-        .route("/health", web::get().to(health))
-        .route("/v1/models", web::get().to(models))
-        .route("/v1/models/{id:.*}", web::get().to(model))
+        .route("/health", read().to(health))
+        .route("/v1/models", read().to(models))
+        .route("/v1/models/{id:.*}", read().to(model))
         .route("/v1/chat/completions", web::post().to(chat))
         .route("/v1/completions", web::post().to(completion))
         .route("/v1/embeddings", web::post().to(embeddings))
         .configure(media::configure)
-        .route("/sim/stats", web::get().to(stats));
+        .route("/sim/stats", read().to(stats))
+        .default_service(web::to(nothing));
+}
+
+/// GET, and HEAD beside it, as of other engines.
+fn read() -> Route {
+    web::route().guard(guard::Any(guard::Get()).or(guard::Head()))
+}
+
+async fn nothing(request: HttpRequest) -> HttpResponse {
+    let message = format!("the simulator has no {} {}", request.method(), request.path());
+    HttpResponse::NotFound().json(json!({
+        "error": {"message": message, "type": "invalid_request_error", "param": null, "code": "not_found"}
+    }))
 }
 
 async fn health(sim: App) -> HttpResponse {
