@@ -286,7 +286,7 @@ impl Picture {
                     format!("{}/{}", engine.running, engine.concurrency),
                     show_bytes(memory),
                     ago(engine.since, now),
-                    first_line(engine.detail.as_deref().or(digest(engine).as_deref())),
+                    first_line(Some(&notes(engine).join("; "))),
                 ]
             })
             .collect()
@@ -329,6 +329,15 @@ fn section(name: &str, none: &str, rows: &[Vec<String>], headings: &[&str]) -> S
         return text;
     }
     table::render(headings, rows)
+}
+
+/// What else is to be said of an engine.
+fn notes(engine: &EngineRecord) -> Vec<String> {
+    let adapters: Vec<&str> = engine.adapters.iter().map(|adapter| adapter.as_str()).collect();
+    let adapters = (!adapters.is_empty()).then(|| format!("with {}", adapters.join(", ")));
+    let first = |text: &String| text.lines().next().unwrap_or_default().to_owned();
+    let detail = engine.detail.as_ref().map(first).or_else(|| digest(engine));
+    adapters.into_iter().chain(detail).collect()
 }
 
 /// The image that runs, as short as people compare digests.

@@ -182,6 +182,7 @@ pub(crate) const JOB_VIEWS: Shape = Shape {
     name: "JobViews",
     fields: &[
         ("jobs", Are("JobView"), true, "Those that wait first"),
+        ("adapters", Objects, true, "Its LoRA adapters: model, aliases, and the engines that hold each"),
         ("total", Whole, true, "Also those that did not fit into the answer"),
     ],
     open: false,

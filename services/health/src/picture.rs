@@ -289,6 +289,7 @@ mod tests {
             since: Timestamp::default(),
             detail: Some("exit status 1".into()),
             image: None,
+            adapters: Vec::new(),
         };
         levels.engines = Arc::new([("h.1-1".to_owned(), Arc::new(record))].into());
         levels

@@ -108,6 +108,7 @@ fn records_and_events_keep_their_bytes() {
             detail: Some("pulling 3 of 9 layers".into()),
             image: Some("ghcr.io/x/y@sha256:0a".into()),
         },
+            adapters: vec!["sql".into()],
     );
     let body = EventBody::EngineStopping {
         engine: engine(),
