@@ -386,7 +386,7 @@ mod tests {
         let shown = &picture.json()["scheduler"]["leases"];
         let http = json!([{
             "sessionKey": "s", "model": "m", "state": "queued", "position": 2, "etaSeconds": 4.1,
-            "expiresAt": "1970-01-01T00:02:00.000Z", "expiresInSeconds": 60.0,
+            "expiresAt": "1970-01-01T00:02:00.000Z", "expiresInSeconds": 60.0, "keepContext": false,
         }]);
         assert_eq!(*shown, http);
         assert_eq!(picture.leases().len(), 1, "the table has them as well");

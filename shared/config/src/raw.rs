@@ -8,6 +8,7 @@ use serde::Deserialize;
 use toml::Spanned;
 use toml::value::Datetime;
 
+use crate::context::Keep;
 use crate::external::ExternalKind;
 use crate::health::RawHealth;
 use crate::secret::Secret;
@@ -185,7 +186,7 @@ pub(crate) struct RawModel {
     #[serde(default)]
     pub(crate) labels: Words,
     pub(crate) max_adapters: Option<Spanned<u32>>,
-    pub(crate) keep_context: Option<Spanned<Span>>,
+    pub(crate) keep_context: Option<Spanned<Keep>>,
     #[serde(default)]
     pub(crate) adapters: Vec<RawAdapter>,
 }
