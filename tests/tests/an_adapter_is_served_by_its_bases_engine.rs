@@ -1,6 +1,6 @@
 //! LoRA adapters: models of their own to clients, served by the one engine of their base. Real engines, real adapters.
 
-use berth_tests::{Answer, Berth, Config, Engine, Event, Model, Part, SOON, chat, path, until_ok};
+use berth_tests::{Answer, Berth, Config, Engine, Event, Model, Part, SOON, chat, finish, path, until_ok};
 use serde_json::{Value, json};
 
 /// What is asked is said the same each time, and is no text: that of random weights is noise.
@@ -37,6 +37,30 @@ async fn starts(berth: &Berth, model: &str) -> usize {
     facts.iter().filter(|fact| fact.to_string().contains(&format!("\"{model}\""))).count()
 }
 
+/// The adapters that are loaded, as `berth models` and `berth status` tell of them, and what they say to people.
+fn shown(berth: &Berth) -> (Vec<String>, String) {
+    let said = |args: &[&str]| {
+        let mut command = berth_tests::berth();
+        command.current_dir("/").args(args).arg("--data-dir").arg(berth.folder().join("data"));
+        let done = finish(command, SOON);
+        assert!(done.ok, "{}", done.output);
+        done.output
+    };
+    let read = |args: &[&str]| serde_json::from_str::<Value>(&said(args)).expect("it is JSON");
+    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    let models = read(&["models", "--json"]);
+    let adapters = list(&models["models"]).into_iter().flat_map(|model| list(&model["adapters"]));
+    let loaded = adapters.filter(|adapter| !list(&adapter["engines"]).is_empty());
+    let mut loaded: Vec<_> =
+        loaded.filter_map(|adapter| adapter["model"].as_str().map(str::to_owned)).collect();
+    loaded.sort();
+    let engines = list(&read(&["status", "--json"])["engines"]).into_iter();
+    let mut held: Vec<_> = engines.flat_map(|engine| list(&engine["adapters"])).collect();
+    held.sort_by_key(ToString::to_string);
+    assert_eq!(json!(held), json!(loaded), "both say the same");
+    (loaded, said(&["status"]) + &said(&["models"]))
+}
+
 fn adapters(list: &[(&str, &str)]) -> String {
     let entry = |(id, path): &(&str, &str)| {
         format!("{{ id = \"{id}\", aliases = [\"{id}-too\"], path = \"{path}\" }}")
@@ -68,6 +92,9 @@ async fn a_llama_server_applies_the_one_that_is_asked_for_and_no_other() {
     assert_eq!(base.json["model"], "tiny");
     assert_ne!(tokens(&adapted.json), tokens(&base.json));
     assert_eq!(starts(&berth, "tiny").await, 1, "one engine serves both");
+    let (loaded, text) = shown(&berth);
+    assert_eq!(loaded, ["other", "sql"]);
+    assert!(text.contains("with other, sql") && text.contains("+ sql "), "{text}");
 
     let server = engine(&berth, "tiny");
     let mut body = chat("any", &ask());
@@ -133,6 +160,12 @@ async fn a_vllm_loads_them_as_they_are_asked_for_and_lets_go_of_the_one_used_lon
     let held: Value = held.json().await.expect("it answers JSON");
     let loaded = held["data"].as_array().expect("a list").iter().filter(|model| model["parent"].is_string());
     assert_eq!(loaded.count(), 1, "{held}");
+    let told = until_ok("it is shown", SOON, async || {
+        let (loaded, text) = shown(&berth);
+        if loaded == ["blue"] { Ok(text) } else { Err(format!("{loaded:?}")) }
+    })
+    .await;
+    assert!(told.contains("not loaded"), "{told}");
 
     // One that is not there fails alone.
     let ghost = gateway.chat("ghost", &ask()).await;

@@ -46,7 +46,7 @@ fn models(compose: &Compose) -> String {
         write!(
             text,
             "\n[[models]]\nid = {id:?}\nengine = \"llama.cpp\"\nimage = {:?}\nmemory = \"512MiB\"\ncontext = 1024\n\
-             volumes = [\"{source}:/models:ro\"]\nargs = [\"-m\", \"/models/tiny.gguf\", \"--chat-template\", \
+             keep_context = \"1h\"\nvolumes = [\"{source}:/models:ro\"]\nargs = [\"-m\", \"/models/tiny.gguf\", \"--chat-template\", \
              \"chatml\", \"--threads\", \"1\"]\n",
             Part::LlamaImage.text()
         )
@@ -72,6 +72,17 @@ async fn with_engines_in_containers_a_further_host_and_every_container_killed_on
 
     // An engine in a container is beside the agent's, on a network that it shares with the agent alone.
     until_answered("a model whose engine is a container", &gateway, "tiny").await;
+    // What it has read of a session outlasts it: the folder is in the agent's volume.
+    let again = async || {
+        let answer = gateway.chat("tiny", &json!({"user": "s", "max_tokens": 2})).await;
+        answer.json["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap_or_default()
+    };
+    again().await;
+    let cached = again().await;
+    let unloaded = gateway.post("/api/v1/unload", &json!({"model": "tiny"})).await;
+    assert_eq!(unloaded.status, 202, "{}", unloaded.text);
+    until("it is stopped", SOON, async || here.engines().is_empty()).await;
+    assert_eq!((again().await, cached > 0), (cached, true));
     let engines = here.engines();
     assert_eq!(engines.len(), 1);
     let engine = engines[0].as_str();

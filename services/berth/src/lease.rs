@@ -23,6 +23,7 @@ A request with the same session key (header x-berth-session, or `user` in its bo
 Examples:
   berth lease my-session demo             for two minutes
   berth lease my-session demo --ttl 30m   for half an hour; the same command renews it
+  berth lease my-session demo --keep-context
   berth release my-session                give it back";
 
 pub(crate) const RELEASE_EXAMPLES: &str = "\
@@ -47,6 +48,9 @@ pub(crate) struct LeaseArgs {
     /// For how long; 1s at least, and [scheduler] lease_ceiling at most [default: 120s, or the ceiling].
     #[arg(long, value_name = "TIME", value_parser = ttl)]
     ttl: Option<Duration>,
+    /// What the engine has read of the session is saved when the engine is stopped (llama.cpp).
+    #[arg(long)]
+    keep_context: bool,
     #[command(flatten)]
     fleet: FleetArgs,
     /// One JSON object instead of a table, as HTTP has it.
@@ -101,8 +105,9 @@ fn ttl(text: &str) -> Result<Duration, String> {
 pub(crate) fn grant(args: &LeaseArgs) -> Result<Exit, Failure> {
     let reply = at_fleet(&args.fleet, async |bus| {
         let model = resolve(bus, &args.model).await?;
-        ask(bus, &LeaseRequest::Lease { session: args.session.clone(), model, key: None, ttl: args.ttl })
-            .await
+        let keep_context = args.keep_context.then_some(true);
+        let session = args.session.clone();
+        ask(bus, &LeaseRequest::Lease { session, model, key: None, ttl: args.ttl, keep_context }).await
     })?;
     let LeaseReply::Held(status) = reply else { return Err(unexpected()) };
     if args.json {
@@ -210,7 +215,7 @@ fn json(shown: &impl Serialize) -> Result<String, Failure> {
 /// Leases for people.
 pub(crate) fn table(leases: &[LeaseStatus]) -> String {
     let rows: Vec<Vec<String>> = leases.iter().map(row).collect();
-    table::render(&["SESSION", "MODEL", "STATE", "READY IN", "WAITING", "ENDS IN"], &rows)
+    table::render(&["SESSION", "MODEL", "STATE", "READY IN", "WAITING", "ENDS IN", "CONTEXT"], &rows)
 }
 
 fn row(status: &LeaseStatus) -> Vec<String> {
@@ -226,6 +231,7 @@ fn row(status: &LeaseStatus) -> Vec<String> {
         ready,
         status.position.to_string(),
         span(status.left),
+        if status.lease.keep_context { "kept" } else { "-" }.into(),
     ]
 }
 
@@ -252,6 +258,7 @@ mod tests {
             since: Timestamp(5),
             ttl: Duration::from_secs(120),
             expires: Timestamp(120_005),
+            keep_context: state == LeaseState::Ready,
         };
         let left = Duration::from_secs(119);
         LeaseStatus { lease, state, position: 2, eta: eta.map(Duration::from_secs), left }
@@ -262,9 +269,9 @@ mod tests {
         let rows = [status(LeaseState::Loading, Some(4)), status(LeaseState::Ready, Some(0))];
         assert_eq!(
             table(&rows),
-            "SESSION  MODEL  STATE    READY IN  WAITING  ENDS IN\n\
-             chat-1   demo   loading  4.0s      2        1m 59s\n\
-             chat-1   demo   ready    -         2        1m 59s\n"
+            "SESSION  MODEL  STATE    READY IN  WAITING  ENDS IN  CONTEXT\n\
+             chat-1   demo   loading  4.0s      2        1m 59s   -\n\
+             chat-1   demo   ready    -         2        1m 59s   kept\n"
         );
         assert_eq!(row(&status(LeaseState::Queued, None))[3], "?");
     }

@@ -1,13 +1,13 @@
 //! `berth models`: the catalog as it stands.
 
 use berth_config::show_bytes;
-use berth_wire::{ModelView, OperateReply, OperateRequest};
+use berth_wire::{AdapterView, EngineRecord, ModelView, OperateReply, OperateRequest};
 use clap::Args;
 use serde_json::json;
 
 use crate::cli::FleetArgs;
 use crate::exit::{Exit, Failure};
-use crate::{ask, lease, table};
+use crate::{ask, lease, status, table};
 
 pub(crate) const EXAMPLES: &str = "\
 MEMORY is what is set aside: what the configuration says, else an estimate by the model's files (~); MEASURED is the
@@ -33,7 +33,13 @@ pub(crate) struct ModelsArgs {
 pub(crate) fn run(args: &ModelsArgs) -> Result<Exit, Failure> {
     let models =
         lease::at_fleet(&args.fleet, async |bus| match ask::leader(bus, &OperateRequest::Models).await? {
-            OperateReply::Models(models) => Ok(models),
+            OperateReply::Models(mut models) => {
+                let engines = status::entries::<EngineRecord>(bus, "engines").await?;
+                for model in &mut models {
+                    model.note_adapters(engines.values().map(AsRef::as_ref));
+                }
+                Ok(models)
+            }
             _ => Err(ask::unexpected()),
         })?;
     if args.json {
@@ -47,12 +53,31 @@ pub(crate) fn run(args: &ModelsArgs) -> Result<Exit, Failure> {
 }
 
 fn text(models: &[ModelView]) -> String {
-    let rows: Vec<Vec<String>> = models.iter().map(row).collect();
+    let rows: Vec<Vec<String>> = models.iter().flat_map(rows).collect();
     let headings = [
         "MODEL", "ENGINE", "STATE", "WHERE", "MEMORY", "MEASURED", "CONTEXT", "SLOTS", "WAITING", "ALIASES",
         "",
     ];
     table::render(&headings, &rows)
+}
+
+/// A model, and below it its adapters.
+fn rows(model: &ModelView) -> Vec<Vec<String>> {
+    let adapters = model.adapters.iter().map(adapter);
+    std::iter::once(row(model)).chain(adapters).collect()
+}
+
+fn adapter(adapter: &AdapterView) -> Vec<String> {
+    let engines: Vec<String> = adapter.engines.iter().map(ToString::to_string).collect();
+    let (state, note) = match engines.is_empty() {
+        true => ("not loaded", String::new()),
+        false => ("loaded", format!("by {}", engines.join(", "))),
+    };
+    let aliases = if adapter.aliases.is_empty() { "-".into() } else { adapter.aliases.join(", ") };
+    let mut row = vec![format!("+ {}", adapter.model), "adapter".into(), state.into()];
+    row.extend(["-", "-", "-", "-", "-", "-"].map(str::to_owned));
+    row.extend([aliases, note]);
+    row
 }
 
 fn row(model: &ModelView) -> Vec<String> {

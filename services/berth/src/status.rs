@@ -287,7 +287,7 @@ impl Picture {
                     pace(engine.tokens_per_second),
                     show_bytes(memory),
                     ago(engine.since, now),
-                    first_line(engine.detail.as_deref().or(digest(engine).as_deref())),
+                    first_line(Some(&notes(engine).join("; "))),
                 ]
             })
             .collect()
@@ -343,6 +343,15 @@ fn pace(tokens_per_second: f64) -> String {
     if tokens_per_second > 0.0 { format!("{tokens_per_second:.1}") } else { "-".into() }
 }
 
+/// What else is to be said of an engine.
+fn notes(engine: &EngineRecord) -> Vec<String> {
+    let adapters: Vec<&str> = engine.adapters.iter().map(|adapter| adapter.as_str()).collect();
+    let adapters = (!adapters.is_empty()).then(|| format!("with {}", adapters.join(", ")));
+    let first = |text: &String| text.lines().next().unwrap_or_default().to_owned();
+    let detail = engine.detail.as_ref().map(first).or_else(|| digest(engine));
+    adapters.into_iter().chain(detail).collect()
+}
+
 /// The image that runs, as short as people compare digests.
 fn digest(engine: &EngineRecord) -> Option<String> {
     let (_, digest) = engine.image.as_deref()?.rsplit_once("sha256:")?;
@@ -389,7 +398,7 @@ mod tests {
         let shown = &picture.json()["scheduler"]["leases"];
         let http = json!([{
             "sessionKey": "s", "model": "m", "state": "queued", "position": 2, "etaSeconds": 4.1,
-            "expiresAt": "1970-01-01T00:02:00.000Z", "expiresInSeconds": 60.0,
+            "expiresAt": "1970-01-01T00:02:00.000Z", "expiresInSeconds": 60.0, "keepContext": false,
         }]);
         assert_eq!(*shown, http);
         assert_eq!(picture.leases().len(), 1, "the table has them as well");

@@ -138,6 +138,7 @@ pub(crate) mod tests {
             adapters: Vec::new(),
             max_adapters: None,
             keep_context: None,
+            leases_keep_context: false,
             silence: berth_wire::Silence::default(),
         }
     }

@@ -105,9 +105,14 @@ impl Fields {
 
     /// A truth that may be left out: then it is false.
     pub(crate) fn flag(&mut self, name: &str) -> Result<bool, ApiError> {
+        Ok(self.optional_flag(name)?.unwrap_or_default())
+    }
+
+    /// A truth that may be left out.
+    pub(crate) fn optional_flag(&mut self, name: &str) -> Result<Option<bool>, ApiError> {
         match self.take(name) {
-            None => Ok(false),
-            Some(Value::Bool(flag)) => Ok(flag),
+            None => Ok(None),
+            Some(Value::Bool(flag)) => Ok(Some(flag)),
             Some(_) => Err(invalid("invalid_value", name, format!("`{name}` must be true or false"))),
         }
     }

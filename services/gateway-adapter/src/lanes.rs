@@ -207,6 +207,7 @@ mod tests {
             since: Timestamp(0),
             detail: None,
             image: None,
+            adapters: Vec::new(),
         };
         (format!("h.1-{n}"), Arc::new(record))
     }

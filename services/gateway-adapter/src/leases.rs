@@ -19,7 +19,7 @@ use crate::{error, intake, leader};
 /// Bodies of these routes are small.
 const BODY_LIMIT: u64 = 16 * 1024;
 
-/// `POST /lease {sessionKey, model, ttlSeconds}`
+/// `POST /lease {sessionKey, model, ttlSeconds, keepContext}`
 pub(crate) async fn lease(
     request: HttpRequest,
     payload: Payload,
@@ -40,9 +40,10 @@ async fn grant(
     // How long is too long the scheduler says, as it does to all who ask.
     let most = worker.fleet().lease_ceiling().as_secs_f64();
     let ttl = fields.optional_seconds("ttlSeconds", 1.0, most)?;
-    fields.end(&["sessionKey", "model", "ttlSeconds"])?;
+    let keep_context = fields.optional_flag("keepContext")?;
+    fields.end(&["sessionKey", "model", "ttlSeconds", "keepContext"])?;
     let model = resolve(worker, caller, &model)?;
-    let ask = LeaseRequest::Lease { session, model, key: caller.key(), ttl };
+    let ask = LeaseRequest::Lease { session, model, key: caller.key(), ttl, keep_context };
     match ask_leader(worker, &ask).await? {
         LeaseReply::Held(status) => Ok(HttpResponse::Ok().json(LeaseShown::from(status))),
         other => Err(unexpected(&other).into()),

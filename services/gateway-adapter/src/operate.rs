@@ -46,6 +46,10 @@ async fn show_models(caller: &Caller, worker: &Worker) -> Result<HttpResponse, R
     let OperateReply::Models(mut models) = ask(worker, &OperateRequest::Models).await? else {
         return Err(unexpected().into());
     };
+    let engines = worker.fleet().engines.entries();
+    for model in &mut models {
+        model.note_adapters(engines.values().map(AsRef::as_ref));
+    }
     if !caller.is_admin() {
         let catalog = worker.fleet().catalog();
         models.retain(|model| caller.resolve(&catalog, model.model.as_str()).is_ok());
@@ -54,6 +58,8 @@ async fn show_models(caller: &Caller, worker: &Worker) -> Result<HttpResponse, R
             model.hosts.clear();
             model.engines.clear();
             model.error = model.error.take().map(|_| in_short(&model.state).into());
+            model.adapters.retain(|adapter| caller.resolve(&catalog, adapter.model.as_str()).is_ok());
+            model.adapters.iter_mut().for_each(|adapter| adapter.engines.clear());
         }
     }
     Ok(HttpResponse::Ok().json(json!({ "models": models })))

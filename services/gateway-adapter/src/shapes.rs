@@ -83,6 +83,12 @@ pub(crate) const LEASE_ASKED: Shape = Shape {
             false,
             "How long it is to last, from 1 to [scheduler] lease_ceiling; 120 if not said",
         ),
+        (
+            "keepContext",
+            Truth,
+            false,
+            "What the engine has read of the session is to outlast a stop of the engine; as it was if not said",
+        ),
     ],
     open: false,
 };
@@ -101,6 +107,7 @@ pub(crate) const LEASE: Shape = Shape {
         ("etaSeconds", Number, true, "Until the model is ready; null where nobody knows"),
         ("expiresAt", Text, true, "RFC 3339, by the scheduler's clock"),
         ("expiresInSeconds", Number, true, "Until it ends"),
+        ("keepContext", Truth, true, "What the engine has read of the session outlasts a stop of the engine"),
     ],
     open: false,
 };
@@ -182,6 +189,7 @@ const MODEL_VIEW: Shape = Shape {
         ("hints", Whole, true, "Sessions that gave a hint of it"),
         ("asked_for", Truth, true, "An operator asked for an engine that is not there yet"),
         ("error", Text, true, "Why it has no engine and gets none now, or null"),
+        ("adapters", Objects, true, "Its LoRA adapters: model, aliases, and the engines that hold each"),
     ],
     open: true,
 };

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use berth_telemetry::Chain;
-use berth_wire::{ApiError, EngineKind, ErrorKind, Job, ModelId, ModelSpec};
+use berth_wire::{ApiError, EngineKind, EngineState, ErrorKind, Job, ModelId, ModelSpec};
 use bytes::Bytes;
 use reqwest::header::CONTENT_TYPE;
 use reqwest::{Method, StatusCode};
@@ -86,6 +86,7 @@ pub(crate) async fn lend(
         let done = Adapters::load(&cell.adapters, &engine, &id, &path).await;
         match &done {
             Ok(_) => {
+                shared.tell_lane(&cell);
                 let took_ms = began.elapsed().as_millis();
                 info!(engine = %cell.id(), model = %cell.model().id, adapter = %id, took_ms, "adapter ready");
             }
@@ -154,6 +155,16 @@ impl Adapters {
         tell(engine, "/v1/load_lora_adapter", body).await?;
         adapters.loaded.borrow_mut().add(id.clone());
         Self::take(adapters, id).ok_or_else(|| "it was unloaded at once".into())
+    }
+
+    /// What the engine holds, as far as is known: llama-server all that it was started with.
+    pub(crate) fn held(&self, model: &ModelSpec, state: EngineState) -> Vec<ModelId> {
+        match (model.engine.kind, state) {
+            (EngineKind::LlamaCpp, EngineState::Ready) => {
+                model.adapters.iter().map(|adapter| adapter.id.clone()).collect()
+            }
+            _ => self.loaded.borrow().held(),
+        }
     }
 
     /// The engine has forgotten their weights, if not their names.

@@ -372,7 +372,7 @@ impl<'a> Course<'a> {
             Err(refusal) => return Ok(refusal),
         }
         let seat = seat(shared, cell, job).await;
-        let slot = seat.as_ref().map(Seated::slot);
+        let slot = seat.as_ref().and_then(Seated::slot);
         *self.seat.borrow_mut() = seat;
         let body = match &job.body {
             Body::Inline(bytes) => bytes.clone(),

@@ -309,6 +309,7 @@ impl EngineCell {
             since: self.since.get(),
             detail: self.detail.borrow().clone(),
             image: self.image.borrow().clone(),
+            adapters: self.adapters.held(model, self.state()),
         }
     }
 }

@@ -18,6 +18,7 @@ use futures::FutureExt;
 use tracing::warn;
 
 use crate::container::{Container, Known, docker_message, mask_of, remove};
+use crate::docker_paths::Paths;
 use crate::docker_spec::{
     ANY, Owner, container, engine_of, missing_mount, missing_source, port_key, read_spec,
 };
@@ -83,6 +84,7 @@ pub(crate) struct DockerDriver {
     making_network: Rc<tokio::sync::Mutex<()>>,
     /// Whether paths of the host are paths here.
     on_host: bool,
+    paths: Rc<Paths>,
 }
 
 /// Whether the paths that Docker sees are the paths that are seen here: not from a container of that Docker, nor with
@@ -98,8 +100,10 @@ async fn sees_dockers_files(docker: &Docker, config: &HostConfig) -> bool {
 
 impl DockerDriver {
     pub(crate) async fn new(docker: Docker, owner: Owner, config: &HostConfig) -> Self {
-        let network = network::shared(&docker, config.docker_network.as_deref()).await;
-        let on_host = network.is_none() && sees_dockers_files(&docker, config).await;
+        let me = network::me(&docker).await;
+        let network = network::shared(me.as_ref(), config.docker_network.as_deref());
+        let sees = sees_dockers_files(&docker, config).await;
+        let on_host = network.is_none() && sees;
         Self {
             docker,
             owner,
@@ -108,6 +112,7 @@ impl DockerDriver {
             watch: Rc::default(),
             making_network: Rc::default(),
             on_host,
+            paths: Rc::new(Paths::of(me.as_ref(), sees)),
         }
     }
 
@@ -239,6 +244,10 @@ impl DockerDriver {
 
     pub(crate) fn watch(&self) -> &Rc<Watch> {
         &self.watch
+    }
+
+    pub(crate) fn paths(&self) -> &Paths {
+        &self.paths
     }
 
     pub(crate) fn owner(&self) -> &Owner {

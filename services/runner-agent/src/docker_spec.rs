@@ -178,8 +178,9 @@ pub(crate) fn container(owner: &Owner, order: &Order, place: &Place) -> Containe
             ..DeviceRequest::default()
         }]
     });
-    let mounts: Vec<Mount> = spec.volumes.iter().filter_map(|volume| mount(volume)).collect();
-    let binds = spec.volumes.iter().filter(|volume| mount(volume).is_none()).map(|v| bind(v));
+    let volumes = || spec.volumes.iter().chain(&order.volumes);
+    let mounts: Vec<Mount> = volumes().filter_map(|volume| mount(volume)).collect();
+    let binds = volumes().filter(|volume| mount(volume).is_none()).map(|v| bind(v));
     let binds: Vec<String> = binds.collect();
     let may = &spec.container;
     let ram = order.ram.or(may.ram).and_then(signed);

@@ -26,6 +26,8 @@ pub(crate) struct Order {
     pub(crate) amd: Vec<String>,
     /// Arguments behind its own: what is known only here.
     pub(crate) more: Vec<String>,
+    /// Volumes of its container beside its own.
+    pub(crate) volumes: Vec<String>,
     /// RAM it may use, where RAM is what it runs in.
     pub(crate) ram: Option<u64>,
     /// It is to be able to sleep.

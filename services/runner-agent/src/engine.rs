@@ -105,10 +105,16 @@ impl Handler<Drain> for EngineActor {
 
 async fn live(shared: Rc<Shared>, cell: Rc<EngineCell>, beginning: Option<Beginning>) {
     let life = Course { shared: &shared, cell: &cell, began: Instant::now() };
-    let failure = match beginning {
-        Some(Beginning::Launch) => life.launch().await,
-        Some(Beginning::Adopt(instance, found)) => life.serve(instance, found).await,
-        None => life.clear_up().await,
+    let course = async {
+        match beginning {
+            Some(Beginning::Launch) => life.launch().await,
+            Some(Beginning::Adopt(instance, found)) => life.serve(instance, found).await,
+            None => life.clear_up().await,
+        }
+    };
+    let failure = tokio::select! {
+        failure = course => failure,
+        never = contexts::hear(&shared, &cell) => never,
     };
     cell.gone.cancel();
     let (engine, model) = (cell.id(), &cell.model().id);
@@ -147,16 +153,13 @@ impl Course<'_> {
         let start = self.cell.start.clone();
         let devices = &self.shared.devices;
         let sleeps = self.cell.sleep_cost().is_some();
+        let shelf = contexts::shelf(self.shared, self.cell);
         Order {
             gpus: devices.gpus(&start.reservations, AcceleratorKind::Nvidia),
             amd: devices.gpus(&start.reservations, AcceleratorKind::Amd),
             ram: devices.ram(&start.reservations, start.model.memory.is_some()),
-            more: [
-                share::of(&start, devices),
-                rank(&start.model),
-                contexts::args(&self.shared.config, &start.model),
-            ]
-            .concat(),
+            more: [share::of(&start, devices), rank(&start.model), shelf.args].concat(),
+            volumes: shelf.volumes,
             sleeps,
             start,
         }

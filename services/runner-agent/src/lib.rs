@@ -19,6 +19,7 @@ mod container;
 mod contexts;
 mod detect;
 mod docker;
+mod docker_paths;
 mod docker_spec;
 mod driver;
 mod engine;

@@ -42,6 +42,11 @@ impl Loaded {
         }
     }
 
+    /// Those that are there.
+    pub(crate) fn held(&self) -> Vec<ModelId> {
+        self.held.keys().cloned().collect()
+    }
+
     pub(crate) fn users(&self, id: &ModelId) -> u32 {
         self.held.get(id).map_or(0, |held| held.users)
     }

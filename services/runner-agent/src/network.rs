@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use berth_telemetry::Chain;
 use bollard::Docker;
 use bollard::errors::Error as DockerError;
-use bollard::models::NetworkCreateRequest;
+use bollard::models::{ContainerInspectResponse, NetworkCreateRequest};
 use bollard::query_parameters::{InspectContainerOptions, ListNetworksOptionsBuilder};
 use tracing::{debug, info, warn};
 
@@ -44,21 +44,25 @@ impl Place {
     }
 }
 
-/// The network to reach engines on: the configured one, else the one that this agent's own container is on; none when it
-/// runs on the host.
-pub(crate) async fn shared(docker: &Docker, configured: Option<&str>) -> Option<String> {
-    if let Some(network) = configured {
-        return Some(network.to_owned());
-    }
+/// This agent's own container; `None`: it runs on the host, or in a container of another engine than the one it
+/// commands.
+pub(crate) async fn me(docker: &Docker) -> Option<ContainerInspectResponse> {
     if !std::path::Path::new("/.dockerenv").exists() {
         return None;
     }
     let hostname = std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
-    // Fails where the agent is in a container of another engine than the one it commands.
-    let me = docker.inspect_container(hostname.trim(), None::<InspectContainerOptions>).await.ok()?;
-    let networks = me.network_settings?.networks?;
+    docker.inspect_container(hostname.trim(), None::<InspectContainerOptions>).await.ok()
+}
+
+/// The network to reach engines on: the configured one, else the one that this agent's own container is on; none when it
+/// runs on the host.
+pub(crate) fn shared(me: Option<&ContainerInspectResponse>, configured: Option<&str>) -> Option<String> {
+    if let Some(network) = configured {
+        return Some(network.to_owned());
+    }
+    let networks = me?.network_settings.as_ref()?.networks.as_ref()?;
     let mut names: Vec<String> =
-        networks.into_keys().filter(|name| name != "host" && name != "none").collect();
+        networks.keys().filter(|name| *name != "host" && *name != "none").cloned().collect();
     // Only networks that somebody made resolve names; they come first.
     names.sort_by_key(|name| name == "bridge");
     names.into_iter().next()

@@ -213,6 +213,7 @@ mod tests {
             since: Timestamp(1),
             ttl: Duration::from_secs(1),
             expires: Timestamp(expires),
+            keep_context: false,
         }
     }
 

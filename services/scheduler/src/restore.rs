@@ -56,6 +56,7 @@ mod tests {
             since: Timestamp(1),
             ttl: Duration::from_millis(9),
             expires: Timestamp(expires),
+            keep_context: false,
         };
         let profile = |model: &str, config: &str| Profile::new(model.into(), config.into(), "ram".into());
         let mut kept = Kept {

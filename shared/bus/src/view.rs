@@ -143,12 +143,18 @@ impl<M: Message + Send + Sync + 'static> View<M> {
     /// watch up again after a server restart.
     #[must_use]
     pub fn follow(bus: &Bus, bucket: &str) -> Self {
+        Self::follow_keys(bus, bucket, ">")
+    }
+
+    /// The same with only those keys that match, as in `*.name`.
+    #[must_use]
+    pub fn follow_keys(bus: &Bus, bucket: &str, keys: &str) -> Self {
         let (publish, current) = watch::channel(None);
-        let (bus, bucket) = (bus.clone(), bucket.to_owned());
+        let (bus, bucket, keys) = (bus.clone(), bucket.to_owned(), keys.to_owned());
         tokio::spawn(async move {
             tokio::select! {
                 () = publish.closed() => {}
-                () = follow(&bus, &bucket, &publish) => {}
+                () = follow(&bus, &bucket, &keys, &publish) => {}
             }
         });
         Self { current }
@@ -181,14 +187,19 @@ impl<M: Message + Send + Sync + 'static> View<M> {
 /// A bucket whose last entry expired between its count and its delivery would never look current.
 const QUIET: Duration = Duration::from_secs(2);
 
-async fn follow<M: Message>(bus: &Bus, bucket: &str, publish: &watch::Sender<Option<Entries<M>>>) {
+async fn follow<M: Message>(
+    bus: &Bus,
+    bucket: &str,
+    keys: &str,
+    publish: &watch::Sender<Option<Entries<M>>>,
+) {
     let mut delay = Duration::from_millis(100);
     let mut connects = bus.connects.clone();
     let mut unreadable = Unreadable::default();
     loop {
         connects.mark_unchanged();
         let followed = tokio::select! {
-            followed = follow_once(bus, bucket, publish, &mut unreadable) => followed,
+            followed = follow_once(bus, bucket, keys, publish, &mut unreadable) => followed,
             // The server may have been restarted, and the bucket with it: a watch would find out late.
             Ok(()) = connects.changed() => Ok(()),
         };
@@ -216,12 +227,13 @@ impl Unreadable {
 async fn follow_once<M: Message>(
     bus: &Bus,
     bucket: &str,
+    keys: &str,
     publish: &watch::Sender<Option<Entries<M>>>,
     unreadable: &mut Unreadable,
 ) -> Result<(), BusError> {
     let store = bus.bucket(bucket).await?;
     let watching = |e| BusError::nats(format!("watch the bucket {bucket}"), e);
-    let mut watch = store.watch_with_history(">").await.map_err(|e| BusError::nats("watch a bucket", e))?;
+    let mut watch = store.watch_with_history(keys).await.map_err(|e| BusError::nats("watch a bucket", e))?;
     let held = store.status().await.map_err(|e| BusError::nats("ask for a bucket", e))?.values();
     let mut map: BTreeMap<String, Arc<M>> = BTreeMap::new();
     let mut current = held == 0;

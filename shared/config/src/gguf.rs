@@ -175,6 +175,7 @@ impl Config {
             adapters: Vec::new(),
             max_adapters: None,
             keep_context: None,
+            leases_keep_context: false,
             silence: berth_wire::Silence::default(),
         })
     }

@@ -71,6 +71,7 @@ pub(crate) fn resolve(raw: &RawModel, around: Surroundings<'_>, findings: &mut F
         },
     );
     let adapters = adapter::resolve(raw, kind, driver, around.base, findings);
+    let kept = context::resolve(raw, kind, driver, findings);
     check_flags(raw, kind, findings);
     check_driver(raw, kind, driver, template.image.is_some(), findings);
     for word in raw.command.iter().flat_map(|words| &words.get_ref().0).chain(&raw.args.0).chain(&raw.env.0) {
@@ -124,7 +125,8 @@ pub(crate) fn resolve(raw: &RawModel, around: Surroundings<'_>, findings: &mut F
         labels: raw.labels.texts(),
         adapters: adapters.list,
         max_adapters: adapters.at_once,
-        keep_context: context::resolve(raw, kind, driver, findings),
+        keep_context: kept.of_all,
+        leases_keep_context: kept.by_lease,
         silence: silence(raw, findings),
     }
 }

@@ -10,6 +10,7 @@ use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde_json::Value;
 
+use crate::context::Keep;
 use crate::raw::RawConfig;
 use crate::secret::Secret;
 use crate::sleep::Depth;
@@ -148,6 +149,7 @@ macro_rules! written {
 written! {
     Span => "Duration", { "type": "string", "x-kind": "duration" };
     Ttl => "TimeToLive", { "type": "string", "x-kind": "duration or `\"never\"`" };
+    Keep => "Keep", { "type": "string", "x-kind": "duration or `\"off\"`" };
     Size => "Size", { "type": "string", "x-kind": "size" };
     Secret => "Secret", { "type": "string", "x-kind": "secret" };
     Words => "Words", { "type": "array", "items": { "type": "string" } };

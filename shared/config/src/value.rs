@@ -24,6 +24,13 @@ fn parse_span<E: Error>(text: &str) -> Result<Duration, E> {
     }
 }
 
+impl Span {
+    /// From text.
+    pub(crate) fn parse<E: Error>(text: &str) -> Result<Self, E> {
+        parse_span(text).map(Self)
+    }
+}
+
 fn no_unit<E: Error>(number: impl fmt::Display, help: &str) -> E {
     E::custom(format!("`{number}` lacks its unit\n{help}"))
 }

@@ -426,7 +426,11 @@ fn contexts_are_kept_only_where_they_can_be() {
     let llama =
         "[[models]]\nid = \"m\"\nengine = \"llama.cpp\"\ndriver = \"process\"\nkeep_context = \"1h\"\n";
     assert!(Config::parse(llama, "f").is_ok());
-    refuses(&llama.replace("process", "docker"), "5:16", &["llama.cpp run as a process"]);
+    for also in [llama.replace("process", "docker"), llama.replace("1h", "off")] {
+        assert!(Config::parse(&also, "f").is_ok(), "{also}");
+    }
+    refuses(&llama.replace("llama.cpp", "vllm"), "5:16", &["only contexts of llama.cpp"]);
+    refuses(&llama.replace("\"1h\"", "5"), "5:16", &["\"off\""]);
     refuses(&llama.replace("1h", "0s"), "5:16", &["\"1s\" to \"24h\""]);
     refuses(&format!("{llama}args = [\"--slot-save-path\", \"/x\"]\n"), "6:9", &["leave this out"]);
     refuses(&format!("{llama}[[models.adapters]]\nid = \"a\"\npath = \"/a\"\n"), "5:16", &["with adapters"]);

@@ -34,6 +34,9 @@ pub struct ModelNeeds {
     pub pin: bool,
     /// Engines at a time, at most; `None`: as many as pay.
     pub max_replicas: Option<u32>,
+    /// What its engines have read of a session may be kept for a lease.
+    #[serde(default)]
+    pub keeps_context: bool,
     /// Hash of what it is run with: measurements of another one do not count.
     pub config: String,
 }
@@ -52,6 +55,7 @@ impl From<&ModelSpec> for ModelNeeds {
             idle_ttl: spec.idle_ttl,
             asleep_ttl: spec.asleep_ttl,
             pin: spec.pin,
+            keeps_context: spec.may_keep_context(),
         }
     }
 }
@@ -255,6 +259,9 @@ pub enum Event {
         key: Option<KeyId>,
         /// For how long.
         ttl: Duration,
+        /// Whether its context is to be kept; `None`: as the lease has it already, else no.
+        #[serde(default)]
+        keep_context: Option<bool>,
     },
     /// A session gives a lease back, or all of its.
     LeaseReleased {

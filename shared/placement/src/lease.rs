@@ -233,23 +233,28 @@ impl Step<'_> {
         model: ModelId,
         key: Option<KeyId>,
         ttl: Duration,
+        keep_context: Option<bool>,
     ) {
-        let refusal = self.refusal(&model).or_else(|| out_of_range(ttl, self.state.policy.lease_ceiling));
+        let refusal = self
+            .refusal(&model)
+            .or_else(|| out_of_range(ttl, self.state.policy.lease_ceiling))
+            .or_else(|| self.context_is_lost(&model).filter(|_| keep_context == Some(true)));
         if let Some(error) = refusal {
             self.emit(Effect::LeaseRefused { session, model, error });
             return;
         }
-        let since = match self.state.leases.get(&(session.clone(), model.clone())) {
-            Some(held) => held.lease.since,
+        let (since, kept) = match self.state.leases.get(&(session.clone(), model.clone())) {
+            Some(held) => (held.lease.since, held.lease.keep_context),
             None => {
                 if let Some(error) = self.lease_cap(&session, key.as_ref()) {
                     self.emit(Effect::LeaseRefused { session, model, error });
                     return;
                 }
-                self.now
+                (self.now, false)
             }
         };
-        self.keep_lease(Lease { session, model, key, since, ttl, expires: self.now.plus(ttl) });
+        let (expires, keep_context) = (self.now.plus(ttl), keep_context.unwrap_or(kept));
+        self.keep_lease(Lease { session, model, key, since, ttl, expires, keep_context });
     }
 
     /// Why neither a lease on the model nor a hint of it would lead to anything.
@@ -259,6 +264,21 @@ impl Step<'_> {
         }
         let message = format!("the model `{model}` is not in the catalog");
         Some(ApiError::new(ErrorKind::ModelNotFound, "model_not_found", message).param("model"))
+    }
+
+    /// Why what its engines have read of a session does not outlast them. A lease without it would not be what was
+    /// asked for.
+    fn context_is_lost(&self, id: &ModelId) -> Option<ApiError> {
+        let model = self.state.models.get(id)?;
+        if model.needs.keeps_context {
+            return None;
+        }
+        let message = format!(
+            "the context of a session on `{id}` cannot be kept (keepContext, --keep-context): only that of a \
+             llama.cpp that Berth runs without adapters can, unless its configuration says keep_context = \"off\"; \
+             ask for the lease without it"
+        );
+        Some(ApiError::new(ErrorKind::InvalidRequest, "invalid_value", message).param("keepContext"))
     }
 
     /// Why the session or its key may hold no more.

@@ -333,7 +333,9 @@ impl Step<'_> {
             Event::SleepRefused { engine, why } => self.sleep_refused(engine, &why),
             Event::Profiles(profiles) => self.profiles(profiles),
             Event::Estimates(estimates) => self.estimates(estimates),
-            Event::LeaseAsked { session, model, key, ttl } => self.lease_asked(session, model, key, ttl),
+            Event::LeaseAsked { session, model, key, ttl, keep_context } => {
+                self.lease_asked(session, model, key, ttl, keep_context);
+            }
             Event::LeaseReleased { session, model } => self.lease_released(&session, model.as_ref()),
             Event::LeasesRestored(leases) => self.leases_restored(leases),
             Event::Hint { session, model, due, key } => self.hinted(&session, &model, due, key),

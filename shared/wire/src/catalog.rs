@@ -203,6 +203,9 @@ pub struct ModelSpec {
         with = "crate::time::option_millis"
     )]
     pub keep_context: Option<Duration>,
+    /// A lease may ask for the same, for its session alone.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub leases_keep_context: bool,
     /// For how long its engine may be silent in a stream.
     #[serde(default, skip_serializing_if = "Silence::is_default")]
     pub silence: Silence,
@@ -237,6 +240,12 @@ impl ModelSpec {
     #[must_use]
     pub fn is_found(&self) -> bool {
         self.engine.driver == Driver::External
+    }
+
+    /// Whether what its engine has read of a session may be saved when the engine is stopped.
+    #[must_use]
+    pub fn may_keep_context(&self) -> bool {
+        self.keep_context.is_some() || self.leases_keep_context
     }
 
     /// Its adapter of this id, and which one it is.

@@ -129,6 +129,9 @@ pub struct EngineRecord {
     /// The image that runs, by its digest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
+    /// The LoRA adapters that it holds.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub adapters: Vec<ModelId>,
 }
 
 impl Message for EngineRecord {

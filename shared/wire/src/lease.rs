@@ -33,6 +33,9 @@ pub struct Lease {
     pub ttl: Duration,
     /// When it ends unless it is renewed.
     pub expires: Timestamp,
+    /// What the model's engine has read of the session is to outlast a stop of the engine.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub keep_context: bool,
 }
 
 impl Lease {
@@ -114,6 +117,9 @@ pub enum LeaseRequest {
             with = "crate::time::option_millis"
         )]
         ttl: Option<Duration>,
+        /// Whether the session's context is to be kept; `None`: as the lease has it already, else no.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        keep_context: Option<bool>,
     },
     /// Give leases back. Answered by [`LeaseReply::Released`].
     Release {
@@ -200,6 +206,8 @@ pub struct LeaseShown {
     pub expires_at: String,
     /// Until it ends.
     pub expires_in_seconds: f64,
+    /// What the engine has read of the session outlasts a stop of the engine.
+    pub keep_context: bool,
 }
 
 impl From<LeaseStatus> for LeaseShown {
@@ -212,6 +220,7 @@ impl From<LeaseStatus> for LeaseShown {
             eta_seconds: status.eta.map(seconds),
             expires_at: rfc3339(status.lease.expires),
             expires_in_seconds: seconds(status.left),
+            keep_context: status.lease.keep_context,
         }
     }
 }
@@ -288,6 +297,7 @@ mod tests {
             since: Timestamp(0),
             ttl: Duration::from_secs(120),
             expires: Timestamp(1_795_238_762_250),
+            keep_context: true,
         };
         let eta = Some(Duration::from_micros(4_100_400));
         let left = Duration::from_millis(119_500);
@@ -298,7 +308,7 @@ mod tests {
     fn a_lease_is_shown_in_seconds_and_rfc_3339() {
         let shown = r#"{"sessionKey":"s","model":"m","state":"loading","position":2,"etaSeconds":4.1,"#
             .to_owned()
-            + r#""expiresAt":"2026-11-21T05:26:02.250Z","expiresInSeconds":119.5}"#;
+            + r#""expiresAt":"2026-11-21T05:26:02.250Z","expiresInSeconds":119.5,"keepContext":true}"#;
         assert_eq!(serde_json::to_string(&LeaseShown::from(status())).unwrap(), shown);
         let all = LeasesShown::new(vec![status()], 7);
         assert_eq!(serde_json::to_string(&all).unwrap(), format!(r#"{{"leases":[{shown}],"total":7}}"#));

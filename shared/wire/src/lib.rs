@@ -59,7 +59,9 @@ pub use lease::{
 };
 pub use logs::{LogAck, LogPiece, ReadLog};
 pub use marker::EndMarker;
-pub use operate::{HintView, JobView, JobWhy, LOAD_KEPT, ModelView, OperateReply, OperateRequest, PlaceView};
+pub use operate::{
+    AdapterView, HintView, JobView, JobWhy, LOAD_KEPT, ModelView, OperateReply, OperateRequest, PlaceView,
+};
 pub use policy::{PolicyRecord, PolicySettings};
 pub use profile::{Profile, Residency};
 pub use report::{

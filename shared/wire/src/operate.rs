@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::codec::Message;
 use crate::error::ApiError;
+use crate::host::EngineRecord;
 use crate::id::{AcceleratorId, EngineId, HostId, JobId, KeyId, ModelId, SessionId};
 use crate::job::Class;
 
@@ -231,6 +232,30 @@ pub struct ModelView {
     pub asked_for: bool,
     /// Why it has no engine and gets none now.
     pub error: Option<String>,
+    /// Its LoRA adapters.
+    #[serde(default)]
+    pub adapters: Vec<AdapterView>,
+}
+
+/// A LoRA adapter of a model.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AdapterView {
+    /// Its name.
+    pub model: ModelId,
+    /// Other names for it.
+    pub aliases: Vec<String>,
+    /// The engines of its base that hold it now.
+    pub engines: Vec<EngineId>,
+}
+
+impl ModelView {
+    /// Takes over from the engines themselves which of them hold its adapters.
+    pub fn note_adapters<'a>(&mut self, engines: impl Iterator<Item = &'a EngineRecord>) {
+        for engine in engines.filter(|engine| engine.model == self.model) {
+            let held = self.adapters.iter_mut().filter(|adapter| engine.adapters.contains(&adapter.model));
+            held.for_each(|adapter| adapter.engines.push(engine.engine));
+        }
+    }
 }
 
 /// A hint that is still to come true.

@@ -89,6 +89,7 @@ fn reports_keep_their_bytes() {
 #[test]
 fn records_and_events_keep_their_bytes() {
     pin("model", &spec());
+    pin("model_that_keeps_contexts", &ModelSpec { leases_keep_context: true, ..spec() });
     pin("host", &beat());
     pin("leader", &LeaderRecord { instance: "s1".into(), since: Timestamp(5), epoch: Epoch(7) });
     pin(
@@ -108,6 +109,7 @@ fn records_and_events_keep_their_bytes() {
             since: Timestamp(5),
             detail: Some("pulling 3 of 9 layers".into()),
             image: Some("ghcr.io/x/y@sha256:0a".into()),
+            adapters: vec!["sql".into()],
         },
     );
     let body = EventBody::EngineStopping {
@@ -171,9 +173,14 @@ fn an_asynchronous_jobs_record_keeps_its_bytes() {
 fn what_is_asked_of_leases_keeps_its_bytes() {
     let (session, model) = (lease().session, lease().model);
     let ttl = Duration::from_secs(120);
-    let ask = |ttl| LeaseRequest::Lease { session: session.clone(), model: model.clone(), key: None, ttl };
-    pin("lease_ask", &ask(Some(ttl)));
-    pin("lease_ask_as_long_as_is_usual", &ask(None));
+    let ask = |ttl, keep_context| {
+        let (session, model) = (session.clone(), model.clone());
+        LeaseRequest::Lease { session, model, key: None, ttl, keep_context }
+    };
+    pin("lease_ask", &ask(Some(ttl), None));
+    pin("lease_ask_as_long_as_is_usual", &ask(None, None));
+    pin("lease_ask_that_keeps_the_context", &ask(None, Some(true)));
+    pin("lease_that_keeps_the_context", &Lease { keep_context: true, ..lease() });
     pin("lease_release", &LeaseRequest::Release { session: session.clone(), model: None, key: None });
     pin("lease_list", &LeaseRequest::List { session: Some(session.clone()), key: None });
     let lead = Duration::from_secs(20);

@@ -29,6 +29,7 @@ fn held() -> LeaseStatus {
             since: Timestamp(0),
             ttl: Duration::from_secs(120),
             expires: Timestamp(1_000),
+            keep_context: true,
         },
         state: LeaseState::Loading,
         position: 1,
@@ -45,12 +46,19 @@ async fn names_are_resolved_and_answers_have_their_shape() {
     let body = json!({"sessionKey": "s", "model": "tiny"});
     let (response, request) =
         tokio::join!(ask(&gateway, "/lease", &body), answer(&played, &mut asked, LeaseReply::Held(held())));
-    let lease_for = |ttl| LeaseRequest::Lease { session: "s".into(), model: MODEL.into(), key: None, ttl };
+    let lease_that = |ttl, keep_context| LeaseRequest::Lease {
+        session: "s".into(),
+        model: MODEL.into(),
+        key: None,
+        ttl,
+        keep_context,
+    };
+    let lease_for = |ttl| lease_that(ttl, None);
     assert_eq!(request, lease_for(None), "the leader knows how long is usual");
     assert_eq!(response.status(), 200);
     let lease: Value = response.json().await.unwrap();
     let shape = json!({"sessionKey": "s", "model": MODEL, "state": "loading", "position": 1, "etaSeconds": null,
-                       "expiresAt": "1970-01-01T00:00:01.000Z", "expiresInSeconds": 120.0});
+                       "expiresAt": "1970-01-01T00:00:01.000Z", "expiresInSeconds": 120.0, "keepContext": true});
     assert_eq!(lease, shape);
 
     let body = json!({"sessionKey": "s", "model": "tiny", "ttlSeconds": 86_401});
@@ -66,6 +74,11 @@ async fn names_are_resolved_and_answers_have_their_shape() {
     let (_, request) =
         tokio::join!(ask(&gateway, "/lease", &body), answer(&played, &mut asked, LeaseReply::Held(held())));
     assert_eq!(request, lease_for(Some(Duration::from_millis(60_500))), "a number in any form");
+
+    let body = json!({"sessionKey": "s", "model": "tiny", "keepContext": true});
+    let (_, request) =
+        tokio::join!(ask(&gateway, "/lease", &body), answer(&played, &mut asked, LeaseReply::Held(held())));
+    assert_eq!(request, lease_that(None, Some(true)));
 
     let reply = LeaseReply::Released { models: vec![MODEL.into()] };
     let body = json!({"sessionKey": "s", "model": "tiny"});
@@ -102,6 +115,7 @@ async fn what_is_wrong_is_said_at_once_and_a_refusal_is_passed_on() {
         ("/lease", json!({"sessionKey": "s", "model": "tiny", "ttlSeconds": 0}), 400, "ttlSeconds"),
         ("/lease", json!({"sessionKey": "s", "model": "tiny", "ttlSeconds": "60"}), 400, "ttlSeconds"),
         ("/lease", json!({"sessionKey": "s", "model": "tiny", "ttlSecs": 5}), 400, "ttlSecs"),
+        ("/lease", json!({"sessionKey": "s", "model": "tiny", "keepContext": "yes"}), 400, "keepContext"),
         ("/release", json!({"sessionKey": "s", "model": "none"}), 404, "model"),
         ("/hint", json!({"sessionKey": "s", "model": "tiny"}), 400, "inSeconds"),
         ("/hint", json!({"sessionKey": "s", "model": "tiny", "inSeconds": -1}), 400, "inSeconds"),

@@ -57,6 +57,7 @@ pub fn model() -> ModelSpec {
         adapters: Vec::new(),
         max_adapters: None,
         keep_context: None,
+        leases_keep_context: false,
         silence: berth_wire::Silence::default(),
     }
 }

@@ -167,6 +167,7 @@ fn spec(config: &ExternalConfig, listed: &Listed, accelerators: &[Accelerator]) 
         adapters: Vec::new(),
         max_adapters: None,
         keep_context: None,
+        leases_keep_context: false,
         silence: berth_wire::Silence::default(),
     };
     // Hosts whose servers have the very same share it; any other keeps its own apart.

@@ -52,6 +52,7 @@ impl World {
             idle_ttl: None,
             asleep_ttl: None,
             pin: false,
+            keeps_context: false,
             max_replicas: Some(1),
             config: String::new(),
         };

@@ -66,6 +66,7 @@ pub(crate) fn process(command: &[&str]) -> ModelSpec {
         adapters: Vec::new(),
         max_adapters: None,
         keep_context: None,
+        leases_keep_context: false,
         silence: berth_wire::Silence::default(),
     }
 }

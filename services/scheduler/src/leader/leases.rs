@@ -75,11 +75,12 @@ impl Leader {
     fn asked(&mut self, request: LeaseRequest, ctx: &mut Context<Self>) -> Result<Answered, ApiError> {
         let now = self.clock.now();
         match request {
-            LeaseRequest::Lease { session, model, key, ttl } => {
+            LeaseRequest::Lease { session, model, key, ttl, keep_context } => {
                 check(&session)?;
                 let key = self.counted_for(&session, &model, key)?;
                 let ttl = ttl.unwrap_or(self.lease_ttl);
-                let event = Event::LeaseAsked { session: session.clone(), model: model.clone(), key, ttl };
+                let (of, on) = (session.clone(), model.clone());
+                let event = Event::LeaseAsked { session: of, model: on, key, ttl, keep_context };
                 self.feed(event, ctx);
                 if let Some(error) = self.leases.refused.take() {
                     return Err(error);

@@ -5,8 +5,8 @@ use berth_bus::{Bus, BusError, amend_json, get_json};
 use berth_config::SchedulerConfig;
 use berth_placement::{EnginePhase, Event, ModelFacts};
 use berth_wire::{
-    ApiError, ErrorKind, EventBody, HintView, LEASE_TTL, ModelId, ModelSpec, ModelView, OperateReply,
-    OperateRequest, PolicySettings, slug,
+    AdapterSpec, AdapterView, ApiError, ErrorKind, EventBody, HintView, LEASE_TTL, ModelId, ModelSpec,
+    ModelView, OperateReply, OperateRequest, PolicySettings, slug,
 };
 use tracing::info;
 
@@ -244,7 +244,13 @@ fn view(spec: &ModelSpec, facts: ModelFacts) -> ModelView {
         hints: facts.hints as u64,
         asked_for: facts.asked_for,
         error: facts.error.map(|error| error.message),
+        adapters: spec.adapters.iter().map(adapter).collect(),
     }
+}
+
+/// Who holds it the engines' own records say.
+fn adapter(spec: &AdapterSpec) -> AdapterView {
+    AdapterView { model: spec.id.clone(), aliases: spec.aliases.clone(), engines: Vec::new() }
 }
 
 fn rank(phase: EnginePhase) -> (u8, &'static str) {

@@ -103,6 +103,7 @@ pub fn rights(identity: &Identity, subjects: &Subjects) -> Vec<Right> {
             Say(subjects.report(host)),
             Say(subjects.tail(host, "*")),
             Follow("catalog"),
+            Follow("leases"),
             Put("hosts", host.to_string()),
             Follow("engines"),
             Put("engines", format!("{host}.>")),

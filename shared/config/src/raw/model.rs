@@ -4,7 +4,7 @@ use berth_wire::{Driver, EngineKind, Silence};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::context;
+use crate::context::{self, Keep};
 use crate::model::{MOST, MOST_MEMORY};
 use crate::schema;
 use crate::sleep::Depth;
@@ -135,10 +135,10 @@ pub(crate) struct RawModel {
     /// How many of its adapters an engine holds at a time: the one used longest ago makes room. vLLM only.
     #[schemars(range(min = 1, max = MOST), extend("x-default" = crate::adapter::AT_ONCE.to_string()))]
     pub(crate) max_adapters: Option<Spanned<u32>>,
-    /// What an engine has read of a session is saved when it is stopped, and kept for so long ([sleeping.md](sleeping.md)).
-    /// llama.cpp as a process only.
-    #[schemars(extend("x-default" = "not kept", "x-least" = "1s", "x-most" = schema::span(context::MOST)))]
-    pub(crate) keep_context: Option<Spanned<Span>>,
+    /// What an engine has read of a session is saved when it is stopped, and kept for so long; `"off"`: not for sessions whose
+    /// lease asks for it either. A llama.cpp that Berth runs, without adapters ([sleeping.md](sleeping.md)).
+    #[schemars(extend("x-default" = "for sessions whose lease asks for it", "x-least" = "1s", "x-most" = schema::span(context::MOST)))]
+    pub(crate) keep_context: Option<Spanned<Keep>>,
     #[serde(default)]
     pub(crate) adapters: Vec<RawAdapter>,
 }

@@ -262,6 +262,7 @@ impl Fleet {
                     model,
                     key: Some(format!("k{}", self.below(500)).into()),
                     ttl: Duration::from_secs(120),
+                    keep_context: None,
                 };
                 self.at_once.push_back((Kind::LeaseAsked, event));
             }
@@ -458,6 +459,7 @@ fn model(n: usize) -> ModelNeeds {
         idle_ttl: (n.is_multiple_of(3)).then_some(Duration::from_secs(600)),
         asleep_ttl: None,
         pin: n % 100 == 50,
+        keeps_context: false,
         max_replicas: None,
         config: String::new(),
     }

@@ -16,6 +16,7 @@ pub fn model(id: &str, memory: u64, concurrency: u32) -> ModelNeeds {
         idle_ttl: None,
         asleep_ttl: None,
         pin: false,
+        keeps_context: false,
         max_replicas: None,
         config: String::new(),
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use berth_placement::{Event, Policy};
+use berth_placement::{Event, ModelNeeds, Policy};
 use berth_wire::{EngineState, LeaseState};
 
 use crate::world::{GIB, World, job, model};
@@ -22,6 +22,29 @@ fn a_lease_loads_its_model_onto_room_that_is_free() {
     world.settle();
     let lease = world.state.lease(&"s".into(), &"a".into(), world.now).unwrap();
     assert_eq!((lease.state, lease.eta_s), (LeaseState::Ready, Some(0.0)));
+}
+
+#[test]
+fn a_lease_keeps_its_sessions_context_where_that_can_be_done_and_is_refused_where_not() {
+    let keeps = ModelNeeds { keeps_context: true, ..model("a", GIB, 1) };
+    let mut world = World::new(&[(1, 8 * GIB)], vec![keeps, model("b", GIB, 1)]);
+    let ask = |model: &str, keep_context| Event::LeaseAsked {
+        session: "s".into(),
+        model: model.into(),
+        key: None,
+        ttl: Duration::from_secs(HOUR),
+        keep_context,
+    };
+    for (said, is) in [(None, false), (Some(true), true), (None, true), (Some(false), false)] {
+        world.tell(ask("a", said));
+        let lease = world.state.lease(&"s".into(), &"a".into(), world.now).unwrap().lease;
+        assert_eq!((lease.keep_context, lease.key), (is, None), "{said:?}");
+    }
+    world.tell(ask("b", Some(false)));
+    assert!(world.refused.is_empty());
+    world.tell(ask("b", Some(true)));
+    let error = &world.refused[0];
+    assert_eq!((error.code.as_str(), error.param.as_deref()), ("invalid_value", Some("keepContext")));
 }
 
 #[test]
@@ -201,7 +224,8 @@ fn callers_without_a_key_are_capped_together_as_one_key_is() {
     assert!(error.message.contains("without an API key hold 2 leases"), "{}", error.message);
     assert!(error.message.contains("leases_per_key"), "{}", error.message);
     let ttl = Duration::from_secs(60);
-    world.tell(Event::LeaseAsked { session: "t".into(), model: "a".into(), key: Some("k".into()), ttl });
+    let (session, model, key) = ("t".into(), "a".into(), Some("k".into()));
+    world.tell(Event::LeaseAsked { session, model, key, ttl, keep_context: None });
     world.tell(Event::LeaseReleased { session: "r".into(), model: None });
     world.ask_lease("u", "a", HOUR);
     assert_eq!(world.refused.len(), 1, "a key is another caller, and what is released is free");

@@ -182,7 +182,8 @@ impl World {
 
     pub fn ask_lease(&mut self, session: &str, model: &str, ttl: u64) {
         let ttl = Duration::from_secs(ttl);
-        self.tell(Event::LeaseAsked { session: session.into(), model: model.into(), key: None, ttl });
+        let (session, model) = (session.into(), model.into());
+        self.tell(Event::LeaseAsked { session, model, key: None, ttl, keep_context: None });
     }
 
     /// It has fallen asleep as it was told.

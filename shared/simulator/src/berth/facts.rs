@@ -45,6 +45,7 @@ impl Facts<'_> {
             idle_ttl: None,
             asleep_ttl: None,
             pin: false,
+            keeps_context: false,
             max_replicas: None,
             config: String::new(),
         }

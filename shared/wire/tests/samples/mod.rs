@@ -45,6 +45,7 @@ pub fn spec() -> ModelSpec {
         adapters: Vec::new(),
         max_adapters: None,
         keep_context: None,
+        leases_keep_context: false,
         silence: berth_wire::Silence::default(),
     }
 }
@@ -136,5 +137,6 @@ pub fn lease() -> Lease {
         since: Timestamp(5),
         ttl: Duration::from_secs(120),
         expires: Timestamp(120_005),
+        keep_context: false,
     }
 }
