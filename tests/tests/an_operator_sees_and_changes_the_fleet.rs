@@ -83,7 +83,7 @@ async fn jobs_are_explained_models_loaded_and_unloaded_and_a_configuration_appli
     let id = waiting["job"].as_str().unwrap();
     assert_eq!((&waiting["session"], &waiting["position"]), (&json!("two"), &json!(0)), "{waiting}");
     let queue = done(&fleet, &["queue"]);
-    assert!(queue.contains(id) && queue.contains("slots of its model are taken"), "{queue}");
+    assert!(queue.contains(id) && queue.contains("the only slot of its model is taken"), "{queue}");
     assert!(refused(&fleet, &["unload", "a"]).contains("1 job runs on it"));
     let why = done(&fleet, &["explain", id]);
     assert!(why.contains("it is the first of its model") && why.contains("waits for a"), "{why}");

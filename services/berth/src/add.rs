@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use berth_config::{Config, ExternalKind, parse_server_url};
+use berth_config::{Config, ExternalKind, is_same_server, parse_server_url};
 use clap::Args;
 use toml_edit::{ArrayOfTables, DocumentMut, Item, Table, value};
 
@@ -76,7 +76,7 @@ pub(crate) fn run(args: &AddArgs) -> Result<Exit, Failure> {
     };
     // What is wrong already is not for this to hide.
     let before = Config::parse(&text, &shown)?;
-    if let Some(there) = before.external.iter().find(|server| server.url == args.url) {
+    if let Some(there) = before.external.iter().find(|server| is_same_server(&server.url, &args.url)) {
         return Err(Failure::Input(format!("{shown} has this server already, as `{}`", there.name)));
     }
     let kind = match args.kind {
@@ -103,6 +103,10 @@ pub(crate) fn run(args: &AddArgs) -> Result<Exit, Failure> {
 fn ask(url: &str) -> Result<ExternalKind, Failure> {
     let found = actix_rt::System::new().block_on(identify(url, PATIENCE));
     match found {
+        Some(server) if server.is_berth => Err(Failure::Input(format!(
+            "a gateway of Berth answers at {url}: this fleet's own would list its models to itself without end; if it is \
+             that of another fleet, add it with --kind openai"
+        ))),
         Some(server) => {
             println!("{url}: {server}");
             Ok(server.kind)

@@ -6,6 +6,7 @@ use std::time::Duration;
 use berth_bus::{Bus, BusError};
 use berth_wire::{OperateReply, OperateRequest};
 use serde::Serialize;
+use terminal_size::{Height, Width, terminal_size};
 
 use crate::exit::Failure;
 
@@ -45,7 +46,10 @@ pub(crate) async fn watch(
     let in_place = in_place && std::io::stdout().is_terminal();
     let mut last = None;
     loop {
-        let now = picture().await?;
+        let mut now = picture().await?;
+        if let Some((Width(columns), Height(rows))) = terminal_size().filter(|_| in_place) {
+            now = cropped(&now, columns.into(), rows.into());
+        }
         if last.as_ref() != Some(&now) {
             if in_place {
                 // From the upper left, each line to its end, and nothing below.
@@ -57,6 +61,22 @@ pub(crate) async fn watch(
         }
         tokio::time::sleep(LOOK).await;
     }
+}
+
+/// As much as a terminal shows without scrolling: what is cut off at the right or below is not seen, but nothing wraps.
+fn cropped(text: &str, columns: usize, rows: usize) -> String {
+    let lines = text.lines().count();
+    let fits = if lines < rows { lines } else { rows.saturating_sub(2) };
+    let mut shown: String = text.lines().take(fits).fold(String::new(), |mut shown, line| {
+        shown.extend(line.chars().take(columns));
+        shown.push('\n');
+        shown
+    });
+    if fits < lines {
+        let more = format!("({} lines more)\n", lines - fits);
+        shown.extend(more.chars().take(columns.max(1)));
+    }
+    shown
 }
 
 /// A time in about four characters.
@@ -74,6 +94,14 @@ pub(crate) fn span(seconds: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_small_terminal_shows_what_fits_and_says_what_does_not() {
+        let text = "one two\nthree\nfour\nfive\n";
+        assert_eq!(cropped(text, 80, 5), text);
+        assert_eq!(cropped(text, 5, 5), "one t\nthree\nfour\nfive\n");
+        assert_eq!(cropped(text, 80, 4), "one two\nthree\n(2 lines more)\n");
+    }
 
     #[test]
     fn times_are_short() {

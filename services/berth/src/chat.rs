@@ -3,12 +3,14 @@
 use std::io::{BufRead, IsTerminal, Read, Write};
 use std::time::Duration;
 
+use berth_config::env;
 use clap::Args;
 use futures::StreamExt;
 use reqwest::{Client, Response};
 use serde_json::{Value, json};
 
 use crate::exit::{Exit, Failure};
+use crate::up::BusFile;
 use crate::{setup, table};
 
 pub(crate) const EXAMPLES: &str = "\
@@ -34,7 +36,7 @@ pub(crate) struct ChatArgs {
     /// Tokens of an answer, at most.
     #[arg(long, value_name = "N")]
     max_tokens: Option<u32>,
-    /// The gateway [default: [gateway] listen, http://127.0.0.1:8421].
+    /// The gateway [default: that of a running `berth up`, else [gateway] listen].
     #[arg(long, env = "BERTH_URL", value_name = "URL")]
     url: Option<String>,
     /// An API key, where the gateway asks for one.
@@ -58,9 +60,13 @@ pub(crate) fn run(args: &ChatArgs) -> Result<Exit, Failure> {
     let url = match &args.url {
         Some(url) => url.trim_end_matches('/').trim_end_matches("/v1").to_owned(),
         None => {
-            let (config, _) = setup::config(None, &[])?;
-            let address =
-                config.gateway.listen.first().map_or_else(|| "127.0.0.1:8421".into(), ToString::to_string);
+            let address = match BusFile::gateway(&env::data_dir())? {
+                Some(address) => address.to_string(),
+                None => {
+                    let listen = setup::config(None, &[])?.0.gateway.listen;
+                    listen.first().map_or_else(|| "127.0.0.1:8421".into(), ToString::to_string)
+                }
+            };
             format!("http://{}", address.replace("0.0.0.0", "127.0.0.1").replace("[::]", "[::1]"))
         }
     };

@@ -18,7 +18,7 @@ Examples:
   berth events --since 2d            two days
   berth events -f                    and on, until Ctrl-C
   berth events -f --since 0s         only what happens from here on
-  berth events --kind engine         only engines; others are job, host, leader and catalog
+  berth events --kind engine         only engines; others are job, host, leader, catalog and alert
   berth events --json | jq -r .why   one JSON object a line";
 
 /// Options of `events`.
@@ -30,8 +30,8 @@ pub(crate) struct EventsArgs {
     /// How far back.
     #[arg(long, value_name = "TIME", default_value = "1h", value_parser = berth_config::parse_duration)]
     since: Duration,
-    /// Only of this kind: engine, job, host, leader or catalog.
-    #[arg(long, value_name = "KIND", value_parser = ["engine", "job", "host", "leader", "catalog"])]
+    /// Only of this kind: engine, job, host, leader, catalog or alert.
+    #[arg(long, value_name = "KIND", value_parser = ["engine", "job", "host", "leader", "catalog", "alert"])]
     kind: Option<String>,
     #[command(flatten)]
     fleet: FleetArgs,

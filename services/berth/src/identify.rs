@@ -15,6 +15,8 @@ pub(crate) struct Server {
     pub(crate) kind: ExternalKind,
     /// How many models it lists; `None`: it wants a key first.
     pub(crate) models: Option<usize>,
+    /// It is a gateway of Berth.
+    pub(crate) is_berth: bool,
 }
 
 /// What is said of how many there are.
@@ -42,7 +44,8 @@ pub(crate) async fn identify(base: &str, patience: Duration) -> Option<Server> {
     let version = json(ask("/api/version").await).await;
     if version.as_ref().is_some_and(|v| v.get("version").is_some_and(Value::is_string)) {
         let tags = json(ask("/api/tags").await).await?;
-        return Some(Server { kind: ExternalKind::Ollama, models: count(&tags, "models") });
+        let models = count(&tags, "models");
+        return Some(Server { kind: ExternalKind::Ollama, models, is_berth: false });
     }
     let listed = ask("/v1/models").await?;
     let header =
@@ -62,7 +65,8 @@ pub(crate) async fn identify(base: &str, patience: Duration) -> Option<Server> {
         ((_, true), _) => ExternalKind::LiteLlm,
         _ => by_own_route(&ask).await,
     };
-    Some(Server { kind, models: models.flatten() })
+    let is_berth = list.as_ref().and_then(owner) == Some("berth");
+    Some(Server { kind, models: models.flatten(), is_berth })
 }
 
 /// By routes that only one of them has.

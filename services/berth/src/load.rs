@@ -139,7 +139,9 @@ pub(crate) fn pin(args: &PinArgs, pin: bool) -> Result<Exit, Failure> {
         let model = lease::resolve(bus, &args.model).await?;
         let (_, already) = done(bus, &OperateRequest::Pin { model: model.clone(), pin }).await?;
         let text = match (pin, already) {
-            (true, false) => format!("{model} is pinned: one engine of it is kept ready"),
+            (true, false) => format!(
+                "{model} is pinned: one engine of it is kept ready, as soon as there is room for one (`berth models`)"
+            ),
             (true, true) => format!("{model} was pinned already"),
             (false, false) => {
                 format!("{model} is pinned no longer; its engine stays until its room is needed")

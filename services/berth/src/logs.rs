@@ -4,7 +4,7 @@ use std::io::Write;
 use std::time::Duration;
 
 use berth_bus::{Bus, BusError, read};
-use berth_wire::{EngineId, EngineRecord, HostId, LogAck, LogPiece, ReadLog, Reply, Verb};
+use berth_wire::{EngineId, EngineRecord, HostBeat, HostId, LogAck, LogPiece, ReadLog, Reply, Verb};
 use clap::Args;
 use futures::StreamExt;
 
@@ -52,7 +52,10 @@ pub(crate) fn run(args: &LogsArgs) -> Result<Exit, Failure> {
 /// The engine of that name.
 async fn find(bus: &Bus, name: &str) -> Result<(HostId, EngineId), Failure> {
     let engines = status::entries::<EngineRecord>(bus, "engines").await?;
-    let all: Vec<&EngineRecord> = engines.values().map(AsRef::as_ref).collect();
+    let hosts = status::entries::<HostBeat>(bus, "hosts").await?;
+    // What a lost host ran can tell nothing.
+    let here = engines.values().filter(|record| hosts.contains_key(record.host.as_str()));
+    let all: Vec<&EngineRecord> = here.map(AsRef::as_ref).collect();
     let mut found: Vec<&EngineRecord> =
         all.iter().copied().filter(|record| record.engine.to_string() == name).collect();
     if found.is_empty() {

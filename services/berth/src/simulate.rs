@@ -204,7 +204,7 @@ fn workload(args: &SimulateArgs) -> Result<Workload, Failure> {
 fn heading(args: &SimulateArgs, workload: &Workload) -> String {
     let s = |count: usize| if count == 1 { "" } else { "s" };
     format!(
-        "{} job{} for {} model{}; {} accelerator{}, {} slots each, load {} s",
+        "{} job{} for {} model{}; {} accelerator{}, {} slot{} each, load {} s",
         workload.jobs.len(),
         s(workload.jobs.len()),
         workload.models.len(),
@@ -212,6 +212,7 @@ fn heading(args: &SimulateArgs, workload: &Workload) -> String {
         args.accelerators,
         s(args.accelerators as usize),
         args.slots,
+        s(args.slots as usize),
         args.load.as_secs_f64(),
     )
 }

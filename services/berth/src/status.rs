@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use berth_bus::{Bus, BusOptions, Entries, View};
-use berth_config::{env, show_bytes};
+use berth_config::{BusConfig, env, show_bytes};
 use berth_wire::{
     Accelerator, DrainStatus, EngineRecord, HostBeat, LeaderRecord, LeaseShown, LeaseStatus, Message,
     ModelId, ModelSpec, OperateReply, OperateRequest, Timestamp,
@@ -74,7 +74,10 @@ const TOP_JOBS: u32 = 20;
 /// The NATS that was named, else that of a running `berth up`, else the configured one.
 pub(crate) fn options(args: &FleetArgs) -> Result<BusOptions, Failure> {
     let (config, _) = setup::config(args.config.as_deref(), &args.nats_url)?;
-    let named = !args.nats_url.is_empty() || env::nats_urls().is_some() || args.config.is_some();
+    // A file of the environment counts if it says where NATS is; else it may be what `berth up` runs with.
+    let elsewhere = || env::config_file().is_some() && config.bus.urls != BusConfig::default().urls;
+    let named =
+        !args.nats_url.is_empty() || env::nats_urls().is_some() || args.config.is_some() || elsewhere();
     let of_up = match named && args.data_dir.is_none() {
         true => None,
         false => BusFile::read(&args.data_dir.clone().unwrap_or_else(env::data_dir))?,
@@ -157,7 +160,7 @@ impl Picture {
         json!({
             "leader": self.leader,
             "hosts": self.hosts.values().collect::<Vec<_>>(),
-            "engines": self.engines.values().collect::<Vec<_>>(),
+            "engines": self.engines.values().map(|engine| engine.told(self.is_here(engine))).collect::<Vec<_>>(),
             "models": self.catalog.values().map(|model| &model.id).collect::<Vec<_>>(),
             "scheduler": self.scheduler_shown(),
         })
@@ -272,6 +275,11 @@ impl Picture {
             .sum()
     }
 
+    /// Whether an engine's host is.
+    fn is_here(&self, engine: &EngineRecord) -> bool {
+        self.hosts.contains_key(engine.host.as_str())
+    }
+
     fn engines(&self, now: Timestamp) -> Vec<Vec<String>> {
         self.engines
             .values()
@@ -282,7 +290,7 @@ impl Picture {
                     engine.model.to_string(),
                     engine.host.to_string(),
                     format!("{}, {}", engine.kind.as_str(), engine.driver.as_str()),
-                    engine.state.as_str().into(),
+                    if self.is_here(engine) { engine.state.as_str() } else { "host away" }.into(),
                     format!("{}/{}", engine.running, engine.concurrency),
                     pace(engine.tokens_per_second),
                     show_bytes(memory),

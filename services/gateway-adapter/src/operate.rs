@@ -293,8 +293,9 @@ pub(crate) async fn hosts(_: Admin, worker: Data<Arc<Worker>>) -> HttpResponse {
 
 /// `GET /api/v1/engines`
 pub(crate) async fn engines(_: Admin, worker: Data<Arc<Worker>>) -> HttpResponse {
-    let engines = worker.fleet().engines.entries();
-    HttpResponse::Ok().json(json!({ "engines": engines.values().collect::<Vec<_>>() }))
+    let (hosts, engines) = (worker.fleet().hosts.entries(), worker.fleet().engines.entries());
+    let told = engines.values().map(|engine| engine.told(hosts.contains_key(engine.host.as_str())));
+    HttpResponse::Ok().json(json!({ "engines": told.collect::<Vec<_>>() }))
 }
 
 /// `GET /api/v1/events[?sinceSeconds=...]`: what happened since, and on as it happens, as server-sent events.

@@ -118,7 +118,7 @@ fn components(bus: &Bus, views: &Views, report: &Report) -> Vec<Component> {
             "NATS denies something that health needs; its log and `nats micro stats berth-health` name it",
         ),
         Component::new("scheduler", leader.is_some(), leader.unwrap_or_default(), "no scheduler leads"),
-        Component::new("gateways", gateways > 0, format!("{gateways} gateways"), "no gateway answers"),
-        Component::new("hosts", hosts > 0, format!("{hosts} hosts"), "no host takes jobs"),
+        Component::new("gateways", gateways > 0, gateways.to_string(), "no gateway answers"),
+        Component::new("hosts", hosts > 0, hosts.to_string(), "no host takes jobs"),
     ]
 }

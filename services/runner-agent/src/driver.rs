@@ -187,7 +187,7 @@ pub(crate) const PIDS: u32 = 32_768;
 
 /// The end of an engine for want of memory, of which it was given so much.
 pub(crate) fn starved(bytes: u64) -> String {
-    format!("was killed for using more than its {} MiB of memory; give the model more `memory`", bytes >> 20)
+    format!("was killed for using more than its {} MiB of memory (give the model more `memory`)", bytes >> 20)
 }
 
 /// `NAME=value` entries with their placeholders filled, and bare `NAME`s with this agent's own value.

@@ -184,7 +184,7 @@ pub(crate) fn resolve(
     let all: Vec<ExternalConfig> = raw.iter().map(|raw| entry(raw, idle_ttl, base, findings)).collect();
     for (n, (this, config)) in raw.iter().zip(&all).enumerate() {
         let before = || raw.iter().zip(&all).take(n);
-        if let Some((first, _)) = before().find(|(_, other)| other.url == config.url) {
+        if let Some((first, _)) = before().find(|(_, other)| is_same_server(&other.url, &config.url)) {
             let line = findings.line(&first.url.span());
             findings.add(
                 this.url.span(),
@@ -269,6 +269,21 @@ fn url(raw: &Spanned<String>, findings: &mut Findings<'_>) -> String {
     }
 }
 
+/// Whether two addresses are of one server, as far as they themselves tell.
+#[must_use]
+pub fn is_same_server(one: &str, other: &str) -> bool {
+    let known = |url: &str| {
+        ["localhost", "[::1]"].iter().fold(url.to_owned(), |url, name| {
+            let named = format!("http://{name}");
+            match url.strip_prefix(&named).filter(|rest| rest.is_empty() || rest.starts_with([':', '/'])) {
+                Some(rest) => format!("http://127.0.0.1{rest}"),
+                None => url,
+            }
+        })
+    };
+    known(one) == known(other)
+}
+
 /// The address of a server as it is kept: without `/v1` and without a `/` at its end.
 ///
 /// # Errors
@@ -345,6 +360,15 @@ mod tests {
             "http://h?x=1",
         ] {
             assert!(parse_url(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn this_machine_is_the_same_by_every_name() {
+        assert!(is_same_server("http://localhost:1", "http://127.0.0.1:1"));
+        assert!(is_same_server("http://[::1]:1/x", "http://localhost:1/x"));
+        for other in ["http://127.0.0.1:2", "http://localhost.example:1", "http://127.0.0.1:1/x"] {
+            assert!(!is_same_server("http://localhost:1", other), "{other}");
         }
     }
 }

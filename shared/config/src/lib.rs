@@ -30,7 +30,7 @@ mod telemetry;
 mod template;
 mod value;
 
-pub use external::{ExternalConfig, ExternalKind, KeySource, parse_url as parse_server_url};
+pub use external::{ExternalConfig, ExternalKind, KeySource, is_same_server, parse_url as parse_server_url};
 pub use gguf::{LlamaServer, ModelFileError};
 pub use health::{AlertConfig, HealthConfig, WebhookConfig};
 pub use placeholder::PLACEHOLDERS;

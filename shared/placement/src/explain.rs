@@ -233,7 +233,10 @@ impl<'a> Scene<'a> {
     fn why_served_later(&self, model: &Model) -> Option<String> {
         let tally = self.state.tallies.of(&model.needs.id);
         if tally.ready > 0 {
-            return Some(format!("all {} slots of its model are taken", model.needs.concurrency));
+            return Some(match model.needs.concurrency {
+                1 => "the only slot of its model is taken".into(),
+                slots => format!("all {slots} slots of its model are taken"),
+            });
         }
         if tally.loads() {
             return Some("its model is being loaded".into());

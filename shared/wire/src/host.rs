@@ -134,6 +134,19 @@ pub struct EngineRecord {
     pub adapters: Vec<ModelId>,
 }
 
+impl EngineRecord {
+    /// For people and their programs. The record of an engine whose host is lost stays as the host left it, so `host_away` is
+    /// added to it.
+    #[must_use]
+    pub fn told(&self, host_is_here: bool) -> serde_json::Value {
+        let mut told = serde_json::to_value(self).unwrap_or_default();
+        if let (false, Some(fields)) = (host_is_here, told.as_object_mut()) {
+            fields.insert("host_away".into(), true.into());
+        }
+        told
+    }
+}
+
 impl Message for EngineRecord {
     const SCHEMA: &'static str = "kv.engine/1";
 }

@@ -1,5 +1,6 @@
-//! `bus.json` in the data directory: how other commands of this user reach the NATS of a running `berth up`.
+//! `bus.json` in the data directory: how other commands of this user reach the NATS and the gateway of a running `berth up`.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use berth_bus::BusOptions;
@@ -15,6 +16,9 @@ struct Content {
     url: String,
     root: String,
     token_file: PathBuf,
+    /// Where its gateway listens.
+    #[serde(default)]
+    gateway: Option<SocketAddr>,
     /// Of the `berth up` that wrote it.
     pid: u32,
 }
@@ -26,12 +30,18 @@ pub(crate) struct BusFile {
 }
 
 impl BusFile {
-    /// Says where NATS is. Readable by the owner alone, like the token.
-    pub(crate) fn write(data_dir: &Path, server: &NatsServer, root: &str) -> Result<Self, Failure> {
+    /// Says where NATS is, and the gateway. Readable by the owner alone, like the token.
+    pub(crate) fn write(
+        data_dir: &Path,
+        server: &NatsServer,
+        root: &str,
+        gateway: Option<SocketAddr>,
+    ) -> Result<Self, Failure> {
         let content = Content {
             url: server.url().into(),
             root: root.into(),
             token_file: server.token_file().into(),
+            gateway,
             pid: std::process::id(),
         };
         let path = data_dir.join(NAME);
@@ -41,16 +51,21 @@ impl BusFile {
         Ok(Self { path })
     }
 
-    /// Reads it; `None` where no `berth up` has left one.
-    pub(crate) fn read(data_dir: &Path) -> Result<Option<BusOptions>, Failure> {
+    fn content(data_dir: &Path) -> Result<Option<Content>, Failure> {
         let path = data_dir.join(NAME);
         let text = match std::fs::read_to_string(&path) {
             Ok(text) => text,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(source) => return Err(Failure::File { path, source }),
         };
-        let content: Content = serde_json::from_str(&text)
+        let content = serde_json::from_str(&text)
             .map_err(|error| Failure::Input(format!("{} is damaged ({error}); remove it", path.display())))?;
+        Ok(Some(content))
+    }
+
+    /// Where NATS is; `None` where no `berth up` has left word.
+    pub(crate) fn read(data_dir: &Path) -> Result<Option<BusOptions>, Failure> {
+        let Some(content) = Self::content(data_dir)? else { return Ok(None) };
         let token = std::fs::read_to_string(&content.token_file)
             .map_err(|source| Failure::File { path: content.token_file.clone(), source })?;
         Ok(Some(BusOptions {
@@ -59,6 +74,11 @@ impl BusFile {
             token: Some(token.trim().into()),
             ..BusOptions::default()
         }))
+    }
+
+    /// Where its gateway listens.
+    pub(crate) fn gateway(data_dir: &Path) -> Result<Option<SocketAddr>, Failure> {
+        Ok(Self::content(data_dir)?.and_then(|content| content.gateway))
     }
 
     /// Removes it.

@@ -88,7 +88,8 @@ async fn up(args: &UpArgs, mut config: Config, source: &Source, data_dir: &Path)
         let bus = Bus::connect(&BusOptions::from_config(&config.bus), "berth-up").await?;
         berth_bus::forget_leader(&bus).await?;
         bus.close().await;
-        let file = BusFile::write(data_dir.path(), &started, &config.bus.root)?;
+        let gateway = config.gateway.listen.first().copied().filter(|address| address.port() != 0);
+        let file = BusFile::write(data_dir.path(), &started, &config.bus.root, gateway)?;
         (Some(started), Some(file))
     };
 
@@ -163,8 +164,8 @@ async fn serve(config: Arc<Config>, signals: &Signals) -> Result<Exit, Failure> 
     }
     // The agent says goodbye to the scheduler, so that one ends after it.
     let drained = async {
-        crew.stop(Role::Gateway, Duration::from_secs(40)).await;
-        crew.stop(Role::Agent, Duration::from_secs(50)).await;
+        crew.stop(Role::Gateway, config.gateway.finish + Duration::from_secs(10)).await;
+        crew.stop(Role::Agent, config.host.finish + Duration::from_secs(30)).await;
         crew.stop(Role::Health, Duration::from_secs(10)).await;
         crew.stop(Role::Scheduler, Duration::from_secs(10)).await;
     };

@@ -22,7 +22,7 @@ pub(super) async fn look(own: &[SocketAddr], served: &[ExternalConfig]) -> Vec<S
     };
     let probes = USUAL.into_iter().filter(|port| !known(*port)).map(async |port| {
         let url = format!("http://127.0.0.1:{port}");
-        identify(&url, PATIENCE).await.map(|server| hint(&url, server))
+        identify(&url, PATIENCE).await.filter(|server| !server.is_berth).map(|server| hint(&url, server))
     });
     futures::future::join_all(probes).await.into_iter().flatten().collect()
 }
@@ -40,10 +40,13 @@ mod tests {
 
     #[test]
     fn a_hint_says_what_was_found_and_how_to_add_it() {
-        let server = Server { kind: ExternalKind::Ollama, models: Some(3) };
+        let server = Server { kind: ExternalKind::Ollama, models: Some(3), is_berth: false };
         let text = hint("http://127.0.0.1:11434", server);
         assert!(text.starts_with("Ollama (3 models) at http://127.0.0.1:11434: `berth add http"), "{text}");
-        let locked = hint("http://127.0.0.1:4000", Server { kind: ExternalKind::LiteLlm, models: None });
+        let locked = hint(
+            "http://127.0.0.1:4000",
+            Server { kind: ExternalKind::LiteLlm, models: None, is_berth: false },
+        );
         assert!(locked.contains("wants a key") && locked.contains("--key-env"), "{locked}");
     }
 }
