@@ -110,7 +110,13 @@ fn runaway(group: &Group) -> Child {
     let child = command.args(["-c", script, "sh"]).arg(&gate).process_group(0).spawn().unwrap();
     group.add(child.id()).unwrap();
     fs::write(&gate, "go\n").unwrap();
-    while members(group.folder()).len() < 3 {
+    let own = Pid::from_raw(child.id().try_into().unwrap());
+    let is_apart = |pid: &u32| {
+        let pid = Pid::from_raw((*pid).try_into().unwrap());
+        nix::unistd::getpgid(Some(pid)).is_ok_and(|group| group != own)
+    };
+    let ready = |members: Vec<u32>| members.len() >= 3 && members.iter().any(is_apart);
+    while !ready(members(group.folder())) {
         std::thread::yield_now();
     }
     child

@@ -69,7 +69,8 @@ async fn an_upstream_request_is_asked_of_the_engine_as_it_came() {
         ("PUT", "\u{1}\n", Some("application/x-own"), "\u{1}\n"),
         ("POST", r#"{ "model":"alias" }"#, Some("application/json"), r#"{ "model":"served" }"#),
         ("POST", r#"{"model":"adapter"}"#, Some("application/json"), r#"{"model":"adapter"}"#),
-        ("POST", r#"{"model":"alias"}"#, None, r#"{"model":"alias"}"#),
+        ("POST", r#"{"model":"alias"}"#, None, r#"{"model":"served"}"#),
+        ("POST", r#"model="alias""#, None, r#"model="alias""#),
     ];
     for (method, body, kind, at_engine) in cases {
         let mut job = fleet.job(body);

@@ -139,7 +139,7 @@ async fn an_agent_that_leaves_finishes_what_runs_and_stops_its_engines() {
     fleet.shutdown.cancel();
     until("it says that it drains", WAIT, async || fleet.status().await.beat.draining).await;
     let late = fleet.start_command(python(&[]), GIB / 4);
-    assert!(matches!(fleet.command(Verb::Start, &late).await, Reply::Refused { .. }));
+    assert!(matches!(fleet.command(Verb::Start, &late).await, Reply::Busy { .. }));
     fleet.leave().await;
     assert_eq!(fleet.ended(attempt).await.outcome, Outcome::Completed);
     assert_eq!(fleet.told.entries.borrow().last(), Some(&ReportEntry::Goodbye));
