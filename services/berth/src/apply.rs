@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use berth_bus::{Bus, BusError, amend_json, create_json, get_json};
-use berth_config::Config;
+use berth_config::{Config, show_bytes, show_duration};
 use berth_wire::{Event, EventBody, ModelId, ModelSpec, PolicyRecord, PolicySettings, Timestamp, slug};
 use clap::Args;
 use futures::TryStreamExt;
@@ -149,6 +149,20 @@ fn fields<T: Serialize>(from: &T, to: &T) -> Vec<Field> {
     found
 }
 
+/// A field in the units that a file has them in.
+fn shown(field: &Field) -> String {
+    let Field { field: path, from, to } = field;
+    let name = path.rsplit('.').next().unwrap_or(path);
+    let in_bytes = ["memory", "ram", "shm"].contains(&name);
+    let value = |value: &Value| match (value, value.as_u64()) {
+        (Value::Null, _) => "none".to_owned(),
+        (_, Some(ms)) if name.ends_with("_ms") => show_duration(Duration::from_millis(ms)),
+        (_, Some(bytes)) if in_bytes => show_bytes(bytes),
+        (value, _) => value.to_string(),
+    };
+    format!("    {}: {} -> {}", path.strip_suffix("_ms").unwrap_or(path), value(from), value(to))
+}
+
 fn text(changes: &[Change]) -> String {
     let mut text = String::new();
     let mut line = |line: String| {
@@ -156,17 +170,16 @@ fn text(changes: &[Change]) -> String {
         text.push('\n');
     };
     for change in changes {
-        let of = |field: &Field| format!("    {}: {} -> {}", field.field, field.from, field.to);
         match change {
             Change::Added { model } => line(format!("+ {model}")),
             Change::Removed { model } => line(format!("- {model}")),
             Change::Changed { model, fields } => {
                 line(format!("~ {model}"));
-                fields.iter().for_each(|field| line(of(field)));
+                fields.iter().for_each(|field| line(shown(field)));
             }
             Change::Policy { fields } => {
                 line("~ [scheduler]".into());
-                fields.iter().for_each(|field| line(of(field)));
+                fields.iter().for_each(|field| line(shown(field)));
             }
         }
     }
@@ -327,7 +340,7 @@ mod tests {
         let there = There { models, policy: Some((record, 1)) };
         assert!(there.changes(&before.models, &before.scheduler.policy()).is_empty());
         let told = text(&there.changes(&after.models, &after.scheduler.policy()));
-        for part in ["~ a\n", "concurrency: 4 -> 9", "+ c\n", "- b\n", "max_wait_ms: 300000 -> 7000"] {
+        for part in ["~ a\n", "concurrency: 4 -> 9", "+ c\n", "- b\n", "max_wait: 5m -> 7s"] {
             assert!(told.contains(part), "{part} in:\n{told}");
         }
     }

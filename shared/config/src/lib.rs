@@ -21,6 +21,7 @@ mod record;
 mod reference;
 mod registry;
 mod resolve;
+mod scheduler;
 mod schema;
 mod secret;
 mod settings;

@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::spanned::Spanned;
 use berth_wire::{Driver, HostId, Subjects, slug};
 
 use crate::env;
@@ -13,10 +12,12 @@ use crate::health;
 use crate::keys;
 use crate::model::{self, Surroundings};
 use crate::problem::{ConfigError, Findings};
-use crate::raw::{RawBus, RawConfig, RawGateway, RawHost, RawModel, RawScheduler};
+use crate::raw::{RawBus, RawConfig, RawGateway, RawHost, RawModel};
 use crate::registry;
+use crate::scheduler;
 use crate::secret::Secret;
-use crate::settings::{BusConfig, Config, GatewayConfig, HostConfig, SchedulerConfig};
+use crate::settings::{BusConfig, Config, GatewayConfig, HostConfig};
+use crate::spanned::Spanned;
 use crate::telemetry;
 use crate::value::{Size, Words, parse_listen};
 
@@ -133,7 +134,7 @@ pub(crate) fn read_text(path: &Path) -> std::io::Result<String> {
 
 fn resolve(raw: &RawConfig, base: &Path, findings: &mut Findings<'_>) -> Config {
     let host = host(&raw.host, base, findings);
-    let scheduler = scheduler(&raw.scheduler, base, findings);
+    let scheduler = scheduler::resolve(&raw.scheduler, base, findings);
     let around = Surroundings {
         idle_ttl: scheduler.idle_ttl,
         asleep_ttl: scheduler.asleep_ttl,
@@ -438,68 +439,6 @@ fn docker_host(raw: &RawHost, findings: &mut Findings<'_>) -> Option<String> {
         );
     }
     Some(host.get_ref().clone())
-}
-
-/// How long a lease may last: the bucket forgets what was not written for 25 h.
-pub(crate) const LEASE: std::ops::RangeInclusive<Duration> =
-    Duration::from_secs(1)..=Duration::from_secs(24 * 3600);
-/// The least that a host may be silent for: they report every 5 s.
-pub(crate) const HOST_TIMEOUT: Duration = Duration::from_secs(6);
-
-fn scheduler(raw: &RawScheduler, base: &Path, findings: &mut Findings<'_>) -> SchedulerConfig {
-    let default = SchedulerConfig::default();
-    let host_timeout = raw.host_timeout.as_ref().map_or(default.host_timeout, |span| {
-        if span.get_ref().0 < HOST_TIMEOUT {
-            findings.add(span.span(), "hosts report every 5s", "a host may be silent for at least 6s");
-        }
-        span.get_ref().0
-    });
-    let lease_ceiling = raw.lease_ceiling.as_ref().map_or(default.lease_ceiling, |span| {
-        if !LEASE.contains(&span.get_ref().0) {
-            findings.add(span.span(), "a lease lasts for 1s to 24h", "the default is \"1h\"");
-        }
-        span.get_ref().0
-    });
-    let mut limit = |value: Option<&Spanned<u64>>, default: u64, message: &str| {
-        let Some(value) = value else { return default };
-        if *value.get_ref() == 0 {
-            findings.add(value.span(), message, format!("the default is {default}"));
-        }
-        *value.get_ref()
-    };
-    let queue = "a queue holds at least 1 job";
-    let queue_limit = limit(raw.queue_limit.as_ref(), default.queue_limit, queue);
-    let model_queue_limit = limit(raw.model_queue_limit.as_ref(), default.model_queue_limit, queue);
-    let key_queue_limit = limit(raw.key_queue_limit.as_ref(), default.key_queue_limit, queue);
-    let leases = "at least 1 lease must be allowed";
-    let leases_per_session = limit(raw.leases_per_session.as_ref(), default.leases_per_session, leases);
-    let leases_per_key = limit(raw.leases_per_key.as_ref(), default.leases_per_key, leases);
-    SchedulerConfig {
-        idle_ttl: raw.idle_ttl.map_or(default.idle_ttl, |ttl| ttl.0),
-        asleep_ttl: raw.asleep_ttl.map_or(default.asleep_ttl, |ttl| ttl.0),
-        max_wait: raw.max_wait.map_or(default.max_wait, |span| span.0),
-        host_timeout,
-        queue_limit,
-        model_queue_limit,
-        key_queue_limit,
-        lease_ceiling,
-        leases_per_session,
-        leases_per_key,
-        record: raw.record.as_ref().map(|file| record(file, base, findings)),
-        metrics_listen: listener(raw.metrics_listen.as_ref(), findings),
-    }
-}
-
-fn record(file: &Spanned<String>, base: &Path, findings: &mut Findings<'_>) -> PathBuf {
-    let path = below(base, Path::new(file.get_ref()));
-    if let Some(why) = crate::not_a_record(&path) {
-        findings.add(
-            file.span(),
-            format!("decisions cannot be written to {}: {why}", path.display()),
-            "name a file that is not there yet, or one that a scheduler began",
-        );
-    }
-    path
 }
 
 /// A pinned model that could run on no host but this one, and that this one has not the memory for.

@@ -8,6 +8,7 @@
     reason = "test code"
 )]
 
+mod at_hosts;
 mod draining;
 mod estimates;
 mod external;

@@ -4,29 +4,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use berth_placement::{
-    AttemptEnd, Effect, EngineFacts, Event, HostFacts, JobFacts, ModelNeeds, Policy, State, Verdict, step,
+    AttemptEnd, Effect, Event, HostFacts, JobFacts, ModelNeeds, Policy, State, Verdict, step,
 };
 use berth_wire::{
     Accelerator, AcceleratorKind, ApiError, Attempt, Driver, EngineFailure, EngineId, EngineState, Epoch,
-    HostId, JobId, Lease, ModelId, Profile, Reservation, SessionId, SleepCost, Timestamp, Usage,
+    HostId, JobId, Lease, ModelId, Profile, SessionId, SleepCost, Timestamp, Usage,
 };
 
+pub use crate::at_hosts::Engine;
+use crate::at_hosts::facts_of;
 pub use crate::kit::{GIB, error, job, model};
-
-#[derive(Debug, Clone)]
-pub struct Engine {
-    pub host: HostId,
-    pub model: ModelId,
-    pub state: EngineState,
-    pub reservations: Vec<Reservation>,
-    pub concurrency: u32,
-    pub running: BTreeMap<JobId, Attempt>,
-    pub sleep: Option<SleepCost>,
-    /// It holds host RAM.
-    pub in_ram: bool,
-    /// Only its residue is left on its accelerators.
-    pub asleep: bool,
-}
 
 pub struct World {
     pub state: State,
@@ -483,19 +470,5 @@ impl World {
             }
             Effect::AttemptLost { .. } | Effect::Record(_) => {}
         }
-    }
-}
-
-fn facts_of(id: EngineId, engine: &Engine, failure: Option<EngineFailure>) -> EngineFacts {
-    EngineFacts {
-        id,
-        model: engine.model.clone(),
-        state: engine.state,
-        reservations: engine.reservations.clone(),
-        concurrency: engine.concurrency,
-        failure,
-        start_took: (engine.state == EngineState::Ready).then_some(Duration::from_secs(3)),
-        sleep: engine.sleep,
-        peak_memory: None,
     }
 }
