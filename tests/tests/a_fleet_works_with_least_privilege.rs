@@ -37,7 +37,7 @@ async fn lane(berth: &Berth, model: &str) -> String {
 #[tokio::test]
 async fn jobs_of_all_kinds_and_commands_of_operators_need_no_more() {
     let models = ["red", "blue"].map(|id| Model::sim(id, &[]).memory("600MiB").concurrency(2));
-    let berth = Berth::fleet(&Config::of(models).memory("1GiB").permissions()).await;
+    let mut berth = Berth::fleet(&Config::of(models).memory("1GiB").permissions()).await;
     // Cold, then warm by the express lane.
     assert_eq!(lane(&berth, "red").await, "queue");
     until("a warm request takes the express lane", SOON, async || lane(&berth, "red").await == "express")
@@ -72,7 +72,12 @@ async fn jobs_of_all_kinds_and_commands_of_operators_need_no_more() {
     berth.gateway.chat("blue", &json!({"max_tokens": 1})).await.content();
     scenario::nothing_is_outstanding(&berth.bus().await).await;
     two_hosts_keep_apart(&berth).await;
+    // A server that was away: who follows its buckets makes new consumers, and clears the old ones away.
+    berth.nats().restart().expect("it comes back");
+    until("all is there again", SOON, async || berth.gateway.get("/readyz").await.status == 200).await;
+    berth.gateway.chat("blue", &json!({"max_tokens": 1})).await.content();
     command(&berth, &["key", "create", "laptop", "--scope", "admin"]);
+    until("keys are followed", SOON, async || berth.gateway.get("/v1/models").await.status == 401).await;
     command(&berth, &["key", "revoke", "laptop"]);
     assert_eq!(berth.denials(), Vec::<String>::new());
 }

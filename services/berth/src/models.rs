@@ -93,7 +93,7 @@ fn row(model: &ModelView) -> Vec<String> {
         notes.push("asked for".into());
     }
     if let Some(error) = &model.error {
-        notes.push(error.lines().next().unwrap_or_default().into());
+        notes.push(in_a_line(error));
     }
     vec![
         model.model.to_string(),
@@ -108,4 +108,11 @@ fn row(model: &ModelView) -> Vec<String> {
         or_dash(Some(model.aliases.join(", "))),
         notes.join("; "),
     ]
+}
+
+/// What went wrong, and of the log that it tells the last line.
+fn in_a_line(error: &str) -> String {
+    let mut lines = error.lines();
+    let first = lines.next().unwrap_or_default();
+    lines.next_back().map_or_else(|| first.into(), |last| format!("{first} {last}"))
 }

@@ -128,7 +128,7 @@ impl Signals {
             let level = Level::at_most(times.len() as f64, f64::from(self.config.engine_failures));
             readings.push(reading(Alert::EngineCrashLoop, model.as_str(), level, || {
                 format!(
-                    "engines of {model} failed {} times within {}: `berth logs {model}` shows why",
+                    "engines of {model} failed {} times within {}: `berth models` and `berth events --kind engine` show why",
                     times.len(),
                     show_duration(window)
                 )
