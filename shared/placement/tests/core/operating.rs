@@ -163,7 +163,7 @@ fn jobs_are_listed_in_the_order_in_which_they_came_with_why_they_wait() {
     let (jobs, total) = world.state.job_views(true, None, 10, world.now);
     let seen: Vec<_> = jobs.iter().map(|job| (job.job, job.position)).collect();
     assert_eq!((seen.as_slice(), total), ([(second, Some(0)), (third, Some(1))].as_slice(), 2));
-    assert!(jobs[0].why.as_ref().unwrap().contains("slots"), "{:?}", jobs[0]);
+    assert!(jobs[0].why.as_ref().unwrap().contains("the only slot"), "{:?}", jobs[0]);
     let (all, total) = world.state.job_views(false, None, 2, world.now);
     assert_eq!((all.len(), total), (2, 3), "as many as were asked for");
 }
