@@ -14,7 +14,7 @@ use tracing::warn;
 use crate::procs::{charged, descendants, descends};
 
 /// Where the agent's own processes are, beside its engines: only a group without processes gives controllers to those
-/// below it. The units have systemd put them there (`DelegateSubgroup=`).
+/// below it. Where systemd puts them there itself (`DelegateSubgroup=berth`), that serves as well.
 const LEAF: &str = "berth";
 /// What engines are limited by.
 const WANTED: [&str; 3] = ["cpuset", "memory", "pids"];
